@@ -1,0 +1,77 @@
+"""The client's side of a round: its data, its own state, and what a method may ask of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedpeft.adapters import Slot
+from fedpeft.federation.message import Scalar, Tensors
+from fedpeft.tasks.encode import Encoded, batches
+from fedpeft.tasks.metrics import classification_scores
+
+
+@dataclass(frozen=True)
+class ClientSpec:
+    """What the server may know of a client: its id and its number of training rows."""
+
+    id: str
+    examples: int
+
+
+@dataclass
+class ClientState:
+    """What a client keeps between rounds; checkpointed where the client lives."""
+
+    trained: Tensors | None = None  # adapter and head as they stood after its last local training
+    kept: Tensors = field(default_factory=dict)  # tensors a method keeps at the client
+    scalars: dict[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the tokenizer pads: the id, and the side ("left" or "right")."""
+
+    id: int
+    side: str
+
+
+@dataclass
+class Client:
+    """One client where its data lives. `splits` holds its encoded rows; `initial` the start every client derives."""
+
+    spec: ClientSpec
+    splits: dict[str, list[Encoded]]
+    num_labels: int
+    padding: Padding
+    initial: Tensors
+    local: ClientState = field(default_factory=ClientState)
+
+    def batches(self, split: str, size: int, shuffle: torch.Generator | None = None) -> Iterator[dict[str, Tensor]]:
+        """Batches of a split; shuffled by the generator, or sorted by length when none is given."""
+        return batches(self.splits[split], size, self.padding.id, self.padding.side, shuffle)
+
+    def scores(self, model: Slot, split: str, batch_size: int = 32) -> dict[str, float]:
+        """Loss and metrics of the model as it stands on a split of this client's rows."""
+        predictions: list[int] = []
+        labels: list[int] = []
+        total = 0.0
+        with torch.inference_mode():
+            for batch in self.batches(split, batch_size):
+                output = forward(model, batch)
+                predictions += output.logits.argmax(-1).tolist()  # (batch,)
+                labels += batch["labels"].tolist()
+                total += float(output.loss) * len(batch["labels"])
+        return {
+            **classification_scores(predictions, labels, self.num_labels),
+            "loss": total / len(labels),
+            "examples": len(labels),
+        }
+
+
+def forward(model: Slot, batch: dict[str, Tensor]):  # noqa: ANN201 (a transformers ModelOutput)
+    """One forward of a batch; the positions of its rows in the split ("rows") are not the model's business."""
+    device = next(model.model.parameters()).device
+    inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "rows"}
+    return model.model(**inputs)

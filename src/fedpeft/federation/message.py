@@ -1,0 +1,80 @@
+"""What travels between server and client: named tensors, named scalars, a client id and a round.
+
+On the wire: 8 bytes little-endian length, a JSON header of that length, then one safetensors blob. No pickle, ever.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+Scalar = bool | int | float | str
+
+_LENGTH = struct.Struct("<Q")
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message, to or from `client`, in `round` (1-based). Tensors keep their dtype, bfloat16 too."""
+
+    client: str
+    round: int
+    tensors: Tensors
+    scalars: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+Reply = Message  # the same record on its way back; `scalars` carry at least "examples" and "loss"
+
+
+def _header(message: Message) -> bytes:
+    fields = {
+        "format": _FORMAT,
+        "client": message.client,
+        "round": message.round,
+        "scalars": dict(message.scalars),
+    }
+    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+
+
+def encode(message: Message) -> bytes:
+    """The message as bytes, exactly as a network engine sends it."""
+    header = _header(message)
+    blob = save({name: tensor.detach().contiguous() for name, tensor in message.tensors.items()})
+    return _LENGTH.pack(len(header)) + header + blob
+
+
+def decode(data: bytes) -> Message:
+    """The inverse of `encode`. Raises ValueError when the bytes are not a message of this format."""
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        start = _LENGTH.size + length
+        if start > len(data):
+            raise ValueError("header longer than the message")
+        fields = json.loads(data[_LENGTH.size : start])
+        if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+            raise ValueError(f"format is not {_FORMAT}")
+        return Message(fields["client"], fields["round"], load(data[start:]), fields["scalars"])
+    except (struct.error, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(f"Not a fedpeft message ({error}). Received: {len(data)} bytes.") from error
+
+
+def wire_size(message: Message) -> int:
+    """`len(encode(message))` in bytes, without copying a tensor."""
+    layout = tuple((name, str(t.dtype), tuple(t.shape)) for name, t in message.tensors.items())
+    payload = sum(t.numel() * t.element_size() for t in message.tensors.values())
+    return _LENGTH.size + len(_header(message)) + _blob_overhead(layout) + payload
+
+
+@lru_cache(maxsize=256)
+def _blob_overhead(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> int:
+    # The safetensors header depends on names, dtypes and shapes only: save zeros of that layout once and measure.
+    zeros = {n: torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch."))) for n, dtype, shape in layout}
+    return len(save(zeros)) - sum(t.numel() * t.element_size() for t in zeros.values())

@@ -1,0 +1,21 @@
+"""How a federation trains: the part of an experiment that every method shares."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """Rounds, local training, participation and the rules for replies. The same for every method of a comparison."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rounds: int = Field(10, ge=1, description="number of federated rounds")
+    local_epochs: int = Field(1, ge=1, description="passes over a client's training rows in one round")
+    batch_size: int = Field(16, ge=1, description="training rows per optimiser step")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay (never applied to LoReFT's R)")
+    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate after each round")
+    participation: float = Field(1.0, gt=0, le=1, description="share of the clients drawn for each round")
+    quorum: float = Field(0.5, gt=0, le=1, description="share of the round's clients whose replies must be usable")
+    norm_limit: float | None = Field(
+        30.0, gt=1, description="quarantine an update whose norm is above this many times the others' median; null: never"
+    )
+    evaluate_every: int = Field(1, ge=0, description="validate every this many rounds; 0: after the last round only")
