@@ -1,0 +1,160 @@
+"""The experiment as typed models: what the YAML file may say, and one clear line when it says something else."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedpeft.errors import UserError
+from fedpeft.federation.method import Method
+from fedpeft.federation.settings import TrainingConfig
+from fedpeft.methods import available
+from fedpeft.tasks.config import PartitionConfig, TaskConfig
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class ModelConfig(BaseModel):
+    """The frozen backbone that every client holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="hub id, local folder, or package:DISTRIBUTION for a model that a package ships")
+    pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
+    max_length: int = Field(64, ge=4, description="tokens kept of each text")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
+
+
+class Experiment(BaseModel):
+    """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="names the run's folder")
+    seed: int = Field(0, ge=0, description="of data split, start and shuffling; `compare` counts on from here")
+    model: ModelConfig
+    task: TaskConfig
+    partition: PartitionConfig
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    methods: dict[str, dict[str, Any]] = Field(
+        description="options by label; `method:` names the method where the label does not; "
+        "a list of learning rates is tuned on validation by `compare`"
+    )
+    workers: int | None = Field(None, ge=1, description="clients trained at once; default: the machine's cores")
+
+    def method_name(self, label: str) -> str:
+        """The method that a label stands for. Raises UserError when there is none of that name."""
+        if label not in self.methods:
+            known = [label for label in self.methods if label not in available()] + list(available())
+            if label not in available():
+                raise UserError(f"unknown method {label!r}{suggestion(label, known)}; known: {', '.join(known)}")
+            return label
+        name = self.methods[label].get("method", label)
+        if name not in available():
+            where = f"methods.{label}" + (".method" if "method" in self.methods[label] else "")
+            raise UserError(f"{where}: unknown method {name!r}{suggestion(str(name), list(available()))}; "
+                            f"known: {', '.join(available())}")
+        return name
+
+    def learning_rates(self, label: str) -> list[float | None]:
+        """The rates to choose from: a list where the file gives one, else the one rate (None: the method's own)."""
+        rates = self.methods.get(label, {}).get("lr")
+        return list(rates) if isinstance(rates, list) else [rates]
+
+    def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
+        """The method with its options checked; `lr` replaces the file's. Raises UserError."""
+        kind = available()[self.method_name(label)]
+        options = {key: value for key, value in self.methods.get(label, {}).items() if key != "method"}
+        if lr is not None:
+            options["lr"] = lr
+        if isinstance(options.get("lr"), list):
+            raise UserError(
+                f"methods.{label}.lr is a list, received {options['lr']}; `compare` tunes over it, "
+                f"a single run needs one: --set methods.{label}.lr={options['lr'][0]}"
+            )
+        try:
+            return kind(kind.Options.model_validate(options))
+        except ValidationError as error:
+            raise UserError(first_error(error, kind.Options, ("methods", label))) from error
+
+
+def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
+    """Reads and checks an experiment file; `overrides` are `a.b=value` in YAML. Raises UserError, one line."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no such experiment file: {path}; `fedpeft init` writes one") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return parse_experiment(raw, overrides or [], str(path))
+
+
+def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
+    """A mapping, as YAML gives it, to a checked Experiment whose every method can be built."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: expected a mapping of settings, received {type(raw).__name__}")
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        experiment = Experiment.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_error(error, Experiment)}") from error
+    if not _SAFE.fullmatch(experiment.name):
+        raise UserError(f"{where}: name: letters, digits, '.', '_' and '-' only, received {experiment.name!r}")
+    for label in experiment.methods:
+        if not _SAFE.fullmatch(label):
+            raise UserError(f"{where}: methods: letters, digits, '.', '_' and '-' only, received {label!r}")
+        for lr in experiment.learning_rates(label):
+            experiment.build_method(label, lr)
+    return experiment
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set takes KEY=VALUE, e.g. training.rounds=3, received {override!r}")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {override}: {parent!r} holds a value, not a group of settings")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML") from error
+
+
+def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:
+    """The first problem of a validation as one line: where, what, the value received, and a near name."""
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"]]
+    where = ".".join((*prefix, *place))
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, place[:-1])
+        return f"unknown key {where!r}{suggestion(place[-1], known)}; known: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"missing key {where!r}"
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, received {problem['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
+    for part in place:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue  # the tag of a union, not a field of its own
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """`, did you mean 'x'?` when a known name is near, else nothing."""
+    near = get_close_matches(word, known, 1)
+    return f", did you mean {near[0]!r}?" if near else ""

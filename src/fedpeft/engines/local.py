@@ -1,0 +1,116 @@
+"""The local engine: every client in this process, one frozen backbone in memory, W worker threads.
+
+Each worker has its own slot (its own adapter tensors over the shared backbone) and one torch thread; a client's
+adapter is copied in, trained and copied out. Results do not depend on W: randomness is keyed by round and client.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+import torch
+
+from fedpeft.adapters import Slot
+from fedpeft.federation.client import Client, ClientState
+from fedpeft.federation.engine import Outcome, Scores, Which
+from fedpeft.federation.message import Message, Reply, Tensors
+from fedpeft.federation.method import Method
+from fedpeft.federation.randomness import generator
+from fedpeft.federation.settings import TrainingConfig
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class LocalEngine:
+    """Runs clients in this process. `templates` gives each client's model at its start, by client id."""
+
+    def __init__(
+        self,
+        method: Method[Any],
+        clients: Sequence[Client],
+        templates: dict[str, Slot],
+        settings: TrainingConfig,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self.method, self.settings, self.seed = method, settings, seed
+        self.clients = {client.spec.id: client for client in clients}
+        self.templates = templates
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(workers, "client", initializer=torch.set_num_threads, initargs=(1,))
+
+    # ---- the engine's contract
+
+    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
+        """One local round per message, longest clients first; yields outcomes as clients finish."""
+        longest_first = sorted(messages, key=lambda m: -self.clients[m.client].spec.examples)
+        yield from self._each(self._train_one, longest_first)
+
+    def evaluate(self, messages: Sequence[Message], split: str, which: Which) -> dict[str, Scores]:
+        """Scores by client id, in the order of the messages."""
+
+        def one(message: Message) -> tuple[str, Scores]:
+            client, slot = self.clients[message.client], self._slot(message.client)
+            tensors = self._chosen(slot, message, client, which)
+            if tensors is not None:
+                slot.write(tensors)
+            return message.client, client.scores(slot, split)
+
+        scores = dict(self._each(one, messages))
+        return {message.client: scores[message.client] for message in messages}
+
+    def client_states(self) -> dict[str, ClientState]:
+        """What every client keeps, by id: what a checkpoint must hold."""
+        return {name: client.local for name, client in self.clients.items()}
+
+    def restore(self, states: dict[str, ClientState]) -> None:
+        """Puts back what `client_states` gave."""
+        for name, state in states.items():
+            self.clients[name].local = state
+
+    def close(self) -> None:
+        """Lets clients in progress end and starts no other."""
+        self._pool.shutdown(cancel_futures=True)
+
+    # ---- inside
+
+    def _each(self, work: Callable[[Message], T], messages: Sequence[Message]) -> Iterator[T]:
+        futures: list[Future[T]] = [self._pool.submit(work, message) for message in messages]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _slot(self, client: str) -> Slot:
+        slots: dict[int, Slot] = self._own.__dict__.setdefault("slots", {})
+        template = self.templates[client]
+        if id(template) not in slots:
+            slots[id(template)] = template.clone()
+        return slots[id(template)]
+
+    def _train_one(self, message: Message) -> Outcome:
+        client, slot = self.clients[message.client], self._slot(message.client)
+        shuffle = generator(self.seed, "shuffle", message.round, message.client)
+        began = time.perf_counter()
+        reply: Reply | None = None
+        failure: str | None = None
+        try:
+            reply = self.method.train(slot, message, client, self.settings, shuffle)
+        except Exception as error:  # the boundary between a client and the federation: any failure is one client's
+            failure = f"{type(error).__name__}: {error}"
+            log.exception("client %s failed in round %d", message.client, message.round)
+        return Outcome(message.client, reply, failure, time.perf_counter() - began)
+
+    def _chosen(self, slot: Slot, message: Message, client: Client, which: Which) -> Tensors | None:
+        if which == "personal":
+            return self.method.personal(message, client)
+        if which == "after" and client.local.trained is not None:
+            return client.local.trained
+        self.method.receive(slot, message, client)  # loads the slot itself
+        return None

@@ -1,0 +1,35 @@
+"""What a federation asks of an engine: run clients' rounds and evaluations, wherever the clients live."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from fedpeft.federation.client import ClientState
+from fedpeft.federation.message import Message, Reply
+
+# Which model of a client is scored: what it would deploy, what the server's next message makes of it before any
+# local training, or what its last local training left.
+Which = Literal["personal", "before", "after"]
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One client's round: a reply, or the reason why there is none."""
+
+    client: str
+    reply: Reply | None
+    failure: str | None
+    seconds: float
+
+
+class Engine(Protocol):
+    """Where clients run. Engines yield outcomes as clients finish, in any order."""
+
+    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]: ...
+
+    def evaluate(self, messages: Sequence[Message], split: str, which: Which) -> dict[str, Scores]: ...
+
+    def client_states(self) -> dict[str, ClientState]: ...
+
+    def restore(self, states: dict[str, ClientState]) -> None: ...

@@ -1,0 +1,125 @@
+"""The one extension point: a federated fine-tuning method is what its paper says, and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from peft import PeftConfig
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from fedpeft.adapters import Slot
+from fedpeft.errors import UserError
+from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.message import Message, Reply, Scalar, Tensors
+from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.training import train_locally
+
+State = TypeVar("State")
+Layout = dict[str, tuple[torch.dtype, torch.Size]]
+
+
+class MethodOptions(BaseModel):
+    """What a user may set for any method; methods add their own fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lr: float = Field(1e-3, gt=0, description="learning rate of the first round")
+
+
+@dataclass(frozen=True)
+class FederationInfo:
+    """What the server knows before the first round: its clients, and the seeded start each of them derives."""
+
+    clients: tuple[ClientSpec, ...]
+    initial: Mapping[str, Tensors]  # by client id
+
+    def common_start(self, method: str) -> Tensors:
+        """The start shared by all clients. Raises UserError when their adapters differ in layout."""
+        first = self.initial[self.clients[0].id]
+        for spec in self.clients:
+            if layout(self.initial[spec.id]) != layout(first):
+                raise UserError(
+                    f"method {method}: every client needs the same adapter, but clients "
+                    f"{self.clients[0].id!r} and {spec.id!r} differ; give them one rank and one set of layers"
+                )
+        return first
+
+
+def layout(tensors: Tensors) -> Layout:
+    """Names, dtypes and shapes: what a well-formed reply is checked against."""
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+class Method(ABC, Generic[State]):
+    """A federated fine-tuning method.
+
+    The server calls `start`, `send`, `expects` and `aggregate`; the client calls `adapter`, `train` and `personal`.
+    `State` is a frozen dataclass of tensors and plain values, so that checkpoint and resume need no code here.
+    Most methods write `start`, `send`, `aggregate` and at most the two hooks `receive` and `reply`.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    State: ClassVar[type]
+    pooled: ClassVar[bool] = False  # train one client that holds everybody's rows (an upper reference)
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    # ---- what is trained
+
+    @abstractmethod
+    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
+        """The adapter this client trains on the backbone `model`; may depend on the client."""
+
+    # ---- server side
+
+    @abstractmethod
+    def start(self, info: FederationInfo, seed: int) -> State:
+        """The server's state before the first round."""
+
+    @abstractmethod
+    def send(self, state: State, client: ClientSpec) -> Tensors:
+        """What the server sends to this client now."""
+
+    def expects(self, state: State, message: Message) -> Layout:
+        """The layout of the reply to a message; replies of another layout are quarantined. Default: as sent."""
+        return layout(message.tensors)
+
+    @abstractmethod
+    def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
+        """The next state. `replies` come sorted by client id and passed the screen."""
+
+    # ---- client side
+
+    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+        """Load what was sent into the model; returns scalars worth reporting. Must not change `client`."""
+        model.write(message.tensors)
+        return {}
+
+    def reply(self, model: Slot, client: Client) -> Tensors:
+        """What travels back after local training."""
+        return model.read()
+
+    def train(
+        self, model: Slot, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
+    ) -> Reply:
+        """One local round: receive, train every adapter tensor, reply. `client.local.trained` is set here."""
+        reported = self.receive(model, message, client)
+        lr = self.options.lr * settings.lr_decay ** (message.round - 1)
+        loss = train_locally(model, client, model.names, lr, settings, shuffle)
+        client.local.trained = model.read()
+        scalars = {"examples": client.spec.examples, "loss": loss, **reported}
+        return Reply(message.client, message.round, self.reply(model, client), scalars)
+
+    def personal(self, message: Message, client: Client) -> Tensors:
+        """The tensors this client would deploy, given what the server would send it now. Default: just that."""
+        return message.tensors
+
+
+def by_examples(replies: Sequence[Reply]) -> torch.Tensor:
+    """The weights p_k = n_k / sum n over the round's replies, (clients,) float64."""
+    counts = torch.tensor([float(reply.scalars["examples"]) for reply in replies], dtype=torch.float64)
+    return counts / counts.sum()

@@ -1,0 +1,24 @@
+"""The methods, by the name a user writes. Others join through the entry-point group `fedpeft.methods`."""
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from fedpeft.federation.method import Method
+from fedpeft.methods.centralised import Centralised
+from fedpeft.methods.fedavg_loreft import FedAvgLoReft
+from fedpeft.methods.fedit import FedIt
+from fedpeft.methods.fedreft import FedReft
+from fedpeft.methods.local import Local
+
+BUILT_IN: dict[str, type[Method[Any]]] = {
+    "local": Local,
+    "centralised": Centralised,
+    "fedit": FedIt,
+    "fedavg_loreft": FedAvgLoReft,
+    "fedreft": FedReft,
+}
+
+
+def available() -> dict[str, type[Method[Any]]]:
+    """Every method that can be named: ours, and those of installed packages."""
+    return BUILT_IN | {point.name: point.load() for point in entry_points(group="fedpeft.methods")}

@@ -1,0 +1,38 @@
+"""FedAvg + LoReFT: the ablation baseline of FedReFT (arXiv 2508.20295), one global mean of the interventions.
+
+The paper's: the plain mean of R, W and b. The mean of orthonormal R's is not orthonormal, so ours [derived] puts
+every R back on the Stiefel manifold by its polar factor after aggregation; `retract: false` is the paper's plain mean.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from fedpeft.adapters import interventions
+from fedpeft.aggregation import polar
+from fedpeft.federation.message import Reply, Tensors
+from fedpeft.federation.method import MethodOptions
+from fedpeft.methods.fedavg import FedAvg, GlobalState
+from fedpeft.methods.options import ReftOptions
+
+
+class FedAvgLoReftOptions(MethodOptions):
+    lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
+    adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions each client trains")
+    retract: bool = Field(True, description="put the mean of the R's back on the manifold of orthonormal rows")
+
+
+class FedAvgLoReft(FedAvg):
+    """FedAvg over R, W and b, with retraction."""
+
+    Options = FedAvgLoReftOptions
+
+    def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
+        mean = super().aggregate(state, replies).tensors
+        orthonormal = self.options.retract and self.options.adapter.variant == "loreft"
+        return GlobalState(with_polar_r(mean) if orthonormal else mean)
+
+
+def with_polar_r(tensors: Tensors) -> Tensors:
+    """The same tensors with every R replaced by its polar factor, the nearest with orthonormal rows."""
+    return tensors | {r: polar(tensors[r]) for r, _, _ in interventions(tensors)}  # R: (groups, rank, d)

@@ -1,0 +1,146 @@
+"""FedReFT: representation fine-tuning with All-But-Me aggregation. Siddika, Hossen et al., arXiv 2508.20295.
+
+The paper's: clients train LoReFT interventions (R, W, b all travel); for each client k the server takes the
+geometric median of *the other* clients' parameters, and the client partially incorporates it,
+
+    z_k   = argmin_z sum_{j != k} || z - phi_j ||_2          phi_k <- (1 - lambda_k) phi_k + lambda_k z_k.
+
+Derived: averages leave the Stiefel manifold, so every R is replaced by its polar factor after each aggregation and
+each mixing step; with three clients the median of the two others is their mean.
+Ours [choice], where the paper is silent: one median per intervention and one for the head; equal weights of clients;
+`mixing="validation"` picks lambda_k on the client's own held-out rows, after the paper's idea of adapting at test
+time; `align` turns every client to a common gauge first, because (QR, QW, Qb) is the same intervention for every
+orthogonal Q; a client that was not drawn is remembered as it last was; the model deployed is the client's own,
+as its last local training left it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from peft import PeftConfig
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedpeft.adapters import Slot, interventions, is_head
+from fedpeft.aggregation import (
+    align,
+    geometric_median_mix,
+    gram,
+    leave_one_out_mean_mix,
+    leave_one_out_median_mix,
+    mean_tensors,
+)
+from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.message import Message, Reply, Scalar, Tensors
+from fedpeft.federation.method import FederationInfo, Method, MethodOptions
+from fedpeft.methods.fedavg_loreft import with_polar_r
+from fedpeft.methods.options import ReftOptions
+
+LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # [choice] holds 0, so that mixing never raises the held-out loss
+
+
+class FedReftOptions(MethodOptions):
+    lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
+    adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions each client trains")
+    abm: Literal["median", "mean"] = Field("median", description="All-But-Me by geometric median or by mean")
+    mixing: Literal["fixed", "validation"] = Field("fixed", description="how lambda is chosen")
+    mixing_weight: float = Field(0.5, ge=0, le=1, description='lambda of mixing "fixed"')
+    align: bool = Field(False, description="turn every client to a common gauge before aggregation and mixing")
+
+
+@dataclass(frozen=True)
+class FedReftState:
+    """`mix[k, g, j]` is client j's share in what client k receives for group g; row K is for a newcomer."""
+
+    centre: Tensors  # what a client without history receives in round 1, and the gauge of reference
+    phis: dict[str, Tensors]  # last known parameters by client id, sorted
+    mix: Tensor | None  # (K + 1, groups, K)
+
+
+class FedReft(Method[FedReftState]):
+    Options = FedReftOptions
+    State = FedReftState
+
+    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
+        return self.options.adapter.config(model)
+
+    def start(self, info: FederationInfo, seed: int) -> FedReftState:
+        return FedReftState(info.common_start("fedreft"), {}, None)
+
+    def aggregate(self, state: FedReftState, replies: Sequence[Reply]) -> FedReftState:
+        # 1. Keep the new parameters; clients that were not drawn stay as they last were.
+        fresh = {reply.client: reply.tensors for reply in replies}
+        if self.options.align:
+            fresh = {client: aligned(phi, state.centre) for client, phi in fresh.items()}
+        phis = dict(sorted((state.phis | fresh).items()))
+        # 2. All leave-one-out centres, as convex weights from one K x K Gram matrix per group.
+        points = list(phis.values())
+        mix = torch.stack([self._all_but_me(points, names) for names in groups(state.centre)], dim=1)
+        centre = self._retracted(mean_tensors(points, None))
+        return FedReftState(centre, phis, mix)
+
+    def send(self, state: FedReftState, client: ClientSpec) -> Tensors:
+        if state.mix is None:
+            return state.centre
+        order = list(state.phis)
+        row = state.mix[order.index(client.id) if client.id in order else -1]  # (groups, K)
+        z: Tensors = {}
+        for names, share in zip(groups(state.centre), row, strict=True):
+            for name in names:
+                stack = torch.stack([phi[name] for phi in state.phis.values()])  # (K, ...)
+                z[name] = torch.tensordot(share.to(stack.dtype), stack, dims=1)
+        return self._retracted({name: z[name] for name in state.centre})
+
+    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+        own, others = client.local.trained, message.tensors
+        if own is None:  # the first round: the common start
+            model.write(others)
+            return {}
+        if self.options.align:
+            own = aligned(own, others)
+        if self.options.mixing == "fixed":
+            chosen = self.options.mixing_weight
+        else:
+            losses = {weight: self._held_out_loss(model, client, own, others, weight) for weight in LAMBDAS}
+            chosen = min(losses, key=losses.__getitem__)
+        model.write(self._mixed(own, others, chosen))
+        return {"mixing_weight": chosen}
+
+    def personal(self, message: Message, client: Client) -> Tensors:
+        return message.tensors if client.local.trained is None else client.local.trained
+
+    def _all_but_me(self, points: Sequence[Tensors], names: Sequence[str]) -> Tensor:
+        count = len(points)
+        if count == 1:  # nobody else yet: the client keeps its own, a newcomer takes it
+            return torch.ones(2, 1, dtype=torch.float64)
+        if self.options.abm == "mean":
+            uniform = torch.full((count,), 1 / count, dtype=torch.float64)
+            return torch.cat([leave_one_out_mean_mix(uniform), uniform[None]])
+        flat = [torch.cat([phi[name].flatten() for name in names]) for phi in points]
+        inner = gram(flat)  # (K, K) float64
+        return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])  # (K + 1, K)
+
+    def _mixed(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
+        return self._retracted({name: torch.lerp(own[name], others[name], weight) for name in own})
+
+    def _retracted(self, tensors: Tensors) -> Tensors:
+        return with_polar_r(tensors) if self.options.adapter.variant == "loreft" else tensors
+
+    def _held_out_loss(self, model: Slot, client: Client, own: Tensors, others: Tensors, weight: float) -> float:
+        model.write(self._mixed(own, others, weight))
+        return client.scores(model, "validation")["loss"]
+
+
+def groups(names: Sequence[str] | Tensors) -> list[list[str]]:
+    """The tensors that share one median: each intervention's R, W and b; then the head."""
+    return [*map(list, interventions(names)), [name for name in names if is_head(name)]]
+
+
+def aligned(phi: Tensors, reference: Tensors) -> Tensors:
+    """The same interventions in the gauge nearest to the reference's."""
+    turned: Tensors = {}
+    for r, w, b in interventions(phi):
+        turned |= zip((r, w, b), align(phi[r], phi[w], phi[b], (reference[r], reference[w], reference[b])), strict=True)
+    return phi | turned

@@ -1,0 +1,52 @@
+"""Local: every client trains alone; nothing travels. The lower reference of every comparison."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peft import PeftConfig
+from pydantic import Field
+from torch import nn
+
+from fedpeft.adapters import Slot
+from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.message import Message, Reply, Scalar, Tensors
+from fedpeft.federation.method import FederationInfo, Method, MethodOptions
+from fedpeft.methods.options import AdapterOptions, LoraOptions
+
+
+class LocalOptions(MethodOptions):
+    adapter: AdapterOptions = Field(default_factory=LoraOptions, description="what each client trains")
+
+
+@dataclass(frozen=True)
+class NoState:
+    """The server holds nothing."""
+
+
+class Local(Method[NoState]):
+    """Each round continues from the client's own last round, from the seeded start in the first."""
+
+    Options = LocalOptions
+    State = NoState
+
+    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
+        return self.options.adapter.config(model)
+
+    def start(self, info: FederationInfo, seed: int) -> NoState:
+        return NoState()
+
+    def send(self, state: NoState, client: ClientSpec) -> Tensors:
+        return {}
+
+    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+        model.write(self.personal(message, client))
+        return {}
+
+    def reply(self, model: Slot, client: Client) -> Tensors:
+        return {}
+
+    def aggregate(self, state: NoState, replies: Sequence[Reply]) -> NoState:
+        return state
+
+    def personal(self, message: Message, client: Client) -> Tensors:
+        return client.initial if client.local.trained is None else client.local.trained

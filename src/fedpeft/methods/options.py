@@ -1,0 +1,58 @@
+"""The adapters a user can ask a method for, and how each becomes a PEFT configuration."""
+
+from typing import Annotated, Any, Literal
+
+from peft import PeftConfig
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from torch import nn
+
+from fedpeft.adapters import LoReftConfig, lora_config
+
+
+class LoraOptions(BaseModel):
+    """LoRA (PEFT's own layers) on linear layers inside the transformer blocks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["lora"] = "lora"
+    r: int = Field(8, ge=1, description="rank")
+    alpha: float = Field(16.0, gt=0, description="scale: the update is alpha / r * B A")
+    layers: Literal["all"] | list[int] = Field("all", description="blocks to adapt, counted from 0")
+    targets: Literal["all-linear"] | list[str] = Field("all-linear", description="which linear layers of a block")
+
+    def config(self, model: nn.Module) -> PeftConfig:
+        """The PEFT configuration over `model`, head included."""
+        return lora_config(model, self.r, self.alpha, self.layers, self.targets)
+
+
+class ReftOptions(BaseModel):
+    """LoReFT interventions on the residual stream after each chosen block (arXiv 2404.03592)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["loreft"] = "loreft"
+    r: int = Field(4, ge=1, description="rank of an intervention")
+    layers: Literal["all"] | list[int] = Field("all", description="blocks to intervene on, counted from 0")
+    positions: str = Field("all", description='prompt positions: "f7+l7", "f3", "l1" or "all"')
+    tied: bool = Field(False, description="one intervention for first and last positions instead of two")
+    variant: Literal["loreft", "noreft", "direft"] = Field("loreft", description="form of the intervention")
+
+    def config(self, model: nn.Module) -> PeftConfig:
+        """The PEFT configuration, head included."""
+        return LoReftConfig(
+            r=self.r,
+            layers=self.layers,
+            positions=self.positions,
+            tied=self.tied,
+            variant=self.variant,
+            modules_to_save=["classifier"],
+        )
+
+
+def _kind(value: Any) -> str:
+    return value.get("kind", "lora") if isinstance(value, dict) else value.kind
+
+
+AdapterOptions = Annotated[
+    Annotated[LoraOptions, Tag("lora")] | Annotated[ReftOptions, Tag("loreft")], Discriminator(_kind)
+]

@@ -1,0 +1,73 @@
+"""From an experiment to a federation ready to run: data, backbone, method, clients, engine."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedpeft.adapters import Slot, load_backbone
+from fedpeft.config import Experiment
+from fedpeft.engines.local import LocalEngine
+from fedpeft.engines.models import Models, seeded
+from fedpeft.federation.client import Client, ClientSpec, Padding
+from fedpeft.federation.federation import Federation
+from fedpeft.federation.method import FederationInfo, Method
+from fedpeft.tasks.encode import Encoded, encode
+from fedpeft.tasks.load import load_task
+from fedpeft.tasks.types import FederatedData
+
+POOLED = "pooled"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything that one run holds in memory."""
+
+    federation: Federation
+    engine: LocalEngine
+    data: FederatedData
+    model: Slot  # at its start
+    tokenizer: Any
+
+
+def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) -> Built:
+    """Loads data and backbone and joins them. Deterministic in (experiment, seed). Raises UserError."""
+    torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
+    data = load_task(experiment.task, experiment.partition, seed, base)
+    with seeded(seed, "head"):
+        backbone, tokenizer = load_backbone(
+            experiment.model.name,
+            num_labels=len(data.labels),
+            pooling=experiment.model.pooling,
+            dtype=experiment.model.dtype,
+            device=experiment.model.device,
+        )
+    splits = {
+        client.id: {name: encode(getattr(client, name), tokenizer, experiment.model.max_length) for name in SPLITS}
+        for client in data.clients
+    }
+    audience = _specs(splits)
+    if method.pooled:
+        pooled = {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}
+        splits = splits | {POOLED: pooled}
+    specs = [spec for spec in _specs(splits) if spec.id == POOLED] if method.pooled else audience
+
+    models = Models(backbone, seed)
+    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in _specs(splits)}
+    initial = {name: template.read() for name, template in templates.items()}
+    padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
+    clients = [
+        Client(spec, splits[spec.id], len(data.labels), padding, initial[spec.id]) for spec in _specs(splits)
+    ]
+    workers = experiment.workers or os.cpu_count() or 1
+    engine = LocalEngine(method, clients, templates, experiment.training, seed, workers)
+    state = method.start(FederationInfo(tuple(specs), initial), seed)
+    federation = Federation(method, engine, state, specs, audience, experiment.training, seed)
+    return Built(federation, engine, data, templates[audience[0].id], tokenizer)
+
+
+def _specs(splits: dict[str, dict[str, list[Encoded]]]) -> list[ClientSpec]:
+    return [ClientSpec(name, len(rows["train"])) for name, rows in sorted(splits.items())]
