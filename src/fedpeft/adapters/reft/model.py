@@ -1,0 +1,83 @@
+"""LoReFT as a PEFT tuner: finds the blocks, wraps them, keeps R orthonormal."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from fedpeft.adapters.blocks import block_pattern
+from fedpeft.adapters.reft.config import LoReftConfig
+from fedpeft.adapters.reft.layer import LoReftLayer, orthonormal_rows
+from fedpeft.adapters.reft.positions import PromptTracker
+
+
+class LoReftModel(BaseTuner):
+    """Made by `get_peft_model(model, LoReftConfig(...))`; see `LoReftLayer` for the edit and its parameters.
+
+    Call the model through its own forward (or the PEFT model's): a pre-hook there reads which tokens are the prompt.
+    """
+
+    prefix: str = "reft_"
+    tuner_layer_cls = LoReftLayer
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  (declared so by BaseTuner)
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        self.tracker = PromptTracker(model)
+        self._handle = model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True)
+
+    def _prepare_adapter_config(
+        self, peft_config: LoReftConfig, model_config: dict[str, Any]
+    ) -> LoReftConfig:
+        # A copy: the caller's configuration may be used for another model, whose blocks have other names.
+        if peft_config.target_modules is not None:
+            return peft_config
+        return replace(peft_config, target_modules=block_pattern(self.model, peft_config.layers))
+
+    def _create_and_replace(
+        self,
+        peft_config: LoReftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        width = self.model.config.get_text_config().hidden_size
+        if isinstance(target, LoReftLayer):
+            target.update_layer(adapter_name, peft_config, width)
+            return
+        layer = LoReftLayer(target, self.tracker)
+        layer.set_adapter(self.active_adapters)
+        layer.update_layer(adapter_name, peft_config, width)
+        self._replace_module(parent, target_name, layer, target)
+
+    @torch.no_grad()
+    def retract_(self) -> None:
+        """Put R of every active `loreft` adapter back on orthonormal rows; call after each optimiser step.
+
+        One batched QR over all blocks. `noreft` and `direft` have no constraint and are left alone.
+        """
+        for name in self.active_adapters:
+            if self.peft_config[name].variant != "loreft":
+                continue
+            layers = [m for m in self.model.modules() if isinstance(m, LoReftLayer) and name in m.reft_R]
+            rows = [layer.reft_R[name] for layer in layers]
+            orthonormal = orthonormal_rows(torch.stack(rows))  # (blocks, g, r, d)
+            torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own `generate`, editing only the tokens of the prompt it starts from."""
+        with self.tracker.generation():
+            return self.model.generate(*args, **kwargs)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        layers = [m for m in self.model.modules() if isinstance(m, LoReftLayer)]
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        for layer in layers:
+            layer.detach()
+        self._handle.remove()
+        return model

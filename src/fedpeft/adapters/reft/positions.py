@@ -1,0 +1,141 @@
+"""Which token positions of the prompt are edited, found once per forward."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedpeft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The first `prefix` and the last `suffix` prompt tokens; both 0 stands for every prompt token."""
+
+    prefix: int
+    suffix: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Positions":
+        """Read "f7+l7", "f3", "l1" or "all". Raises `UserError` for anything else."""
+        if text == "all":
+            return cls(0, 0)
+        match = (
+            re.fullmatch(r"(?:f([1-9]\d*))?(\+)?(?:l([1-9]\d*))?", text) if isinstance(text, str) else None
+        )
+        if match is None or not (match[1] or match[3]) or bool(match[2]) != bool(match[1] and match[3]):
+            raise UserError(f"positions: write 'f7+l7', 'f3', 'l1' or 'all'. Received: {text!r}")
+        return cls(int(match[1] or 0), int(match[3] or 0))
+
+    def groups(self, tied: bool) -> int:
+        """How many interventions a block has: 2 when prefix and suffix each have their own, else 1."""
+        return 2 if self.prefix and self.suffix and not tied else 1
+
+    def select(self, prompt: Tensor, tied: bool) -> Tensor:
+        """`prompt` (batch, length) bool, padding anywhere -> (batch, length, groups) bool, the positions to edit.
+
+        A prompt of n < prefix + suffix tokens uses min(prefix, n // 2) and min(suffix, ceil(n / 2)), so that no
+        position is edited twice (LoReFT's rule).
+        """
+        if not (self.prefix or self.suffix):
+            return prompt.unsqueeze(-1)
+        size = prompt.sum(-1, keepdim=True)  # (batch, 1)
+        short = size < self.prefix + self.suffix
+        prefix = torch.where(short, (size // 2).clamp(max=self.prefix), self.prefix)
+        suffix = torch.where(short, ((size + 1) // 2).clamp(max=self.suffix), self.suffix)
+        place = prompt.cumsum(-1) - 1  # (batch, length): 0 at the first prompt token
+        first, last = prompt & (place < prefix), prompt & (place >= size - suffix)
+        if self.groups(tied) == 2:
+            return torch.stack((first, last), -1)
+        return (first | last).unsqueeze(-1)
+
+
+class PromptTracker:
+    """What one forward of one model instance edits. Not shared between instances: one thread per instance.
+
+    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when labels of
+    the shape of `input_ids` are given (causal language models) it ends before the first label other than -100.
+    Tokens that join a key-value cache that is not empty are decoding steps and are never edited. Inside
+    `generation()` the prompt is the one of the first forward, so that decoding without a cache edits the same tokens.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._argument_names = tuple(inspect.signature(model.forward).parameters)
+        self._generating = False
+        self._fixed: Tensor | None = None  # (batch, prompt length) bool, during generation
+        self._editing = False
+        self._tokens: Tensor | None = None  # (batch, length) bool; None: no padding
+        self._is_part = False  # whether some real tokens are not prompt
+        self._shape = (0, 0)
+        self._device = torch.device("cpu")
+        self._masks: dict[tuple[Positions, bool, int, torch.dtype], Tensor | None] = {}
+
+    def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
+        self._masks = {}
+        cache = given.get("past_key_values")
+        self._editing = cache is None or not cache.get_seq_length() > 0
+        if not self._editing:
+            return
+        inputs = given.get("input_ids")
+        inputs = given["inputs_embeds"] if inputs is None else inputs
+        self._shape, self._device = (inputs.shape[0], inputs.shape[1]), inputs.device
+        if self._generating and self._fixed is not None and cache is None:
+            grown = self._shape[1] - self._fixed.shape[1]
+            self._tokens = nn.functional.pad(self._fixed, (0, grown))
+            self._is_part = True
+            return
+        self._read_prompt(given.get("attention_mask"), given.get("labels"))
+        if self._generating:
+            self._fixed = self._all_tokens() if self._tokens is None else self._tokens
+
+    def _read_prompt(self, attention_mask: Tensor | None, labels: Tensor | None) -> None:
+        if attention_mask is not None and attention_mask.shape != self._shape:
+            raise UserError(
+                f"LoReFT finds the prompt in attention_mask, which must be (batch, length) = {self._shape}. "
+                f"Received: {tuple(attention_mask.shape)}"
+            )
+        self._tokens = None if attention_mask is None else attention_mask != 0
+        self._is_part = labels is not None and labels.shape == self._shape
+        if labels is not None and self._is_part:
+            before_answer = (labels != -100).cumsum(-1) == 0
+            self._tokens = before_answer if self._tokens is None else self._tokens & before_answer
+
+    def _all_tokens(self) -> Tensor:
+        return torch.ones(self._shape, dtype=torch.bool, device=self._device)
+
+    @contextmanager
+    def generation(self) -> Iterator[None]:
+        """Hold the prompt of the first forward fixed until the end of the block."""
+        self._generating, self._fixed = True, None
+        try:
+            yield
+        finally:
+            self._generating, self._fixed = False, None
+
+    @property
+    def editing(self) -> bool:
+        """Whether this forward reads a prompt (false in decoding steps with a cache)."""
+        return self._editing
+
+    def mask(self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype) -> Tensor | None:
+        """(batch, length, groups * rank) of 0 and 1; None when every position is edited.
+
+        With positions "all" padding is edited too: its hidden states reach neither a real token nor the loss, so the
+        result is exact and the multiplication is saved.
+        """
+        key = (positions, tied, rank, dtype)
+        if key not in self._masks:
+            everywhere = not (positions.prefix or positions.suffix) and not self._is_part
+            self._masks[key] = None if everywhere else self._expanded(positions, tied, rank, dtype)
+        return self._masks[key]
+
+    def _expanded(self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype) -> Tensor:
+        prompt = self._all_tokens() if self._tokens is None else self._tokens
+        chosen = positions.select(prompt, tied)  # (batch, length, groups)
+        return chosen.to(dtype).repeat_interleave(rank, -1)
