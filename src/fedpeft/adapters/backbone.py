@@ -16,12 +16,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load_backbone(
     name: str, *, num_labels: int, pooling: Pooling, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[SequenceClassifier, PreTrainedTokenizerBase]:
-    """A `SequenceClassifier` on the named backbone, in eval mode, and its tokenizer (always with a padding token).
+    """A `SequenceClassifier` on the named backbone, in eval mode, and its tokenizer (always with a padding
+    token).
 
     `name`: a hub id, a local folder, or "package:" and the name of an installed distribution that carries a
-    Hugging Face folder (its files are read, the package is never imported). The head is drawn from torch's global
-    generator. Raises `UserError` when the backbone is not there, the package is not installed, the dtype is unknown
-    or the tokenizer has neither a padding nor an end token.
+    Hugging Face folder (its files are read, the package is never imported). The head is drawn from torch's
+    global generator. Raises `UserError` when the backbone is not there, the package is not installed, the
+    dtype is unknown or the tokenizer has neither a padding nor an end token.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
@@ -32,8 +33,8 @@ def load_backbone(
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"backbone {name!r} could not be loaded: {reason} Give a hub id (needs a network), a local folder, "
-            f"or '{PACKAGE_PREFIX}<distribution>'."
+            f"backbone {name!r} could not be loaded: {reason} Give a hub id (needs a network), a local "
+            f"folder, or '{PACKAGE_PREFIX}<distribution>'."
         ) from error
     _set_padding(name, tokenizer, backbone)
     if "pooler" in dict(backbone.named_children()):

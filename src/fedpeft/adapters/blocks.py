@@ -12,8 +12,8 @@ from fedpeft.errors import UserError
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The one `ModuleList` that holds the model's transformer blocks, and its name inside `model`.
 
-    Lists inside a block (experts, for example) do not count. Raises `UserError` when there is no such list or more
-    than one, as in encoder-decoder models.
+    Lists inside a block (experts, for example) do not count. Raises `UserError` when there is no such list or
+    more than one, as in encoder-decoder models.
     """
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
@@ -23,8 +23,8 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     if len(lists) != 1:
         raise UserError(
             f"{type(model).__name__}: expected one ModuleList of transformer blocks, found {len(lists)} "
-            f"({', '.join(lists) or 'none'}). Use a model whose blocks are in one list, or name the blocks yourself "
-            "with target_modules."
+            f"({', '.join(lists) or 'none'}). Use a model whose blocks are in one list, or name the blocks "
+            "yourself with target_modules."
         )
     return next(iter(lists.items()))
 
@@ -35,7 +35,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def block_indices(model: nn.Module, layers: str | Sequence[int], count: int) -> list[int]:
-    """`layers` ("all" or block numbers from 0) as a sorted list. Raises `UserError` for a block that is not there."""
+    """`layers` ("all" or block numbers from 0) as a sorted list. Raises `UserError` for a block that is not
+    there."""
     if layers == "all":
         return list(range(count))
     wrong = [i for i in layers if not (isinstance(i, int) and 0 <= i < count)]

@@ -1,7 +1,7 @@
 """A classification head on any backbone, with pooling that reads the attention mask."""
 
 import inspect
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,11 @@ def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
 
 
 def _counts_from_zero(backbone: nn.Module) -> bool:
-    """Whether the backbone has learned absolute positions that it counts from the first column, padding or not.
+    """Whether the backbone has learned absolute positions that it counts from the first column, padding or
+    not.
 
-    RoBERTa and MPNet skip padding themselves (their table has a padding index); rotary models only see distances.
+    RoBERTa and MPNet skip padding themselves (their table has a padding index); rotary models only see
+    distances.
     """
     tables = [
         module
@@ -72,10 +74,6 @@ class SequenceClassifier(nn.Module):
     def device(self) -> torch.device:
         return self.backbone.device
 
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return cast(bool, self.backbone.is_gradient_checkpointing)
-
     def forward(
         self,
         input_ids: Tensor,
@@ -83,7 +81,8 @@ class SequenceClassifier(nn.Module):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """`input_ids`, `attention_mask` (batch, length), `labels` (batch,) -> mean loss, logits (batch, classes)."""
+        """`input_ids`, `attention_mask` (batch, length), `labels` (batch,) -> mean loss, logits (batch,
+        classes)."""
         if self._counts_from_zero and attention_mask is not None and "position_ids" not in kwargs:
             kwargs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state

@@ -15,14 +15,15 @@ from fedpeft.errors import UserError
 def lora_config(
     model: nn.Module,
     r: int,
-    alpha: float,
+    alpha: int,
     layers: str | Sequence[int] = "all",
     targets: str | Sequence[str] = "all-linear",
 ) -> LoraConfig:
-    """LoRA without dropout on linear maps inside the chosen blocks; a `SequenceClassifier`'s head is trained too.
+    """LoRA without dropout on linear maps inside the chosen blocks; a `SequenceClassifier`'s head is trained
+    too.
 
-    `targets`: "all-linear" or the last parts of module names, such as ["query", "value"]. Embeddings, pooler and head
-    are never wrapped. Raises `UserError` for a block or target that the model does not have.
+    `targets`: "all-linear" or the last parts of module names, such as ["query", "value"]. Embeddings, pooler
+    and head are never wrapped. Raises `UserError` for a block or target that the model does not have.
     """
     name, blocks = find_blocks(model)
     chosen = block_indices(model, layers, len(blocks))
@@ -36,8 +37,8 @@ def lora_config(
         missing = [target for target in targets if target not in ends]
         if isinstance(targets, str) or not targets or missing:
             raise UserError(
-                f"targets: {type(model).__name__} has {', '.join(sorted(ends))} in a block; give a list of those or "
-                f"'all-linear'. Received: {targets!r}"
+                f"targets: {type(model).__name__} has {', '.join(sorted(ends))} in a block; give a list of those "
+                f"or 'all-linear'. Received: {targets!r}"
             )
         linear = [(inner, module) for inner, module in linear if inner.split(".")[-1] in targets]
     numbers = "|".join(str(i) for i in chosen)

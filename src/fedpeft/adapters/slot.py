@@ -26,10 +26,11 @@ def interventions(names: Iterable[str]) -> list[tuple[str, str, str]]:
 
 
 class Slot:
-    """A PEFT model in eval mode (no dropout, also in training) whose trained tensors are read and written by name.
+    """A PEFT model in eval mode (no dropout, also in training) whose trained tensors are read and written by
+    name.
 
-    The names are those of PEFT's state dict of the active adapter, without the adapter's name, head included. One
-    thread may use a slot at a time; `clone()` gives each thread its own, sharing every frozen tensor.
+    The names are those of PEFT's state dict of the active adapter, without the adapter's name, head included.
+    One thread may use a slot at a time; `clone()` gives each thread its own, sharing every frozen tensor.
     """
 
     def __init__(self, model: PeftModel) -> None:
@@ -59,7 +60,7 @@ class Slot:
         for name, tensor in tensors.items():
             if name not in self._parameters:
                 raise ValueError(
-                    f"Unknown tensor; this slot has {len(self.names)}, such as {self.names[0]}. Received: {name}"
+                    f"This slot has no such tensor, only {len(self.names)} like {self.names[0]}. Received: {name}"
                 )
             expected = tuple(self._parameters[name].shape)
             if tuple(tensor.shape) != expected:

@@ -16,9 +16,9 @@ Variant = Literal["loreft", "noreft", "direft"]
 class LoReftConfig(PeftConfig):
     """Low-rank edits of hidden states at prompt positions (Wu et al., arXiv 2404.03592).
 
-    The defaults are FedReFT's placement: every block, the first and last 7 prompt tokens, one intervention for each
-    of the two groups. `target_modules` names the blocks (a regular expression over module names); it is needed only
-    for a model whose blocks are not in one `ModuleList`, and then `layers` is not read.
+    The defaults are FedReFT's placement: every block, the first and last 7 prompt tokens, one intervention
+    for each of the two groups. `target_modules` names the blocks (a regular expression over module names); it
+    is needed only for a model whose blocks are not in one `ModuleList`, and then `layers` is not read.
 
     Raises `UserError` for a value outside what the fields describe.
     """

@@ -12,7 +12,8 @@ from fedpeft.errors import UserError
 
 
 def orthonormal_rows(matrix: Tensor) -> Tensor:
-    """The orthonormal factor of (..., r, d) -> (..., r, d), r <= d, by a QR whose triangle has a positive diagonal.
+    """The orthonormal factor of (..., r, d) -> (..., r, d), r <= d, by a QR whose triangle has a positive
+    diagonal.
 
     The sign fix makes it a retraction: rows that are orthonormal already come back unchanged.
     """
@@ -24,10 +25,11 @@ def orthonormal_rows(matrix: Tensor) -> Tensor:
 class LoReftLayer(nn.Module, BaseTunerLayer):
     """A block whose output h becomes h + R^T (W h + b - R h) at the chosen prompt positions.
 
-    LoReFT eq. 2. `noreft` is the same without the constraint on R; `direft` is h + R^T (W h + b). Parameters of each
-    adapter: `reft_R` (g, r, d), `reft_W` (g, r, d), `reft_b` (g, r), with g = 2 where prefix and suffix have their own
-    intervention and 1 otherwise. Every start is the identity with gradients that are not zero: W = R, b = 0
-    (`direft`: W = 0, b = 0), R with random orthonormal rows from torch's global generator.
+    LoReFT eq. 2. `noreft` is the same without the constraint on R; `direft` is h + R^T (W h + b). Parameters
+    of each adapter: `reft_R` (g, r, d), `reft_W` (g, r, d), `reft_b` (g, r), with g = 2 where prefix and
+    suffix have their own intervention and 1 otherwise. Every start is the identity with gradients that are
+    not zero: W = R, b = 0 (`direft`: W = 0, b = 0), R with random orthonormal rows from torch's global
+    generator.
 
     Adapters active together add their edits of the same h (ours [choice], as for LoRA).
     """
@@ -43,8 +45,8 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
         self.reft_b = nn.ParameterDict()
         self.settings: dict[str, tuple[Positions, bool, bool]] = {}  # adapter -> positions, tied, minus R h
         self.merged_adapters: list[str] = []
-        # A hook on the block and not code in forward(): transformers records `output_hidden_states` with hooks on the
-        # block itself, and those must see the edited state.
+        # A hook on the block and not code in forward(): transformers records `output_hidden_states` with
+        # hooks on the block itself, and those must see the edited state.
         self._handle = base_layer.register_forward_hook(self._edit_output, prepend=True)
 
     def update_layer(self, adapter_name: str, config: LoReftConfig, width: int) -> None:
@@ -64,7 +66,6 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
         self.reft_W[adapter_name] = nn.Parameter(start)
         self.reft_b[adapter_name] = nn.Parameter(torch.zeros(groups, config.r, **options))
         self.settings[adapter_name] = (positions, config.tied, config.variant != "direft")
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.base_layer(*args, **kwargs)
@@ -77,7 +78,8 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
         return self.edit(output)
 
     def edit(self, hidden: Tensor) -> Tensor:
-        """(batch, length, d) -> same shape and dtype, all groups in one projection to width g * r and one expansion."""
+        """(batch, length, d) -> same shape and dtype, all groups in one projection to width g * r and one
+        expansion."""
         result = hidden
         for name in self.active_adapters:
             if name not in self.settings:

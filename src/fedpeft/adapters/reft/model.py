@@ -17,7 +17,8 @@ from fedpeft.adapters.reft.positions import PromptTracker
 class LoReftModel(BaseTuner):
     """Made by `get_peft_model(model, LoReftConfig(...))`; see `LoReftLayer` for the edit and its parameters.
 
-    Call the model through its own forward (or the PEFT model's): a pre-hook there reads which tokens are the prompt.
+    Call the model through its own forward (or the PEFT model's): a pre-hook there reads which tokens are the
+    prompt.
     """
 
     prefix: str = "reft_"
@@ -28,17 +29,16 @@ class LoReftModel(BaseTuner):
         self.tracker = PromptTracker(model)
         self._handle = model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True)
 
-    def _prepare_adapter_config(
-        self, peft_config: LoReftConfig, model_config: dict[str, Any]
-    ) -> LoReftConfig:
-        # A copy: the caller's configuration may be used for another model, whose blocks have other names.
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        assert isinstance(peft_config, LoReftConfig)
         if peft_config.target_modules is not None:
             return peft_config
+        # A copy: the caller may use the same configuration for another model, whose blocks have other names.
         return replace(peft_config, target_modules=block_pattern(self.model, peft_config.layers))
 
     def _create_and_replace(
         self,
-        peft_config: LoReftConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -46,14 +46,12 @@ class LoReftModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        assert isinstance(peft_config, LoReftConfig)
         width = self.model.config.get_text_config().hidden_size
-        if isinstance(target, LoReftLayer):
-            target.update_layer(adapter_name, peft_config, width)
-            return
-        layer = LoReftLayer(target, self.tracker)
-        layer.set_adapter(self.active_adapters)
+        layer = target if isinstance(target, LoReftLayer) else LoReftLayer(target, self.tracker)
         layer.update_layer(adapter_name, peft_config, width)
-        self._replace_module(parent, target_name, layer, target)
+        if layer is not target:
+            self._replace_module(parent, target_name, layer, target)
 
     @torch.no_grad()
     def retract_(self) -> None:
@@ -62,21 +60,25 @@ class LoReftModel(BaseTuner):
         One batched QR over all blocks. `noreft` and `direft` have no constraint and are left alone.
         """
         for name in self.active_adapters:
-            if self.peft_config[name].variant != "loreft":
+            config = self.peft_config[name]
+            if not (isinstance(config, LoReftConfig) and config.variant == "loreft"):
                 continue
-            layers = [m for m in self.model.modules() if isinstance(m, LoReftLayer) and name in m.reft_R]
-            rows = [layer.reft_R[name] for layer in layers]
+            rows = [layer.reft_R[name] for layer in self._layers() if name in layer.reft_R]  # (g, r, d) each
             orthonormal = orthonormal_rows(torch.stack(rows))  # (blocks, g, r, d)
             torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
+
+    def _layers(self) -> list[LoReftLayer]:
+        return [module for module in self.model.modules() if isinstance(module, LoReftLayer)]
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own `generate`, editing only the tokens of the prompt it starts from."""
         with self.tracker.generation():
             return self.model.generate(*args, **kwargs)
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
-        layers = [m for m in self.model.modules() if isinstance(m, LoReftLayer)]
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+    def unload(self) -> nn.Module:
+        """The model as it was before wrapping, without any LoReFT left in it."""
+        layers = self._layers()
+        model = super().unload()
         for layer in layers:
             layer.detach()
         self._handle.remove()

@@ -37,10 +37,11 @@ class Positions:
         return 2 if self.prefix and self.suffix and not tied else 1
 
     def select(self, prompt: Tensor, tied: bool) -> Tensor:
-        """`prompt` (batch, length) bool, padding anywhere -> (batch, length, groups) bool, the positions to edit.
+        """`prompt` (batch, length) bool, padding anywhere -> (batch, length, groups) bool, the positions to
+        edit.
 
-        A prompt of n < prefix + suffix tokens uses min(prefix, n // 2) and min(suffix, ceil(n / 2)), so that no
-        position is edited twice (LoReFT's rule).
+        A prompt of n < prefix + suffix tokens uses min(prefix, n // 2) and min(suffix, ceil(n / 2)), so that
+        no position is edited twice (LoReFT's rule).
         """
         if not (self.prefix or self.suffix):
             return prompt.unsqueeze(-1)
@@ -58,10 +59,11 @@ class Positions:
 class PromptTracker:
     """What one forward of one model instance edits. Not shared between instances: one thread per instance.
 
-    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when labels of
-    the shape of `input_ids` are given (causal language models) it ends before the first label other than -100.
-    Tokens that join a key-value cache that is not empty are decoding steps and are never edited. Inside
-    `generation()` the prompt is the one of the first forward, so that decoding without a cache edits the same tokens.
+    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when
+    labels of the shape of `input_ids` are given (causal language models) it ends before the first label other
+    than -100. Tokens that join a key-value cache that is not empty are decoding steps and are never edited.
+    Inside `generation()` the prompt is the one of the first forward, so that decoding without a cache edits
+    the same tokens.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -126,8 +128,8 @@ class PromptTracker:
     def mask(self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype) -> Tensor | None:
         """(batch, length, groups * rank) of 0 and 1; None when every position is edited.
 
-        With positions "all" padding is edited too: its hidden states reach neither a real token nor the loss, so the
-        result is exact and the multiplication is saved.
+        With positions "all" padding is edited too: its hidden states reach neither a real token nor the loss,
+        so the result is exact and the multiplication is saved.
         """
         key = (positions, tied, rank, dtype)
         if key not in self._masks:
