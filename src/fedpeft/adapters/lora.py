@@ -37,8 +37,8 @@ def lora_config(
         missing = [target for target in targets if target not in ends]
         if isinstance(targets, str) or not targets or missing:
             raise UserError(
-                f"targets: {type(model).__name__} has {', '.join(sorted(ends))} in a block; give a list of those "
-                f"or 'all-linear'. Received: {targets!r}"
+                f"targets: {type(model).__name__} has {', '.join(sorted(ends))} in a block; give a list of "
+                f"those or 'all-linear'. Received: {targets!r}"
             )
         linear = [(inner, module) for inner, module in linear if inner.split(".")[-1] in targets]
     numbers = "|".join(str(i) for i in chosen)
@@ -48,8 +48,6 @@ def lora_config(
         lora_alpha=alpha,
         lora_dropout=0.0,
         target_modules=rf"{re.escape(name)}\.({numbers})\.({inners})",
-        fan_in_fan_out=any(
-            isinstance(module, Conv1D) for _, module in linear
-        ),  # GPT-2 stores weights transposed
+        fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in linear),  # GPT-2 stores weights transposed
         modules_to_save=["classifier"] if isinstance(model, SequenceClassifier) else None,
     )

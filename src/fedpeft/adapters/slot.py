@@ -59,9 +59,7 @@ class Slot:
         """
         for name, tensor in tensors.items():
             if name not in self._parameters:
-                raise ValueError(
-                    f"This slot has no such tensor, only {len(self.names)} like {self.names[0]}. Received: {name}"
-                )
+                raise ValueError(f"A slot has tensors like {self.names[0]}, and not this one. Received: {name}")
             expected = tuple(self._parameters[name].shape)
             if tuple(tensor.shape) != expected:
                 raise ValueError(f"{name} has shape {expected}. Received: {tuple(tensor.shape)}")

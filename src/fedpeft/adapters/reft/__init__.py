@@ -24,9 +24,7 @@ def _register() -> None:
     prefixes = cast(dict[str, Any], PEFT_TYPE_TO_PREFIX_MAPPING)
     known = tuners.get(PEFT_TYPE, LoReftModel)
     if known is not LoReftModel:
-        raise ImportError(
-            f"PEFT already has a method named {PEFT_TYPE}: {known.__module__}.{known.__qualname__}"
-        )
+        raise ImportError(f"PEFT already has a method named {PEFT_TYPE}: {known.__module__}.{known.__qualname__}")
     configs[PEFT_TYPE], tuners[PEFT_TYPE], prefixes[PEFT_TYPE] = LoReftConfig, LoReftModel, LoReftModel.prefix
 
 

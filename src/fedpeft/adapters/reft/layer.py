@@ -56,9 +56,7 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
         positions = Positions.parse(config.positions)
         groups = positions.groups(config.tied)
         reference = next(self.base_layer.parameters())
-        dtype = torch.promote_types(
-            torch.float32, reference.dtype
-        )  # float32 beside bfloat16 and quantised blocks
+        dtype = torch.promote_types(torch.float32, reference.dtype)  # float32 beside bfloat16 and quantised blocks
         options: dict[str, Any] = {"dtype": dtype, "device": reference.device}
         rows = orthonormal_rows(torch.randn(groups, config.r, width, **options))  # (g, r, d)
         self.reft_R[adapter_name] = nn.Parameter(rows)
@@ -95,9 +93,7 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise UserError(
-            "LoReFT edits hidden states, so there is no weight to merge it into: use unload() instead."
-        )
+        raise UserError("LoReFT edits hidden states, so there is no weight to merge it into: use unload() instead.")
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.settings.pop(adapter_name, None)

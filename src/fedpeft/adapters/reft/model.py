@@ -1,5 +1,7 @@
 """LoReFT as a PEFT tuner: finds the blocks, wraps them, keeps R orthonormal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +19,8 @@ from fedpeft.adapters.reft.positions import PromptTracker
 class LoReftModel(BaseTuner):
     """Made by `get_peft_model(model, LoReftConfig(...))`; see `LoReftLayer` for the edit and its parameters.
 
-    Call the model through its own forward (or the PEFT model's): a pre-hook there reads which tokens are the
-    prompt.
+    Call the model through its own forward or the PEFT model's: a pre-hook there reads which tokens are the
+    prompt. Generate with the PEFT model's `generate`, which also works without a cache.
     """
 
     prefix: str = "reft_"
@@ -53,6 +55,10 @@ class LoReftModel(BaseTuner):
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own version moves `weight` and `bias` over, which a whole block does not have.
+        setattr(parent, child_name, new_module)
+
     @torch.no_grad()
     def retract_(self) -> None:
         """Put R of every active `loreft` adapter back on orthonormal rows; call after each optimiser step.
@@ -70,10 +76,11 @@ class LoReftModel(BaseTuner):
     def _layers(self) -> list[LoReftLayer]:
         return [module for module in self.model.modules() if isinstance(module, LoReftLayer)]
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own `generate`, editing only the tokens of the prompt it starts from."""
-        with self.tracker.generation():
-            return self.model.generate(*args, **kwargs)
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # PEFT enters this around one forward and around one `generate`: in both there is exactly one prompt.
+        with self.tracker.one_prompt():
+            yield
 
     def unload(self) -> nn.Module:
         """The model as it was before wrapping, without any LoReFT left in it."""

@@ -25,9 +25,7 @@ class Positions:
         """Read "f7+l7", "f3", "l1" or "all". Raises `UserError` for anything else."""
         if text == "all":
             return cls(0, 0)
-        match = (
-            re.fullmatch(r"(?:f([1-9]\d*))?(\+)?(?:l([1-9]\d*))?", text) if isinstance(text, str) else None
-        )
+        match = re.fullmatch(r"(?:f([1-9]\d*))?(\+)?(?:l([1-9]\d*))?", text) if isinstance(text, str) else None
         if match is None or not (match[1] or match[3]) or bool(match[2]) != bool(match[1] and match[3]):
             raise UserError(f"positions: write 'f7+l7', 'f3', 'l1' or 'all'. Received: {text!r}")
         return cls(int(match[1] or 0), int(match[3] or 0))
@@ -59,22 +57,21 @@ class Positions:
 class PromptTracker:
     """What one forward of one model instance edits. Not shared between instances: one thread per instance.
 
-    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when
-    labels of the shape of `input_ids` are given (causal language models) it ends before the first label other
-    than -100. Tokens that join a key-value cache that is not empty are decoding steps and are never edited.
-    Inside `generation()` the prompt is the one of the first forward, so that decoding without a cache edits
-    the same tokens.
+    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when labels
+    of the shape of `input_ids` are given (causal language models) it ends before the first label other than -100.
+    Tokens that join a key-value cache that is not empty are decoding steps and are never edited. Inside
+    `one_prompt()` the first forward sets the prompt, so that decoding without a cache edits the same tokens.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._argument_names = tuple(inspect.signature(model.forward).parameters)
-        self._generating = False
-        self._fixed: Tensor | None = None  # (batch, prompt length) bool, during generation
+        self._in_scope = False  # inside one_prompt()
+        self._prompt_known = False  # and behind its first forward
         self._editing = False
-        self._tokens: Tensor | None = None  # (batch, length) bool; None: no padding
-        self._is_part = False  # whether some real tokens are not prompt
-        self._shape = (0, 0)
+        self._shape = (0, 0)  # of the tokens
         self._device = torch.device("cpu")
+        self._tokens: Tensor | None = None  # (batch, length) bool, the prompt; None: every token
+        self._is_part = False  # whether some real tokens are not prompt
         self._masks: dict[tuple[Positions, bool, int, torch.dtype], Tensor | None] = {}
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -86,15 +83,14 @@ class PromptTracker:
             return
         inputs = given.get("input_ids")
         inputs = given["inputs_embeds"] if inputs is None else inputs
-        self._shape, self._device = (inputs.shape[0], inputs.shape[1]), inputs.device
-        if self._generating and self._fixed is not None and cache is None:
-            grown = self._shape[1] - self._fixed.shape[1]
-            self._tokens = nn.functional.pad(self._fixed, (0, grown))
-            self._is_part = True
+        shape = (inputs.shape[0], inputs.shape[1])
+        if self._prompt_known and cache is None:
+            self._tokens = nn.functional.pad(self._prompt(), (0, shape[1] - self._shape[1]))
+            self._shape, self._is_part = shape, True
             return
+        self._shape, self._device = shape, inputs.device
         self._read_prompt(given.get("attention_mask"), given.get("labels"))
-        if self._generating:
-            self._fixed = self._all_tokens() if self._tokens is None else self._tokens
+        self._prompt_known = self._in_scope
 
     def _read_prompt(self, attention_mask: Tensor | None, labels: Tensor | None) -> None:
         if attention_mask is not None and attention_mask.shape != self._shape:
@@ -108,17 +104,19 @@ class PromptTracker:
             before_answer = (labels != -100).cumsum(-1) == 0
             self._tokens = before_answer if self._tokens is None else self._tokens & before_answer
 
-    def _all_tokens(self) -> Tensor:
-        return torch.ones(self._shape, dtype=torch.bool, device=self._device)
+    def _prompt(self) -> Tensor:
+        if self._tokens is None:
+            return torch.ones(self._shape, dtype=torch.bool, device=self._device)
+        return self._tokens
 
     @contextmanager
-    def generation(self) -> Iterator[None]:
-        """Hold the prompt of the first forward fixed until the end of the block."""
-        self._generating, self._fixed = True, None
+    def one_prompt(self) -> Iterator[None]:
+        """Until the end of the block the prompt of the first forward stays fixed while the text grows."""
+        self._in_scope, self._prompt_known = True, False
         try:
             yield
         finally:
-            self._generating, self._fixed = False, None
+            self._in_scope = self._prompt_known = False
 
     @property
     def editing(self) -> bool:
@@ -138,6 +136,5 @@ class PromptTracker:
         return self._masks[key]
 
     def _expanded(self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype) -> Tensor:
-        prompt = self._all_tokens() if self._tokens is None else self._tokens
-        chosen = positions.select(prompt, tied)  # (batch, length, groups)
+        chosen = positions.select(self._prompt(), tied)  # (batch, length, groups)
         return chosen.to(dtype).repeat_interleave(rank, -1)

@@ -1,0 +1,91 @@
+"""Tiny random models of every supported architecture, and adapters that do something."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from fedpeft.adapters import SequenceClassifier
+
+ENCODERS = ("bert", "roberta", "mpnet")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
+PAD = 1
+
+torch.set_num_threads(1)
+
+
+def tiny_config(architecture: str, width: int = 32, layers: int = 3) -> Any:
+    common: dict[str, Any] = {"vocab_size": 60, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2}
+    if architecture == "gpt2":
+        sizes = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64}
+        return AutoConfig.for_model("gpt2", **common, **sizes)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 48, "num_attention_heads": 4}
+    if architecture in DECODERS:
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    return AutoConfig.for_model(architecture, max_position_embeddings=80, **common, **sizes)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., PreTrainedModel]:
+    """tiny("llama") -> a causal language model; tiny("bert") -> an encoder. Weights large enough to matter."""
+
+    def build(architecture: str, seed: int = 0, **sizes: int) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        factory = AutoModelForCausalLM if architecture in DECODERS else AutoModel
+        model = factory.from_config(tiny_config(architecture, **sizes)).eval()
+        _spread(model)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def tiny_classifier() -> Callable[..., SequenceClassifier]:
+    def build(architecture: str, pooling: Any = "mean", seed: int = 0) -> SequenceClassifier:
+        torch.manual_seed(seed)
+        backbone = AutoModel.from_config(tiny_config(architecture)).eval()
+        _spread(backbone)
+        return SequenceClassifier(backbone, num_labels=3, pooling=pooling).eval()
+
+    return build
+
+
+@torch.no_grad()
+def _spread(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.mul_(6.0)  # initial weights of 0.02 would make every block close to the identity
+
+
+@pytest.fixture
+def stir() -> Callable[..., None]:
+    """Give every trainable tensor a random change, so that no adapter is at its identity start."""
+
+    @torch.no_grad()
+    def change(model: nn.Module, seed: int = 1, scale: float = 0.3) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and ".reft_R" not in name:
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+
+    return change
+
+
+@pytest.fixture
+def padded() -> Callable[..., dict[str, torch.Tensor]]:
+    """Three sequences of 11, 4 and 1 tokens as input_ids and attention_mask (3, 11), padded on one side."""
+
+    def build(side: str = "right", seed: int = 2) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.full((3, 11), PAD)
+        mask = torch.zeros(3, 11, dtype=torch.long)
+        for row, size in enumerate((11, 4, 1)):
+            place = slice(11 - size, 11) if side == "left" else slice(0, size)
+            ids[row, place] = torch.randint(3, 60, (size,), generator=generator)
+            mask[row, place] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    return build

@@ -1,0 +1,54 @@
+import re
+
+import pytest
+from torch import nn
+from transformers import AutoModel, T5Config
+
+from fedpeft.adapters.blocks import block_indices, block_pattern, find_blocks
+from fedpeft.errors import UserError
+
+PLACES = {
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "mpnet": "encoder.layer",
+    "llama": "model.layers",
+    "qwen2": "model.layers",
+    "qwen3": "model.layers",
+    "mistral": "model.layers",
+    "gpt2": "transformer.h",
+}
+
+
+@pytest.mark.parametrize("architecture", PLACES)
+def test_the_blocks_of_every_architecture_are_found(architecture, tiny):
+    name, blocks = find_blocks(tiny(architecture))
+    assert (name, len(blocks)) == (PLACES[architecture], 3)
+
+
+def test_lists_inside_blocks_do_not_count():
+    block = nn.Module()
+    block.experts = nn.ModuleList([nn.Linear(2, 2)])
+    model = nn.Module()
+    model.blocks = nn.ModuleList([block])
+    assert find_blocks(model)[0] == "blocks"
+
+
+def test_a_model_with_two_lists_is_named_in_the_error():
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 10}
+    with pytest.raises(UserError, match=r"T5Model.*found 2 \(encoder.block, decoder.block\)"):
+        find_blocks(AutoModel.from_config(T5Config(**sizes)))
+    with pytest.raises(UserError, match="Linear.*found 0"):
+        find_blocks(nn.Linear(2, 2))
+
+
+def test_the_pattern_matches_the_chosen_blocks_and_nothing_inside(tiny):
+    model = tiny("bert", layers=12)
+    pattern = block_pattern(model, [1, 10])
+    matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
+    assert matched == ["encoder.layer.1", "encoder.layer.10"]
+
+
+@pytest.mark.parametrize("layers", [[3], [-1], [], "some", [0.5]])
+def test_layers_that_are_not_there_are_refused(layers, tiny):
+    with pytest.raises(UserError, match=r"BertModel has blocks 0 to 2.*Received"):
+        block_indices(tiny("bert"), layers, 3)
