@@ -37,7 +37,7 @@ def test_a_model_with_two_lists_is_named_in_the_error():
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 10}
     with pytest.raises(UserError, match=r"T5Model.*found 2 \(encoder.block, decoder.block\)"):
         find_blocks(AutoModel.from_config(T5Config(**sizes)))
-    with pytest.raises(UserError, match="Linear.*found 0"):
+    with pytest.raises(UserError, match=r"Linear.*found 0"):
         find_blocks(nn.Linear(2, 2))
 
 

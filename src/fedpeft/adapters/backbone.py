@@ -28,10 +28,10 @@ def load_backbone(
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
     source = str(package_folder(name)) if name.startswith(PACKAGE_PREFIX) else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        backbone = AutoModel.from_pretrained(source, dtype=DTYPES[dtype])
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        backbone = AutoModel.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(
             f"backbone {name!r} could not be loaded: {reason} Give a hub id (needs a network), a local "
             f"folder, or '{PACKAGE_PREFIX}<distribution>'."

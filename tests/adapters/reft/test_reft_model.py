@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from transformers import LlamaConfig, LlamaModel
 
 from fedpeft.adapters import LoReftConfig, LoReftModel
 from fedpeft.adapters.reft.layer import LoReftLayer
@@ -19,10 +20,20 @@ def output(model, batch):
         return model(**batch)[0][batch["attention_mask"].bool()]
 
 
+def blocks(model):
+    return [m for m in model.modules() if isinstance(m, LoReftLayer)]
+
+
+def without_dropout(model):
+    """Only the blocks' training flag matters to checkpointing."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 def deviation(model) -> float:
     """Largest |R R^T - I| over the model."""
-    layers = [m for m in model.modules() if isinstance(m, LoReftLayer)]
-    rows = torch.stack([p.detach() for m in layers for p in m.reft_R.values()])
+    rows = torch.stack([p.detach() for m in blocks(model) for p in m.reft_R.values()])
     return (rows @ rows.mT - torch.eye(rows.shape[-2])).abs().max().item()
 
 
@@ -143,7 +154,7 @@ def test_one_configuration_serves_models_with_other_block_names(tiny):
     config = LoReftConfig(**CONFIG)
     for architecture in ("bert", "llama", "gpt2"):
         model = get_peft_model(tiny(architecture), config)
-        assert len([m for m in model.modules() if isinstance(m, LoReftLayer)]) == 3
+        assert len(blocks(model)) == 3
     assert config.target_modules is None
 
 
@@ -180,6 +191,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(architecture, tiny, pad
     for checkpointing in (False, True):
         if checkpointing:
             model.gradient_checkpointing_enable()
+            assert all(m.get_base_layer().gradient_checkpointing for m in blocks(model))
         model.zero_grad()
         model(**batch, use_cache=False)[0].square().mean().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
@@ -187,13 +199,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(architecture, tiny, pad
     for name, gradient in plain.items():
         assert gradient.abs().max() > 0
         torch.testing.assert_close(checkpointed[name], gradient)
-
-
-def without_dropout(model):
-    """Only the blocks' training flag matters to checkpointing."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
 
 
 def test_autocast_keeps_the_residual_stream_in_float32(tiny, padded, stir):
@@ -214,7 +219,7 @@ def test_a_deep_copy_is_independent(tiny, padded, stir):
     assert torch.equal(output(twin, left), expected)
     model.base_model.tracker.begin(model, (), right)  # as if a forward of the first were under way
     assert torch.equal(output(twin, left), expected)
-    trackers = {id(m.tracker) for m in twin.modules() if isinstance(m, LoReftLayer)}
+    trackers = {id(m.tracker) for m in blocks(twin)}
     assert trackers == {id(twin.base_model.tracker)} != {id(model.base_model.tracker)}
     stir(twin, seed=9)
     assert torch.equal(output(model, left), expected)
@@ -231,3 +236,20 @@ def test_merging_is_refused_and_leaves_the_model_whole(tiny, padded, stir):
     with pytest.raises(UserError, match=r"unload\(\)"):
         model.merge_and_unload()
     assert torch.equal(output(model, batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "r", "tied", "expected"),
+    [
+        (3072, 28, 32, False, 11_011_840),  # LLaMA-3.2-3B, printed as 11.01 M
+        (3072, 28, 8, False, 2_752_960),  # printed as 2.75 M
+        (4096, 32, 8, False, 4_194_816),  # LLaMA-3-8B, printed as 4.19 M
+        (4096, 32, 8, True, 2_097_408),
+    ],
+)
+def test_the_sizes_printed_in_the_fedreft_paper(width, count, r, tied, expected):
+    sizes = {"num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 8, "vocab_size": 8}
+    with torch.device("meta"):
+        model = LlamaModel(LlamaConfig(hidden_size=width, num_hidden_layers=count, **sizes))
+    wrapped = get_peft_model(model, LoReftConfig(r=r, tied=tied))
+    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == expected

