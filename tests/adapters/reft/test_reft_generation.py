@@ -7,6 +7,7 @@ import torch
 from peft import get_peft_model
 
 from fedpeft.adapters import LoReftConfig
+from fedpeft.errors import UserError
 
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
 STEPS = 5
@@ -100,3 +101,15 @@ def test_beams_start_from_the_same_prompt(wrapped, padded):
     options = {"max_new_tokens": STEPS, "num_beams": 3, "do_sample": False}
     cached = model.generate(**batch, **options)
     assert torch.equal(cached, copy.deepcopy(model).generate(**batch, **options, use_cache=False))
+
+
+@pytest.mark.parametrize("options", [{"prefill_chunk_size": 4}, {"cache_implementation": "static"}])
+def test_what_would_hide_part_of_the_prompt_is_refused(options, wrapped, padded):
+    with pytest.raises(UserError, match="Received"):
+        wrapped("llama").generate(**padded("left"), max_new_tokens=2, **options)
+
+
+def test_candidate_tokens_behind_the_prompt_are_refused(wrapped):
+    ids = torch.tensor([[9, 8, 3, 4, 5, 6, 7, 3, 4]])  # "3 4" was seen before, so "5 6" are guessed to follow
+    with pytest.raises(UserError, match=r"whole prompt of 9 tokens.*Received: 11"):
+        wrapped("llama").generate(input_ids=ids, max_new_tokens=4, prompt_lookup_num_tokens=2)

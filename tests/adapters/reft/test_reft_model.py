@@ -142,9 +142,10 @@ def test_adapters_active_together_add_their_edits(tiny, padded, stir):
 @pytest.mark.parametrize("architecture", ["bert", "mpnet", "llama"])
 def test_recorded_hidden_states_are_the_edited_ones(architecture, tiny, padded, stir):
     plain, batch = tiny(architecture), padded()
-    model = get_peft_model(copy.deepcopy(plain), LoReftConfig(**CONFIG, layers=[0]))
+    before = plain(**batch, output_hidden_states=True).hidden_states  # transformers' own hooks are there first
+    model = get_peft_model(plain, LoReftConfig(**CONFIG, layers=[0]))
     stir(model)
-    states, before = (m(**batch, output_hidden_states=True).hidden_states for m in (model, plain))
+    states = model(**batch, output_hidden_states=True).hidden_states
     assert torch.equal(states[0], before[0])
     changed = (states[1] != before[1]).any(-1)  # (rows, length) where the first block's output was edited
     assert changed[0].nonzero().flatten().tolist() == [0, 1, 9, 10]

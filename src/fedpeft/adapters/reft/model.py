@@ -79,7 +79,8 @@ class LoReftModel(BaseTuner):
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         # PEFT enters this around one forward and around one `generate`: in both there is exactly one prompt.
-        with self.tracker.one_prompt():
+        tokens = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        with self.tracker.one_prompt(None if tokens is None else tokens.shape[1]):
             yield
 
     def unload(self) -> nn.Module:

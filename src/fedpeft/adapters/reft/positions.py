@@ -57,16 +57,18 @@ class Positions:
 class PromptTracker:
     """What one forward of one model instance edits. Not shared between instances: one thread per instance.
 
-    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when labels
-    of the shape of `input_ids` are given (causal language models) it ends before the first label other than -100.
-    Tokens that join a key-value cache that is not empty are decoding steps and are never edited. Inside
-    `one_prompt()` the first forward sets the prompt, so that decoding without a cache edits the same tokens.
+    `begin` is a forward pre-hook of the wrapped model. The prompt is every token of `attention_mask`; when
+    labels of the shape of `input_ids` are given (causal language models) it ends before the first label other
+    than -100. Tokens that join a key-value cache that is not empty are decoding steps and are never edited.
+    Inside `one_prompt()` the first forward sets the prompt, so that decoding without a cache edits the same
+    tokens.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._argument_names = tuple(inspect.signature(model.forward).parameters)
         self._in_scope = False  # inside one_prompt()
         self._prompt_known = False  # and behind its first forward
+        self._expected_length: int | None = None  # of that first forward
         self._editing = False
         self._shape = (0, 0)  # of the tokens
         self._device = torch.device("cpu")
@@ -88,9 +90,15 @@ class PromptTracker:
             self._tokens = nn.functional.pad(self._prompt(), (0, shape[1] - self._shape[1]))
             self._shape, self._is_part = shape, True
             return
+        if self._expected_length not in (None, shape[1]):
+            raise UserError(
+                f"LoReFT needs the whole prompt of {self._expected_length} tokens in the first forward, so it does "
+                "not go with prefill in chunks, prompt lookup or an assistant model. "
+                f"Received: {shape[1]} tokens"
+            )
         self._shape, self._device = shape, inputs.device
         self._read_prompt(given.get("attention_mask"), given.get("labels"))
-        self._prompt_known = self._in_scope
+        self._prompt_known, self._expected_length = self._in_scope, None
 
     def _read_prompt(self, attention_mask: Tensor | None, labels: Tensor | None) -> None:
         if attention_mask is not None and attention_mask.shape != self._shape:
@@ -110,13 +118,16 @@ class PromptTracker:
         return self._tokens
 
     @contextmanager
-    def one_prompt(self) -> Iterator[None]:
-        """Until the end of the block the prompt of the first forward stays fixed while the text grows."""
-        self._in_scope, self._prompt_known = True, False
+    def one_prompt(self, length: int | None = None) -> Iterator[None]:
+        """Until the end of the block the prompt of the first forward stays fixed while the text grows.
+
+        When `length` is given, a first forward of another length raises `UserError`.
+        """
+        self._in_scope, self._prompt_known, self._expected_length = True, False, length
         try:
             yield
         finally:
-            self._in_scope = self._prompt_known = False
+            self._in_scope, self._prompt_known, self._expected_length = False, False, None
 
     @property
     def editing(self) -> bool:
