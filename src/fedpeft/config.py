@@ -56,8 +56,10 @@ class Experiment(BaseModel):
         name = self.methods[label].get("method", label)
         if name not in available():
             where = f"methods.{label}" + (".method" if "method" in self.methods[label] else "")
-            raise UserError(f"{where}: unknown method {name!r}{suggestion(str(name), list(available()))}; "
-                            f"known: {', '.join(available())}")
+            raise UserError(
+                f"{where}: unknown method {name!r}{suggestion(str(name), list(available()))}; "
+                f"known: {', '.join(available())}"
+            )
         return name
 
     def learning_rates(self, label: str) -> list[float | None]:

@@ -70,7 +70,7 @@ class Client:
         }
 
 
-def forward(model: Slot, batch: dict[str, Tensor]):  # noqa: ANN201 (a transformers ModelOutput)
+def forward(model: Slot, batch: dict[str, Tensor]):
     """One forward of a batch; the positions of its rows in the split ("rows") are not the model's business."""
     device = next(model.model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "rows"}

@@ -104,7 +104,12 @@ class Method(ABC, Generic[State]):
         return model.read()
 
     def train(
-        self, model: Slot, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
+        self,
+        model: Slot,
+        message: Message,
+        client: Client,
+        settings: TrainingConfig,
+        shuffle: torch.Generator,
     ) -> Reply:
         """One local round: receive, train every adapter tensor, reply. `client.local.trained` is set here."""
         reported = self.receive(model, message, client)

@@ -16,6 +16,8 @@ class TrainingConfig(BaseModel):
     participation: float = Field(1.0, gt=0, le=1, description="share of the clients drawn for each round")
     quorum: float = Field(0.5, gt=0, le=1, description="share of the round's clients whose replies must be usable")
     norm_limit: float | None = Field(
-        30.0, gt=1, description="quarantine an update whose norm is above this many times the others' median; null: never"
+        30.0,
+        gt=1,
+        description="quarantine an update whose norm is above this many times the others' median; null: never",
     )
     evaluate_every: int = Field(1, ge=0, description="validate every this many rounds; 0: after the last round only")

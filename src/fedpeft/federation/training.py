@@ -24,7 +24,9 @@ def train_locally(
     orthonormal = [p for name, p in chosen.items() if name.endswith("reft_R")]
     others = [p for name, p in chosen.items() if not name.endswith("reft_R")]
     optimiser = torch.optim.AdamW(
-        [{"params": others}, {"params": orthonormal, "weight_decay": 0.0}], lr=lr, weight_decay=settings.weight_decay
+        [{"params": others}, {"params": orthonormal, "weight_decay": 0.0}],
+        lr=lr,
+        weight_decay=settings.weight_decay,
     )
     loss_sum, rows = 0.0, 0
     for epoch in range(settings.local_epochs):

@@ -31,6 +31,7 @@ from fedpeft.aggregation import (
     leave_one_out_mean_mix,
     leave_one_out_median_mix,
     mean_tensors,
+    mixed_tensors,
 )
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
@@ -78,7 +79,7 @@ class FedReft(Method[FedReftState]):
         # 2. All leave-one-out centres, as convex weights from one K x K Gram matrix per group.
         points = list(phis.values())
         mix = torch.stack([self._all_but_me(points, names) for names in groups(state.centre)], dim=1)
-        centre = self._retracted(mean_tensors(points, None))
+        centre = self._retracted(mean_tensors(points))
         return FedReftState(centre, phis, mix)
 
     def send(self, state: FedReftState, client: ClientSpec) -> Tensors:
@@ -86,12 +87,7 @@ class FedReft(Method[FedReftState]):
             return state.centre
         order = list(state.phis)
         row = state.mix[order.index(client.id) if client.id in order else -1]  # (groups, K)
-        z: Tensors = {}
-        for names, share in zip(groups(state.centre), row, strict=True):
-            for name in names:
-                stack = torch.stack([phi[name] for phi in state.phis.values()])  # (K, ...)
-                z[name] = torch.tensordot(share.to(stack.dtype), stack, dims=1)
-        return self._retracted({name: z[name] for name in state.centre})
+        return self._retracted(mixed_tensors(list(state.phis.values()), groups(state.centre), row))
 
     def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
         own, others = client.local.trained, message.tensors

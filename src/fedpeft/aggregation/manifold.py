@@ -1,0 +1,21 @@
+"""Matrices with orthonormal rows: the way back after an average."""
+
+import torch
+from torch import Tensor
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """The nearest matrix with orthonormal rows, (..., r, d) -> same shape and dtype: U V^T of its SVD.
+
+    Computed in float64 with r x r work: M = (M M^T)^(-1/2) M, refined once. Raises ValueError when a matrix is not
+    finite or its rows are linearly dependent, where the nearest one is not unique.
+    """
+    wide = matrix.double()
+    if not torch.isfinite(wide).all():
+        raise ValueError("polar needs finite values. Received: nan or inf.")
+    for _ in range(2):  # the second pass removes the rounding of the first
+        values, vectors = torch.linalg.eigh(wide @ wide.mT)  # (..., r), (..., r, r)
+        if (values[..., 0] <= 1e-12 * values[..., -1]).any():
+            raise ValueError("polar needs linearly independent rows. Received: a rank-deficient matrix.")
+        wide = (vectors * values.rsqrt().unsqueeze(-2)) @ vectors.mT @ wide
+    return wide.to(matrix.dtype)

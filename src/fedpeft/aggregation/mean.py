@@ -1,0 +1,36 @@
+"""Means of stacked points, and the convex weights of leave-one-out means."""
+
+import torch
+from torch import Tensor
+
+
+def normalised(weights: Tensor | None, count: int) -> Tensor:
+    """(count,) float64 weights that sum to 1; equal ones for None. Raises ValueError for negative or all zero ones."""
+    if weights is None:
+        return torch.full((count,), 1 / count, dtype=torch.float64)
+    weights = weights.double()
+    if weights.shape != (count,) or not torch.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+        raise ValueError(f"Weights must be {count} finite numbers, none negative, not all zero. Received: {weights}.")
+    return weights / weights.sum()
+
+
+def weighted_mean(points: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean over the first dimension: points (clients, ...), weights (clients,) -> (...), in the points' dtype.
+
+    Accumulated in float64 (bfloat16 points lose nothing before the last rounding).
+    """
+    share = normalised(weights, points.shape[0]).to(points.device)
+    return torch.tensordot(share, points.double(), dims=1).to(points.dtype)
+
+
+def leave_one_out_mean_mix(weights: Tensor) -> Tensor:
+    """(clients, clients) convex weights: row k averages all the others, zero on the diagonal.
+
+    Raises ValueError for fewer than two clients, or when only one client has weight.
+    """
+    count = weights.shape[0]
+    share = normalised(weights, count)
+    if count < 2 or (share == 1).any():
+        raise ValueError(f"All-but-one needs at least two clients with weight. Received: {weights.tolist()}.")
+    others = share.repeat(count, 1).fill_diagonal_(0)  # (clients, clients)
+    return others / others.sum(1, keepdim=True)

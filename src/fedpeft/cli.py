@@ -1,0 +1,223 @@
+"""The commands, thin: each reads its arguments, calls one function of ours and shows what it returns.
+
+Heavy libraries are imported inside the commands, so that `fedpeft --help` answers at once.
+"""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from fedpeft import __version__
+from fedpeft.errors import UserError
+
+if TYPE_CHECKING:
+    from fedpeft.config import Experiment
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__ and "Federated fine-tuning.",
+)
+console = Console()
+
+ExperimentFile = Annotated[Path, typer.Argument(help="the experiment's YAML file")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.rounds=3")]
+Out = Annotated[Path, typer.Option(help="where runs are written")]
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.yaml")) -> None:
+    """Write a commented experiment file to start from."""
+    from fedpeft.federation.checkpoint import write_atomically
+
+    if path.exists():
+        raise UserError(f"{path} exists already; give another name or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"no such folder: {path.parent}; create it first")
+    write_atomically(path, _template())
+    console.print(f"wrote {path}\nnext: fedpeft validate {path}")
+
+
+@app.command()
+def validate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+    """Check an experiment file and its data, and show who holds what."""
+    loaded = _load(experiment, overrides)
+    _show_holdings(loaded, experiment.parent)
+    console.print(f"{experiment} is valid: methods {', '.join(loaded.methods)}")
+
+
+@app.command()
+def run(
+    experiment: ExperimentFile,
+    method: Annotated[str | None, typer.Option(help="a label or a method's name; default: the file's first")] = None,
+    seed: Annotated[int | None, typer.Option(help="instead of the file's")] = None,
+    overrides: Overrides = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Run one method, export every client's adapter, and show the result."""
+    from fedpeft.display import Live
+    from fedpeft.runs.runner import Settings, start
+
+    loaded = _load(experiment, overrides)
+    label = method or next(iter(loaded.methods))
+    chosen = loaded.seed if seed is None else seed
+    path = out / f"{loaded.name}-{loaded.method_name(label) and label}-{chosen}"
+    settings = Settings(loaded, label, chosen, loaded.build_method(label).options.lr, experiment.parent)
+    with Live(console) as live:
+        result = start(settings, path, live)
+    _show_result(result, path)
+
+
+@app.command()
+def resume(path: Annotated[Path, typer.Argument(help="the folder of a run")]) -> None:
+    """Continue a run that was broken off, to the same result to the bit."""
+    from fedpeft.display import Live
+    from fedpeft.runs.runner import resume as resume_run
+
+    with Live(console) as live:
+        result = resume_run(path, live)
+    _show_result(result, path)
+
+
+@app.command()
+def compare(
+    experiment: ExperimentFile,
+    methods: Annotated[str | None, typer.Option(help="labels or methods, with commas; default: the file's")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds, from the file's on")] = 1,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="where; default runs/NAME-compare")] = None,
+) -> None:
+    """Run several methods over several seeds on the same data, and show one table. Resumable."""
+    loaded = _load(experiment, overrides)
+    labels = [part.strip() for part in methods.split(",")] if methods else list(loaded.methods)
+    _compare(loaded, labels, seeds, experiment.parent, out or Path("runs") / f"{loaded.name}-compare")
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    fresh: Annotated[bool, typer.Option(help="remove what an earlier demo left in --out first")] = False,
+) -> None:
+    """FedReFT against FedIT and local training on tweets from several sources: the whole thing in minutes."""
+    import yaml
+
+    from fedpeft.config import parse_experiment
+
+    if fresh and (out / "compare.json").exists():
+        shutil.rmtree(out)
+    loaded = parse_experiment(yaml.safe_load(_template()), [], "the demo's experiment")
+    _show_holdings(loaded, Path())
+    _compare(loaded, list(loaded.methods), 1, Path(), out)
+    console.print(
+        "\nWhere to go next:\n"
+        "  fedpeft init                              write this experiment to a file and make it yours\n"
+        "  fedpeft run experiment.yaml --method fedreft    one method, each client's adapter exported\n"
+        "  fedpeft compare experiment.yaml --seeds 3       with a spread over seeds\n"
+        "  fedpeft predict runs/tweets-fedreft-0 --client apple --text 'the new phone is great'"
+    )
+
+
+@app.command()
+def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("runs")) -> None:
+    """List the runs under a folder: finished with their accuracy, or how far they are."""
+    from fedpeft.runs.folder import RunFolder
+
+    found = sorted(file.parent for file in root.rglob("experiment.yaml")) if root.is_dir() else []
+    if not found:
+        raise UserError(f"no runs under {root}; `fedpeft run` makes one")
+    for path in found:
+        result = RunFolder(path).result
+        state = (
+            f"{100 * result['test']['personal']['by_client']:.1f} % personal test accuracy, {result['rounds']} rounds"
+            if result
+            else f"not finished; continue with fedpeft resume {path}"
+        )
+        console.print(f"{path}  {state}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")],
+    client: Annotated[str, typer.Option(help="whose personal model")],
+    text: Annotated[list[str], typer.Option(help="a text; may be given several times")],
+) -> None:
+    """Classify texts with one client's personal model."""
+    from fedpeft.runs.export import predict as predict_texts
+
+    for found in predict_texts(path, client, text):
+        console.print(f"{found['label']}  {found['probability']:.2f}  {found['text']}", markup=False, highlight=False)
+
+
+def _template() -> bytes:
+    return files("fedpeft").joinpath("experiment.yaml").read_bytes()
+
+
+def _load(path: Path, overrides: list[str] | None) -> "Experiment":
+    from fedpeft.config import load_experiment
+
+    return load_experiment(path, overrides)
+
+
+def _show_holdings(experiment: "Experiment", base: Path) -> None:
+    from fedpeft.display import holdings_table
+    from fedpeft.tasks.load import load_task
+    from fedpeft.tasks.picture import holdings
+
+    data = load_task(experiment.task, experiment.partition, experiment.seed, base)
+    console.print(holdings_table(holdings(data), data.labels))
+    for note in data.notes:
+        console.print(f"[dim]{note}")
+
+
+def _compare(experiment: "Experiment", labels: Sequence[str], seeds: int, base: Path, out: Path) -> None:
+    from fedpeft.display import Live, comparison_table
+    from fedpeft.runs.compare import compare as compare_methods
+
+    with Live(console) as live:
+        comparison = compare_methods(experiment, labels, seeds, base, out, live, live.planned)
+    console.print(comparison_table(comparison))
+    console.print(f"written to {out}/compare.json", highlight=False)
+
+
+def _show_result(result: dict, path: Path) -> None:
+    from fedpeft.display import comparison_table
+    from fedpeft.runs.compare import row
+
+    table = {"name": path.name, "seeds": [result["seed"]], "rows": [row(result["label"], [result])]}
+    console.print(comparison_table(table))
+    console.print(f"written to {path}; adapters in {path}/clients", highlight=False)
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one line on standard error and exit code 2, an interrupt is 130."""
+    # Progress bars and advice of the libraries below are not ours to show.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=os.environ.get("FEDPEFT_LOG", "ERROR").upper(), format="%(levelname)s %(message)s")
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        sys.exit(_fail(str(error), 2))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_fail("interrupted; `fedpeft ls` shows what can be resumed", 130))
+    except click.ClickException as error:
+        sys.exit(_fail(error.format_message(), 2))
+
+
+def _fail(line: str, code: int) -> int:
+    Console(stderr=True).print(f"[bold red]error:[/] {line}", highlight=False, soft_wrap=True)
+    return code
+
+
+app.command(name="version", help="Show the version.")(lambda: console.print(__version__, highlight=False))

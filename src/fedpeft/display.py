@@ -1,0 +1,127 @@
+"""What a person sees: the live display of a run, and tables."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedpeft.federation.engine import Outcome, Scores
+from fedpeft.federation.federation import RoundRecord
+from fedpeft.runs.build import Built
+
+MIB = 1024 * 1024
+_SPLITS = ("train", "validation", "test")
+
+
+class Live:
+    """A progress line per run: round, clients done, personal validation accuracy, bytes, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.heading = ""
+        self.bytes = 0
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("clients · round {task.fields[round]} · accuracy {task.fields[accuracy]}"),
+            TextColumn("· {task.fields[sent]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> "Live":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def planned(self, label: str, done: int, total: int) -> None:
+        """Which of several runs comes next."""
+        self.heading = f"[{done + 1}/{total}] "
+
+    def started(self, label: str, built: Built, rounds: int, completed: int) -> None:
+        for task in self.progress.task_ids:
+            self.progress.remove_task(task)
+        each = len(built.federation.select(1))
+        self.bytes, self.rounds = 0, rounds
+        self.task = self.progress.add_task(
+            f"{self.heading}{label}",
+            total=rounds * each,
+            completed=completed * each,
+            round=f"{completed + 1}/{rounds}",
+            accuracy="-",
+            sent="0 MiB",
+        )
+
+    def client_finished(self, outcome: Outcome) -> None:
+        self.progress.advance(self.task)
+        if outcome.failure:
+            self.console.print(f"[yellow]client {outcome.client}: {outcome.failure}; left out of this round")
+
+    def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None:
+        self.bytes += sum(record.bytes_down.values()) + sum(record.bytes_up.values())
+        shown: dict[str, Any] = {"sent": f"{self.bytes / MIB:.2f} MiB moved"}
+        if validation:
+            shown["accuracy"] = f"{100 * mean(s['accuracy'] for s in validation.values()):.1f} %"
+        shown["round"] = f"{min(record.round + 1, self.rounds)}/{self.rounds}"
+        self.progress.update(self.task, **shown)
+        for client, reason in record.quarantined.items():
+            self.console.print(f"[yellow]round {record.round}: quarantined client {client}: {reason}")
+
+
+def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
+    """A picture of who holds what: rows by split, and a bar of each client's label shares."""
+    colours = ("red", "green", "blue", "yellow", "magenta", "cyan")
+    table = Table(title="Who holds what", box=None, header_style="bold")
+    for heading in ("client", *_SPLITS):
+        table.add_column(heading, justify="left" if heading == "client" else "right")
+    key = "  ".join(f"[{colours[i % len(colours)]}]█[/] {label}" for i, label in enumerate(labels[:12]))
+    table.add_column(f"training labels   {key}")
+    for holding in rows:
+        shares = [holding["labels"].get(label, 0.0) for label in labels]
+        bar = "".join(f"[{colours[i % len(colours)]}]{'█' * round(24 * s)}[/]" for i, s in enumerate(shares))
+        table.add_row(holding["client"], *(str(holding[split]) for split in _SPLITS), bar)
+    return table
+
+
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """The final table: accuracy over seeds first, then what it cost."""
+    seeds = len(comparison["seeds"])
+    table = Table(
+        title=f"{comparison['name']}: personal test accuracy, last round, {seeds} seed{'s' * (seeds > 1)}",
+        caption="accuracy: each client's model to deploy on its own test rows, clients weighted alike, "
+        "mean ± sd over seeds; before / after: before and after the last local training; "
+        "MiB: per client and round, as encoded",
+        header_style="bold",
+    )
+    headings = ("method", "lr", "accuracy %", "worst client %", "before %", "after %", "adapter", "head")
+    for heading in (*headings, "MiB down", "MiB up", "peak MiB", "seconds"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for row in comparison["rows"]:
+        table.add_row(*cells(row))
+    return table
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One method's row as text, for any kind of table."""
+    return [
+        row["label"],
+        f"{row['lr']:g}",
+        *(_percent(row[key]) for key in ("personal", "worst_client", "before", "after")),
+        f"{row['adapter_parameters']:,}",
+        f"{row['head_parameters']:,}",
+        f"{row['bytes_down']['mean'] / MIB:.3f}",
+        f"{row['bytes_up']['mean'] / MIB:.3f}",
+        f"{row['peak_memory_mib']:.0f}",
+        f"{row['seconds']['mean']:.0f}",
+    ]
+
+
+def _percent(value: dict[str, float]) -> str:
+    return f"{100 * value['mean']:.1f}" + (f" ± {100 * value['sd']:.1f}" if value["sd"] else "")

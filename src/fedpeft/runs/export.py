@@ -1,0 +1,68 @@
+"""Each client's personal adapter as an ordinary PEFT folder, and its use for a prediction."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from fedpeft.adapters import load_backbone
+from fedpeft.config import Experiment
+from fedpeft.errors import UserError
+from fedpeft.federation.message import Message
+from fedpeft.runs.build import Built
+
+_CARD = "fedpeft.json"
+
+
+def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
+    """Writes `<root>/<client>/adapter/` for every client; each folder appears whole or not at all."""
+    federation = built.federation
+    root.mkdir(exist_ok=True)
+    slot = built.model.clone()
+    card = {"model": experiment.model.model_dump(), "labels": list(built.data.labels)}
+    for spec in federation.audience:
+        client = built.engine.clients[spec.id]
+        message = Message(spec.id, federation.round + 1, federation.method.send(federation.state, spec))
+        slot.write(federation.method.personal(message, client))
+        temporary, target = root / f".{spec.id}.tmp", root / spec.id
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            slot.model.save_pretrained(temporary / "adapter")
+            (temporary / "adapter" / _CARD).write_text(json.dumps(card, indent=1))
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(f"cannot write {target}: {error.strerror or error}; free some space and resume") from error
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+
+
+def predict(run: Path, client: str, texts: list[str]) -> list[dict[str, Any]]:
+    """Label and probability for each text, by one client's personal model. Raises UserError."""
+    folder = run / "clients" / client / "adapter"
+    if not (folder / _CARD).is_file():
+        held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))
+        known = f"clients: {', '.join(held)}" if held else "the run exported none; is it finished?"
+        raise UserError(f"no adapter of client {client!r} in {run}; {known}")
+    card = json.loads((folder / _CARD).read_text())
+    options = card["model"]
+    backbone, tokenizer = load_backbone(
+        options["name"],
+        num_labels=len(card["labels"]),
+        pooling=options["pooling"],
+        dtype=options["dtype"],
+        device=options["device"],
+    )
+    model = PeftModel.from_pretrained(backbone, str(folder)).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=options["max_length"], return_tensors="pt").to(
+        options["device"]
+    )
+    with torch.inference_mode():
+        shares = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
+    return [
+        {"text": text, "label": card["labels"][int(share.argmax())], "probability": float(share.max())}
+        for text, share in zip(texts, shares, strict=True)
+    ]

@@ -1,0 +1,76 @@
+"""The result of one run, as result.json keeps it: every number says which model, when, on what, over whom."""
+
+import json
+from statistics import mean
+from typing import Any
+
+from fedpeft.adapters import is_head
+from fedpeft.federation.engine import Scores
+from fedpeft.runs.build import Built
+from fedpeft.runs.folder import RunFolder
+
+METRIC = "accuracy"
+
+
+def summarise(
+    experiment: dict[str, Any],
+    built: Built,
+    final: dict[str, dict[str, Scores]],
+    folder: RunFolder,
+    seconds: dict[str, float],
+    peak_mib: float,
+) -> dict[str, Any]:
+    """The record that tables and comparisons read. Accuracies are shares in 0..1, bytes are per client and round."""
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["split"] == "train"]
+    validation = [line for line in lines if line["split"] == "validation"]
+    rounds = built.federation.round
+    ((label, options),) = experiment["methods"].items()
+    return {
+        "label": label,
+        "method": options["method"],
+        "options": options,
+        "seed": experiment["seed"],
+        "rounds": rounds,
+        "clients": [spec.id for spec in built.federation.audience],
+        "rows": {
+            client.id: {split: len(getattr(client, split)) for split in ("train", "validation", "test")}
+            for client in built.data.clients
+        },
+        "notes": list(built.data.notes),
+        "test": {which: average(by_client) for which, by_client in final.items()},
+        "test_by_client": final,
+        "validation": {str(r): average(_by_client(validation, r)) for r in sorted({v["round"] for v in validation})},
+        "adapter_parameters": _count(built, head=False),
+        "head_parameters": _count(built, head=True),
+        "bytes_down": mean(line["bytes_down"] for line in train),
+        "bytes_up": mean(line["bytes_up"] for line in train if line["bytes_up"]) if any_up(train) else 0.0,
+        "quarantined": sum("quarantined" in line for line in train),
+        "peak_memory_mib": round(peak_mib, 1),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+
+
+def any_up(train: list[dict[str, Any]]) -> bool:
+    """Whether any reply came back at all."""
+    return any(line["bytes_up"] for line in train)
+
+
+def average(by_client: dict[str, Scores]) -> dict[str, float]:
+    """Over clients with equal weight, over examples, and the worst client."""
+    values = [scores[METRIC] for scores in by_client.values()]
+    examples = sum(scores["examples"] for scores in by_client.values())
+    return {
+        "by_client": mean(values),
+        "by_example": sum(s[METRIC] * s["examples"] for s in by_client.values()) / examples,
+        "worst_client": min(values),
+        "macro_f1": mean(scores["macro_f1"] for scores in by_client.values()),
+    }
+
+
+def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
+    return {line["client"]: line for line in lines if line["round"] == round_}
+
+
+def _count(built: Built, head: bool) -> int:
+    return sum(tensor.numel() for name, tensor in built.model.read().items() if is_head(name) == head)

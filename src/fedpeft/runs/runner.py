@@ -1,0 +1,174 @@
+"""One run from start to result: rounds, evaluation, logs, checkpoints, export. Resume continues to the same bit."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+from fedpeft.config import Experiment, parse_experiment
+from fedpeft.federation.client import ClientState
+from fedpeft.federation.engine import Outcome, Scores, Which
+from fedpeft.federation.federation import RoundRecord
+from fedpeft.runs.build import Built, build
+from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory
+from fedpeft.runs.export import export_adapters
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.result import summarise
+
+
+class Observer(Protocol):
+    """Who watches a run: the live display, or nobody."""
+
+    def started(self, label: str, built: Built, rounds: int, completed: int) -> None: ...
+
+    def client_finished(self, outcome: Outcome) -> None: ...
+
+    def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run is: an experiment, one of its method labels, a seed, a learning rate, and where paths start."""
+
+    experiment: Experiment
+    label: str
+    seed: int
+    lr: float | None
+    base: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved settings, as experiment.yaml keeps them."""
+        method = self.experiment.build_method(self.label, self.lr)
+        options = {"method": self.experiment.method_name(self.label), **method.options.model_dump()}
+        resolved = self.experiment.model_dump() | {"seed": self.seed, "methods": {self.label: options}}
+        return {"base": str(self.base.resolve()), "experiment": resolved}
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "Settings":
+        """The settings a run was started with."""
+        kept = folder.settings
+        experiment = parse_experiment(kept["experiment"], [], str(folder.path / "experiment.yaml"))
+        (label,) = experiment.methods
+        return cls(experiment, label, experiment.seed, None, Path(kept["base"]))
+
+
+def start(settings: Settings, path: Path, observer: Observer, keep: bool = True) -> dict[str, Any]:
+    """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint."""
+    return _run(RunFolder.create(path, settings.as_dict()), settings, observer, keep)
+
+
+def resume(path: Path, observer: Observer, keep: bool = True) -> dict[str, Any]:
+    """Continues a run from its last checkpoint; returns its result, at once if it has one."""
+    folder = RunFolder(path)
+    settings = Settings.of(folder)
+    return folder.result or _run(folder, settings, observer, keep)
+
+
+def _run(folder: RunFolder, settings: Settings, observer: Observer, keep: bool) -> dict[str, Any]:
+    reset_peak_memory()
+    began = time.perf_counter()
+    method = settings.experiment.build_method(settings.label, settings.lr)
+    built = build(settings.experiment, method, settings.seed, settings.base)
+    try:
+        progress = _Progress(folder, built)
+        observer.started(settings.label, built, settings.experiment.training.rounds, built.federation.round)
+        progress.rounds(observer, began)
+        final = progress.final_scores()
+        result = summarise(settings.as_dict()["experiment"], built, final, folder, progress.seconds, peak_memory_mib())
+        if keep:
+            export_adapters(folder.path / "clients", built, settings.experiment)
+        folder.write_result(result)
+        if not keep:
+            folder.drop_checkpoint()
+        return result
+    finally:
+        built.engine.close()
+
+
+class _Progress:
+    """The loop over rounds, with what it must remember: seconds so far, and where the logs stand."""
+
+    def __init__(self, folder: RunFolder, built: Built) -> None:
+        self.folder, self.built = folder, built
+        self.seconds = {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "total": 0.0}
+        tree = folder.restore()
+        if tree is not None:
+            federation = built.federation
+            federation.round, self.seconds = tree["round"], tree["seconds"]
+            federation.state = type(federation.state)(**tree["state"])
+            built.engine.restore({name: ClientState(**state) for name, state in tree["clients"].items()})
+
+    def rounds(self, observer: Observer, began: float) -> None:
+        """Runs what is left; after each round logs first, then the checkpoint that vouches for them."""
+        federation, settings = self.built.federation, self.built.federation.settings
+        earlier = self.seconds["total"]
+        while federation.round < settings.rounds:
+            record = federation.step(observer.client_finished)
+            last = federation.round == settings.rounds
+            due = last or (settings.evaluate_every and federation.round % settings.evaluate_every == 0)
+            validation = self._evaluated("validation", "personal") if due else {}
+            self.seconds["train"] += record.train_seconds
+            self.seconds["aggregate"] += record.aggregate_seconds
+            self.folder.append("metrics.jsonl", _metric_lines(record, validation))
+            self.folder.append("timings.jsonl", [_timing_line(record)])
+            self.seconds["total"] = earlier + time.perf_counter() - began
+            self._checkpoint()
+            observer.round_finished(record, validation)
+
+    def final_scores(self) -> dict[str, dict[str, Scores]]:
+        """The test split, looked at once, after the last round: by which model, then by client."""
+        federation = self.built.federation
+        scores = {which: self._evaluated("test", which) for which in get_args(Which)}
+        lines = [
+            {"round": federation.round, "split": "test", "model": which, "client": client, **values}
+            for which, by_client in scores.items()
+            for client, values in by_client.items()
+        ]
+        self.folder.append("metrics.jsonl", lines)
+        return scores
+
+    def _checkpoint(self) -> None:
+        federation = self.built.federation
+        self.folder.checkpoint(
+            {
+                "round": federation.round,
+                "seconds": self.seconds,
+                "state": federation.state,
+                "clients": self.built.engine.client_states(),
+            }
+        )
+
+    def _evaluated(self, split: str, which: Which) -> dict[str, Scores]:
+        began = time.perf_counter()
+        scores = self.built.federation.evaluate(split, which)
+        self.seconds["evaluate"] += time.perf_counter() - began
+        return scores
+
+
+def _metric_lines(record: RoundRecord, validation: dict[str, Scores]) -> list[dict[str, Any]]:
+    trained = [
+        {
+            "round": record.round,
+            "split": "train",
+            "client": client,
+            "bytes_down": record.bytes_down[client],
+            "bytes_up": record.bytes_up.get(client, 0),
+            **record.scalars.get(client, {}),
+            **({"quarantined": record.quarantined[client]} if client in record.quarantined else {}),
+        }
+        for client in sorted(record.bytes_down)
+    ]
+    validated = [
+        {"round": record.round, "split": "validation", "model": "personal", "client": client, **scores}
+        for client, scores in validation.items()
+    ]
+    return trained + validated
+
+
+def _timing_line(record: RoundRecord) -> dict[str, Any]:
+    return {
+        "round": record.round,
+        "train_seconds": round(record.train_seconds, 4),
+        "aggregate_seconds": round(record.aggregate_seconds, 4),
+        "client_seconds": {client: round(s, 4) for client, s in sorted(record.client_seconds.items())},
+    }

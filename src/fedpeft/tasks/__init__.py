@@ -1,0 +1,1 @@
+"""Data sets, prompts, partitions over clients, metrics."""

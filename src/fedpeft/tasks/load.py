@@ -1,0 +1,191 @@
+"""From a task and a partition to every client's training, validation and test rows.
+
+The source's own test and validation splits are kept where it has them; what it lacks is carved out of each client's
+own rows before anything else. A text never stands on two sides: training and validation rows that are also in a
+test split (anyone's) are dropped.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from fedpeft.errors import UserError
+from fedpeft.tasks.config import PartitionConfig, TaskConfig
+from fedpeft.tasks.divide import Divided, carve, drop_shared, thinned
+from fedpeft.tasks.partition import deal, follow, label_shares
+from fedpeft.tasks.sources import Row, Tables, read_source
+from fedpeft.tasks.types import ClientData, Example, FederatedData
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example with what dividing needs: its normalised text, and the client that a column assigns it to."""
+
+    example: Example
+    key: str
+    place: str
+
+
+def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Path) -> FederatedData:
+    """All clients' rows, deterministic in the seed. Raises UserError, one line, for anything wrong with the data."""
+    tables, notes = read_source(task.source, base)
+    if partition.resplit:
+        tables = {"train": [row for rows in tables.values() for row in rows]}
+    column = _place_column(partition)
+    for rows in tables.values():
+        _require_columns(rows, [c for c in (task.text, task.text_pair, task.label, column) if c])
+    if "train" not in tables:
+        raise UserError(f"task.source: {task.source} has no training split, only {', '.join(tables)}")
+    labels = _label_names(task, tables)
+    index = {name: i for i, name in enumerate(labels)}
+    items = {split: [_item(row, task, column, index, split) for row in rows] for split, rows in tables.items()}
+    dealt = partition.kind not in ("natural", "distinct")
+    if partition.resplit or dealt:  # where rows are dealt, a repeated text could land on two sides: keep the first
+        once = list({item.key: item for item in reversed(items["train"])}.values())[::-1]
+        notes += [f"{len(items['train']) - len(once)} rows that repeat a text dropped"] * (
+            len(once) < len(items["train"])
+        )
+        items["train"] = once
+    whole, shared = drop_shared({"": items})  # before dealing, so that min_size still holds after it
+    divided, more = drop_shared(_divide(whole[""], partition, len(labels), seed))
+    shared += more
+    if shared:
+        notes.append(f"{shared} training or validation rows dropped: their text is also in a test or validation split")
+    limits = {"train": partition.max_train, "validation": partition.max_validation, "test": partition.max_test}
+    clients = []
+    for name, splits in sorted(divided.items()):
+        _require_rows(name, splits, partition)
+        chosen = {s: thinned(splits[s], limits[s], seed, f"{name} {s}") for s in SPLITS}
+        clients.append(ClientData(name, **{s: tuple(item.example for item in chosen[s]) for s in SPLITS}))
+    _require_seen(clients, labels)
+    return FederatedData(tuple(clients), tuple(labels), tuple(notes))
+
+
+def _place_column(partition: PartitionConfig) -> str | None:
+    if partition.kind == "natural":
+        if partition.column is None:
+            raise UserError("partition.column is missing: natural needs the column whose values are the clients")
+        return partition.column
+    return "task" if partition.kind in ("distinct", "mixed") else None
+
+
+def _require_columns(rows: list[Row], columns: list[str]) -> None:
+    for row in rows:
+        for column in columns:
+            if column not in row:
+                present = [name for name in row if not str(name).startswith("@")]
+                near = get_close_matches(column, [str(name) for name in present], 1)
+                hint = f", did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"{row['@where']}: no column {column!r}{hint}; columns: {', '.join(map(str, present))}")
+
+
+def _label_names(task: TaskConfig, tables: Tables) -> list[str]:
+    """Label names by index: those given, or the distinct values of the training rows, numbers in order of size."""
+    if task.labels is not None:
+        return task.labels
+    values = {_label_value(row, task.label) for split, rows in tables.items() if split != "test" for row in rows}
+    if len(values) < 2:
+        raise UserError(
+            f"task.label: column {task.label!r} holds one value only ({', '.join(values)}); nothing to learn"
+        )
+    numeric = all(value.lstrip("-").isdigit() for value in values)
+    return sorted(values, key=int) if numeric else sorted(values)
+
+
+def _label_value(row: Row, column: str) -> str:
+    value = row[column]
+    if value is None or str(value).strip() == "":
+        raise UserError(f"{row['@where']}: the label (column {column!r}) is empty; fill it or remove the row")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column with gaps reads 1 as 1.0
+    return str(value).strip()
+
+
+def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int], split: str) -> Item:
+    value = _label_value(row, task.label)
+    label = index.get(value)
+    if label is None and task.labels is not None and value.isdigit() and int(value) < len(task.labels):
+        label = int(value)
+    if label is None:
+        raise UserError(
+            f"{row['@where']}: label {value!r} of a {split} row never occurs in training; "
+            f"training has: {', '.join(index)}"
+        )
+    texts = [_text(row, name) for name in (task.text, task.text_pair) if name]
+    key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
+    place = _client_id(row, column) if column else ""
+    return Item(Example(texts[0], label, texts[1] if len(texts) > 1 else None), key, place)
+
+
+def _text(row: Row, column: str) -> str:
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{row['@where']}: expected a text in column {column!r}, received {value!r}")
+    return value
+
+
+def _client_id(row: Row, column: str) -> str:
+    value: Any = row[column]
+    name = "" if value is None else str(value).strip()
+    unsafe = not name or name[0] in ".*" or len(name) > 100 or any(c in "/\\" or ord(c) < 32 for c in name)
+    if unsafe:
+        raise UserError(
+            f"{row['@where']}: column {column!r} names a client {name!r}; a client id is 1 to 100 characters, "
+            "no slash or control character, no leading '.' or '*': rename it in the data"
+        )
+    return name
+
+
+def _divide(items: dict[str, list[Item]], partition: PartitionConfig, num_labels: int, seed: int) -> Divided[Item]:
+    """By client, then by split. Splits that the source lacks are carved out of each client's training rows."""
+    train = items["train"]
+    if partition.kind in ("natural", "distinct"):
+        names = sorted({item.place for item in train})
+        given = {
+            name: {split: [item for item in rows if item.place == name] for split, rows in items.items()}
+            for name in names
+        }
+    else:
+        count = partition.clients or (len({item.place for item in train}) if partition.kind == "mixed" else 0)
+        if not count:
+            raise UserError(f"partition.clients is missing: {partition.kind} needs to know how many")
+        width = len(str(count - 1))
+        labels = {split: [item.example.label for item in rows] for split, rows in items.items()}
+        carved = sum(getattr(partition, split) for split in ("validation", "test") if split not in items)
+        parts = {"train": deal(labels["train"], count, partition, carved, seed)}
+        shares = label_shares(parts["train"], labels["train"], num_labels)
+        parts |= {split: follow(labels[split], shares, seed, split) for split in items if split != "train"}
+        given = {
+            f"client-{k:0{width}d}": {split: [items[split][i] for i in part[k]] for split, part in parts.items()}
+            for k in range(count)
+        }
+    if partition.kind in ("natural", "distinct") and partition.clients not in (None, len(given)):
+        raise UserError(
+            f"partition.clients: the data has {len(given)} clients, received {partition.clients}; leave it out"
+        )
+    return {name: carve(splits, partition, seed, name) for name, splits in given.items()}
+
+
+def _require_rows(name: str, splits: dict[str, list[Item]], partition: PartitionConfig) -> None:
+    sizes = {split: len(splits[split]) for split in SPLITS}
+    for split, size in sizes.items():
+        if size < (partition.min_size if split == "train" else 1):
+            raise UserError(
+                f"client {name!r} has {sizes['train']} training, {sizes['validation']} validation and {sizes['test']} "
+                f"test rows; each client needs {partition.min_size} (partition.min_size), 1 and 1: give it more rows, "
+                "lower min_size or leave it out; where the source's own splits share texts, set partition.resplit"
+            )
+
+
+def _require_seen(clients: list[ClientData], labels: list[str]) -> None:
+    seen = {example.label for client in clients for example in client.train}
+    for client in clients:
+        for example in (*client.validation, *client.test):
+            if example.label not in seen:
+                raise UserError(
+                    f"client {client.id!r}: label {labels[example.label]!r} is in its validation or test rows and in "
+                    "nobody's training rows; give more training rows or leave the label out"
+                )

