@@ -75,9 +75,9 @@ def experiment_file(tmp_path, tiny_model, tiny_data) -> Path:
         "partition": {"kind": "natural", "column": "site"},
         "training": {"rounds": 3, "batch_size": 4},
         "methods": {
-            "local": {"lr": 2e-2},
-            "centralised": {"lr": 2e-2},
-            "fedit": {"lr": 2e-2},
+            "local": {"lr": 5e-3},
+            "centralised": {"lr": 5e-3},
+            "fedit": {"lr": 5e-3},
             "fedavg_loreft": {"lr": 2e-2},
             "fedreft": {"lr": 2e-2, "mixing": "validation"},
         },

@@ -28,7 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__ and "Federated fine-tuning.",
 )
-console = Console()
+# Tables need some width: a file or a pipe gets it, a terminal has its own.
+console = Console() if sys.stdout.isatty() else Console(width=140)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="the experiment's YAML file")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.rounds=3")]

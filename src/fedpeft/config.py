@@ -63,9 +63,11 @@ class Experiment(BaseModel):
         return name
 
     def learning_rates(self, label: str) -> list[float | None]:
-        """The rates to choose from: a list where the file gives one, else the one rate (None: the method's own)."""
+        """The rates to choose from where the file gives a list; else [None], the one that the method has."""
         rates = self.methods.get(label, {}).get("lr")
-        return list(rates) if isinstance(rates, list) else [rates]
+        if not isinstance(rates, list):
+            return [None]
+        return [self.build_method(label, rate).options.lr for rate in rates]  # checked, and numbers
 
     def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
         """The method with its options checked; `lr` replaces the file's. Raises UserError."""

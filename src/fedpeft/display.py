@@ -82,7 +82,7 @@ def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Tab
     for heading in ("client", *_SPLITS):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     key = "  ".join(f"[{colours[i % len(colours)]}]█[/] {label}" for i, label in enumerate(labels[:12]))
-    table.add_column(f"training labels   {key}")
+    table.add_column(f"training labels: {key}", no_wrap=True)
     for holding in rows:
         shares = [holding["labels"].get(label, 0.0) for label in labels]
         bar = "".join(f"[{colours[i % len(colours)]}]{'█' * round(24 * s)}[/]" for i, s in enumerate(shares))
@@ -90,34 +90,36 @@ def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Tab
     return table
 
 
+HEADINGS = (
+    "method", "lr", "accuracy %", "worst client %", "before aggr. %", "adapter", "head", "MiB down/up", "peak MiB", "s",
+)  # fmt: skip
+
+
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """The final table: accuracy over seeds first, then what it cost."""
     seeds = len(comparison["seeds"])
     table = Table(
         title=f"{comparison['name']}: personal test accuracy, last round, {seeds} seed{'s' * (seeds > 1)}",
-        caption="accuracy: each client's model to deploy on its own test rows, clients weighted alike, "
-        "mean ± sd over seeds; before / after: before and after the last local training; "
-        "MiB: per client and round, as encoded",
+        caption="accuracy: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd "
+        "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded",
         header_style="bold",
     )
-    headings = ("method", "lr", "accuracy %", "worst client %", "before %", "after %", "adapter", "head")
-    for heading in (*headings, "MiB down", "MiB up", "peak MiB", "seconds"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for row in comparison["rows"]:
         table.add_row(*cells(row))
     return table
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """One method's row as text, for any kind of table."""
+    """One method's row as text, in the order of HEADINGS."""
     return [
         row["label"],
         f"{row['lr']:g}",
-        *(_percent(row[key]) for key in ("personal", "worst_client", "before", "after")),
+        *(_percent(row[key]) for key in ("personal", "worst_client", "trained")),
         f"{row['adapter_parameters']:,}",
         f"{row['head_parameters']:,}",
-        f"{row['bytes_down']['mean'] / MIB:.3f}",
-        f"{row['bytes_up']['mean'] / MIB:.3f}",
+        f"{row['bytes_down']['mean'] / MIB:.3f}/{row['bytes_up']['mean'] / MIB:.3f}",
         f"{row['peak_memory_mib']:.0f}",
         f"{row['seconds']['mean']:.0f}",
     ]

@@ -58,12 +58,10 @@ class LocalEngine:
 
         def one(message: Message) -> tuple[str, Scores]:
             client, slot = self.clients[message.client], self._slot(message.client)
-            tensors = self._chosen(slot, message, client, which)
-            if tensors is not None:
-                slot.write(tensors)
+            self._load(slot, message, client, which)
             known = self._scored.setdefault((message.client, split), {})
             key = fingerprint(slot.read())
-            if key not in known:  # personal, before and after are often one and the same model
+            if key not in known:  # personal and trained are often one and the same model
                 known[key] = client.scores(slot, split)
                 for stale in list(known)[: -len(WHICH)]:
                     del known[stale]
@@ -116,13 +114,11 @@ class LocalEngine:
             log.exception("client %s failed in round %d", message.client, message.round)
         return Outcome(message.client, reply, failure, time.perf_counter() - began)
 
-    def _chosen(self, slot: Slot, message: Message, client: Client, which: Which) -> Tensors | None:
-        if which == "personal":
-            return self.method.personal(message, client)
-        if which == "after" and client.local.trained is not None:
-            return client.local.trained
-        self.method.receive(slot, message, client)  # loads the slot itself
-        return None
+    def _load(self, slot: Slot, message: Message, client: Client, which: Which) -> None:
+        if which == "trained" and client.local.trained is not None:
+            slot.write(client.local.trained)
+        else:
+            self.method.personal(slot, message, client)
 
 
 def fingerprint(tensors: Tensors) -> bytes:

@@ -12,6 +12,8 @@ from safetensors.torch import save
 from fedpeft.errors import UserError
 from fedpeft.federation.tree import flatten, unflatten
 
+TEMPORARY = ".tmp"  # ends the names of files that are not finished yet
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Temporary file beside `path`, fsync, rename, fsync of the folder. Nothing half-written is ever at `path`.
@@ -20,7 +22,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     handle, temporary = -1, ""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

@@ -7,9 +7,9 @@ from typing import Literal, Protocol
 from fedpeft.federation.client import ClientState
 from fedpeft.federation.message import Message, Reply
 
-# Which model of a client is scored: what it would deploy, what the server's next message makes of it before any
-# local training, or what its last local training left.
-Which = Literal["personal", "before", "after"]
+# Which model of a client is scored: the one it would deploy, after the last aggregation; or the one that its last
+# local training left, before that aggregation.
+Which = Literal["personal", "trained"]
 Scores = dict[str, float]
 
 

@@ -119,9 +119,9 @@ class Method(ABC, Generic[State]):
         scalars = {"examples": client.spec.examples, "loss": loss, **reported}
         return Reply(message.client, message.round, self.reply(model, client), scalars)
 
-    def personal(self, message: Message, client: Client) -> Tensors:
-        """The tensors this client would deploy, given what the server would send it now. Default: just that."""
-        return message.tensors
+    def personal(self, model: Slot, message: Message, client: Client) -> None:
+        """Load the model this client would deploy, given what the server would send it now. Default: `receive`."""
+        self.receive(model, message, client)
 
 
 def by_examples(replies: Sequence[Reply]) -> torch.Tensor:

@@ -10,8 +10,7 @@ each mixing step; with three clients the median of the two others is their mean.
 Ours [choice], where the paper is silent: one median per intervention and one for the head; equal weights of clients;
 `mixing="validation"` picks lambda_k on the client's own held-out rows, after the paper's idea of adapting at test
 time; `align` turns every client to a common gauge first, because (QR, QW, Qb) is the same intervention for every
-orthogonal Q; a client that was not drawn is remembered as it last was; the model deployed is the client's own,
-as its last local training left it.
+orthogonal Q; a client that was not drawn is remembered as it last was; a client deploys phi_k as it is after the last mixing.
 """
 
 from collections.abc import Sequence
@@ -103,9 +102,6 @@ class FedReft(Method[FedReftState]):
             chosen = min(losses, key=losses.__getitem__)
         model.write(self._mixed(own, others, chosen))
         return {"mixing_weight": chosen}
-
-    def personal(self, message: Message, client: Client) -> Tensors:
-        return message.tensors if client.local.trained is None else client.local.trained
 
     def _all_but_me(self, points: Sequence[Tensors], names: Sequence[str]) -> Tensor:
         count = len(points)

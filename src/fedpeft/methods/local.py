@@ -39,7 +39,7 @@ class Local(Method[NoState]):
         return {}
 
     def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
-        model.write(self.personal(message, client))
+        model.write(client.initial if client.local.trained is None else client.local.trained)
         return {}
 
     def reply(self, model: Slot, client: Client) -> Tensors:
@@ -47,6 +47,3 @@ class Local(Method[NoState]):
 
     def aggregate(self, state: NoState, replies: Sequence[Reply]) -> NoState:
         return state
-
-    def personal(self, message: Message, client: Client) -> Tensors:
-        return client.initial if client.local.trained is None else client.local.trained

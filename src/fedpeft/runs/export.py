@@ -27,11 +27,11 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
     for spec in federation.audience:
         client = built.engine.clients[spec.id]
         message = Message(spec.id, federation.round + 1, federation.method.send(federation.state, spec))
-        slot.write(federation.method.personal(message, client))
+        federation.method.personal(slot, message, client)
         temporary, target = root / f".{spec.id}.tmp", root / spec.id
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            slot.model.save_pretrained(temporary / "adapter")
+            slot.model.save_pretrained(temporary / "adapter", save_embedding_layers=False)
             (temporary / "adapter" / _CARD).write_text(json.dumps(card, indent=1))
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)

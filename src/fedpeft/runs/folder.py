@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from fedpeft.errors import UserError
-from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from fedpeft.federation.checkpoint import TEMPORARY, load_checkpoint, save_checkpoint, write_atomically
 from fedpeft.runs.environment import environment
 
 _LOGS = ("metrics.jsonl", "timings.jsonl")
@@ -80,6 +80,8 @@ class RunFolder:
 
     def restore(self) -> dict[str, Any] | None:
         """The last checkpoint, with the logs cut back to it; None (and empty logs) when there is none yet."""
+        for stale in self.path.glob(f".*{TEMPORARY}"):  # a kill in the middle of a write leaves one behind
+            stale.unlink()
         file = self.path / "checkpoint.safetensors"
         tree = load_checkpoint(file) if file.exists() else None
         for log in _LOGS:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fedpeft.tasks.types import Example
 
+POOL = 8  # batches whose rows are sorted by length together: more means less padding and less random batches
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -33,16 +35,26 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Batches padded to their longest row: input_ids and attention_mask (batch, length), labels and rows (batch,).
 
-    Shuffled by the generator, or longest first where none is given (evaluation: little padding); `rows` holds each
-    row's position in `rows`.
+    Longest first where no generator is given (evaluation). With one, rows are shuffled, batches are made of rows of
+    like length within pools of POOL batches, and the batches are shuffled again: little padding either way. `rows`
+    holds each row's position in `rows`.
     """
     if shuffle is None:
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
+        order = _by_length(rows, range(len(rows)))
     else:
-        order = torch.randperm(len(rows), generator=shuffle).tolist()
-    for start in range(0, len(order), batch_size):
+        drawn = torch.randperm(len(rows), generator=shuffle).tolist()
+        pool = POOL * batch_size
+        order = [i for at in range(0, len(drawn), pool) for i in _by_length(rows, drawn[at : at + pool])]
+    starts = list(range(0, len(order), batch_size))
+    if shuffle is not None:
+        starts = [starts[i] for i in torch.randperm(len(starts), generator=shuffle).tolist()]
+    for start in starts:
         chosen = order[start : start + batch_size]
         yield _padded([rows[i] for i in chosen], pad_id, pad_side) | {"rows": torch.tensor(chosen)}
+
+
+def _by_length(rows: Sequence[Encoded], chosen: Sequence[int]) -> list[int]:
+    return sorted(chosen, key=lambda i: -len(rows[i].input_ids))
 
 
 def _padded(rows: Sequence[Encoded], pad_id: int, pad_side: str) -> dict[str, Tensor]:
