@@ -34,8 +34,8 @@ class NoStep(FedIt):
     """FedIT whose local training is nothing: receive, then reply."""
 
     def adapter(self, model, client):
-        # 2 blocks x 2 layers x (A and B) of 32 columns each: r = 126 gives 128 KiB of float32
-        return LoraConfig(r=126, target_modules=["query", "value"], modules_to_save=["classifier"])
+        # 2 blocks x 2 layers x (A and B) of 32 columns each: r = 128 gives 128 KiB of float32
+        return LoraConfig(r=128, target_modules=["query", "value"], modules_to_save=["classifier"])
 
     def train(self, model, message, client, settings, shuffle):
         self.receive(model, message, client)

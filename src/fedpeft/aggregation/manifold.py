@@ -16,6 +16,8 @@ def polar(matrix: Tensor) -> Tensor:
     for _ in range(2):  # the second pass removes the rounding of the first
         values, vectors = torch.linalg.eigh(wide @ wide.mT)  # (..., r), (..., r, r)
         if (values[..., 0] <= 1e-12 * values[..., -1]).any():
-            raise ValueError("polar needs linearly independent rows. Received: a rank-deficient matrix.")
+            raise ValueError(
+                f"polar needs linearly independent rows. Received: rank-deficient, shape {tuple(matrix.shape)}."
+            )
         wide = (vectors * values.rsqrt().unsqueeze(-2)) @ vectors.mT @ wide
     return wide.to(matrix.dtype)

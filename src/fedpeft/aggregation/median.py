@@ -1,113 +1,145 @@
 """Geometric medians, all of them from one Gram matrix.
 
-Every Weiszfeld iterate is a convex combination Xw of the points, and with G the Gram matrix of the centred points
+The geometric median of points x_j with weights w_j minimises sum_j w_j ||x_j - z||. Every iterate of Weiszfeld's
+method is a convex combination z = Xp of the points, and with G the Gram matrix of the points about any centre
 
-    ||x_j - Xw||^2 = G_jj - 2 (Gw)_j + w^T G w,
+    ||x_j - Xp||^2 = G_jj - 2 (Gp)_j + p^T G p,
 
 so iterations need only (clients x clients) numbers: one pass over the d coordinates for G, one for the result, and
 the leave-one-out medians of all clients are iterated together. [derived]
+
+Ours [choice], for exactness: the centre of G is the client of median norm, which a minority cannot push away, so
+that huge outliers do not cost the honest distances their digits; and iterations start at the mean or at the best of
+the points where one is better. A median that lies on a point is then found at once, and later iterates, which only
+get better, cannot land on one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from fedpeft.aggregation.mean import normalised
+from fedpeft.aggregation.mean import leave_one_out_mean_mix, normalised
 
-CHUNK = 2**20  # coordinates held in float64 at once
+CHUNK = 2**16  # coordinates of every client held in float64 at once
+ITERATIONS = 200
+TOLERANCE = 1e-10  # of each convex weight
 Points = Tensor | Sequence[Tensor]  # (clients, d), or one (d,) each
 
-
-def _chunks(points: Points, chunk: int) -> list[tuple[int, int]]:
-    width = points[0].numel()
-    return [(start, min(start + chunk, width)) for start in range(0, width, chunk)]
-
-
-def _stack(points: Points, start: int, stop: int) -> Tensor:
-    return torch.stack([point[start:stop] for point in points]).double()  # (clients, chunk)
+_TINY = torch.finfo(torch.float64).tiny
+_ROUNDING = 32 * torch.finfo(torch.float64).eps  # of a squared distance computed from G, relative to its terms
 
 
 def gram(points: Points, chunk: int = CHUNK) -> Tensor:
-    """(clients, clients) float64 inner products of the points about their mean; extra memory is clients x chunk."""
-    total = torch.zeros(len(points), len(points), dtype=torch.float64, device=points[0].device)
-    for start, stop in _chunks(points, chunk):
-        block = _stack(points, start, stop)
-        block -= block.mean(0)
-        total += block @ block.T
+    """(clients, clients) float64 inner products of the points about the one of median norm.
+
+    Extra memory is clients x chunk. Raises ValueError when the points are not vectors of one length.
+    """
+    width = _width(points)
+    norms = torch.stack([point.norm() for point in points])  # (clients,)
+    centre = points[int(norms.argsort()[(len(points) - 1) // 2])]
+    total = torch.zeros(len(points), len(points), dtype=torch.float64, device=centre.device)
+    for part in _parts(width, chunk):
+        block = _block(points, part) - centre[part].double()  # (clients, chunk)
+        total.addmm_(block, block.T)
     return total
 
 
 def combine(mix: Tensor, points: Points, chunk: int = CHUNK) -> Tensor:
-    """(m, clients) weights times the points -> (m, d), in the points' dtype."""
-    parts = [mix @ _stack(points, start, stop) for start, stop in _chunks(points, chunk)]
-    return torch.cat([part.to(points[0].dtype) for part in parts], dim=1)
-
-
-def _medians(inner: Tensor, weights: Tensor, iterations: int, tolerance: float) -> Tensor:
-    """Weiszfeld for m problems at once: weights (m, clients), zero where a point is not part of the problem.
-
-    Vardi and Zhang's correction (PNAS 2000) keeps an iterate that lands on a point from sticking there unless that
-    point is the median. Each problem starts at its mean; all stop when none moves by more than `tolerance` of the
-    points' scale.
-    """
-    inner = inner.double()
-    if not torch.isfinite(inner).all():
-        raise ValueError("The Gram matrix is not finite: a client's values are. Received: nan or inf.")
-    diagonal = inner.diagonal()  # (clients,)
-    scale = diagonal.max().sqrt()
-    mix = weights / weights.sum(1, keepdim=True)  # (m, clients)
-    if scale == 0:  # all points are one point
-        return mix
-    at = 1e-9 * scale  # nearer than this is on the point: G's own rounding is about 1e-8 of a squared distance
-    for _ in range(iterations):
-        product = mix @ inner  # (m, clients)
-        square = diagonal - 2 * product + (product * mix).sum(1, keepdim=True)
-        distance = square.clamp_min(0).sqrt()  # (m, clients)
-        on = (distance <= at) & (weights > 0)
-        pull = torch.where(on, 0.0, weights / distance.clamp_min(at))  # (m, clients)
-        target = pull / pull.sum(1, keepdim=True).clamp_min(1e-300)  # the Weiszfeld step without the point stood on
-        held = (weights * on).sum(1, keepdim=True)  # (m, 1) weight of the point stood on
-        # R = || sum_j pull_j (x_j - y) ||: how hard the others pull away from here
-        away = pull - pull.sum(1, keepdim=True) * mix
-        force = ((away @ inner) * away).sum(1, keepdim=True).clamp_min(0).sqrt()
-        stay = torch.where(held > 0, (held / force.clamp_min(1e-300)).clamp_max(1), 0.0)
-        step = (1 - stay) * (target - mix)
-        mix = mix + step
-        moved = ((step @ inner) * step).sum(1).clamp_min(0).sqrt()
-        if bool((moved <= tolerance * scale).all()):
-            break
-    return mix
+    """(m, clients) weights times the points -> (m, d), in the points' dtype. Summed in float64, chunk by chunk."""
+    width = _width(points)
+    mix = mix.to(points[0].device, torch.float64)
+    combined = points[0].new_empty(mix.shape[0], width)
+    for part in _parts(width, chunk):
+        combined[:, part] = mix @ _block(points, part)  # (m, chunk)
+    return combined
 
 
 def geometric_median_mix(
-    inner: Tensor, weights: Tensor | None = None, iterations: int = 200, tolerance: float = 1e-10
+    inner: Tensor, weights: Tensor | None = None, iterations: int = ITERATIONS, tolerance: float = TOLERANCE
 ) -> Tensor:
-    """Convex weights (clients,) of the geometric median, from the (clients, clients) Gram matrix of `gram`."""
-    share = normalised(weights, inner.shape[0])
-    return _medians(inner, share[None], iterations, tolerance)[0]
+    """Convex weights (clients,) of the geometric median, from the (clients, clients) Gram matrix of `gram`.
+
+    Raises ValueError for a Gram matrix that is not finite, or for weights that are negative or all zero.
+    """
+    return _weiszfeld(inner, normalised(weights, len(inner))[None], iterations, tolerance)[0]
 
 
 def leave_one_out_median_mix(
-    inner: Tensor, weights: Tensor | None = None, iterations: int = 200, tolerance: float = 1e-10
+    inner: Tensor, weights: Tensor | None = None, iterations: int = ITERATIONS, tolerance: float = TOLERANCE
 ) -> Tensor:
     """(clients, clients) convex weights: row k is the geometric median of all the others, zero on the diagonal.
 
-    Two points have no unique median; started at the mean, Weiszfeld stays there, so with three clients this is the
-    leave-one-out mean. Raises ValueError for fewer than two clients.
+    Two points of equal weight have no unique median: theirs is the mean, so with three clients this is the
+    leave-one-out mean. Raises ValueError as `geometric_median_mix`, and for fewer than two clients with weight.
     """
-    count = inner.shape[0]
-    if count < 2:
-        raise ValueError(f"All-but-one needs at least two clients. Received: {count}.")
-    others = normalised(weights, count).repeat(count, 1).fill_diagonal_(0)
-    return _medians(inner, others, iterations, tolerance)
+    others = leave_one_out_mean_mix(normalised(weights, len(inner)))
+    return _weiszfeld(inner, others, iterations, tolerance)
 
 
 def geometric_median(points: Points, weights: Tensor | None = None) -> Tensor:
-    """The geometric median (d,) of points (clients, d)."""
+    """The geometric median (d,) of points (clients, d), weights (clients,), in the points' dtype."""
     return combine(geometric_median_mix(gram(points), weights)[None], points)[0]
 
 
 def leave_one_out_medians(points: Points, weights: Tensor | None = None) -> Tensor:
-    """(clients, d): row k is the geometric median of all points but k."""
+    """(clients, d), in the points' dtype: row k is the geometric median of all points but k."""
     return combine(leave_one_out_median_mix(gram(points), weights), points)
+
+
+def _weiszfeld(inner: Tensor, weights: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """m problems at once: weights (m, clients), rows sum to 1, zero where a point is not part of the problem.
+
+    Weiszfeld's step with the correction of Vardi and Zhang (PNAS 2000) where the iterate is one of the points: the
+    step is shortened by that point's weight over the force of the others, to nothing when the point is the median.
+    """
+    inner = inner.double()
+    if not torch.isfinite(inner).all():
+        raise ValueError("The Gram matrix must be finite, so must every client's values. Received: nan or inf.")
+    weights = weights.to(inner.device)
+    diagonal = inner.diagonal()  # (clients,)
+    mix = _start(inner, weights)  # (m, clients)
+    for _ in range(iterations):
+        product = mix @ inner  # (m, clients)
+        own = (product * mix).sum(1, keepdim=True)  # (m, 1)
+        square = diagonal - 2 * product + own  # (m, clients)
+        on = square <= _ROUNDING * (diagonal + own)
+        pull = torch.where(on, 0, weights / square.clamp_min(_TINY).sqrt())
+        total = pull.sum(1, keepdim=True)  # (m, 1)
+        away = pull - total * mix  # (m, clients): the force is || X away ||
+        force = ((away @ inner) * away).sum(1, keepdim=True).clamp_min(0).sqrt()
+        stay = ((weights * on).sum(1, keepdim=True) / force.clamp_min(_TINY)).clamp_max(1)
+        step = (1 - stay) * (pull / total.clamp_min(_TINY) - mix)
+        mix = mix + step
+        if bool((step.abs() <= tolerance * mix).all()):
+            break
+    return mix
+
+
+def _start(inner: Tensor, weights: Tensor) -> Tensor:
+    """For each problem its mean, or its best point where that is clearly better: (m, clients) convex weights."""
+    diagonal = inner.diagonal()
+    between = (diagonal[:, None] + diagonal - 2 * inner).clamp_min(0).sqrt()  # (clients, clients)
+    product = weights @ inner  # (m, clients)
+    square = diagonal - 2 * product + (product * weights).sum(1, keepdim=True)
+    at_mean = (weights * square.clamp_min(0).sqrt()).sum(1)  # (m,): the sum that the median minimises
+    at_best, best = (weights @ between).masked_fill(weights == 0, torch.inf).min(1)
+    point = torch.nn.functional.one_hot(best, len(inner)).double()
+    return torch.where(
+        (at_best < (1 - 1e-6) * at_mean)[:, None], point, weights
+    )  # 1e-6: two points tie, up to rounding
+
+
+def _width(points: Points) -> int:
+    shapes = {tuple(point.shape) for point in points}
+    if len(shapes) != 1 or len(width := next(iter(shapes))) != 1:
+        raise ValueError(f"Points must be vectors of one length. Received: shapes {sorted(shapes)}.")
+    return width[0]
+
+
+def _parts(width: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, start + chunk) for start in range(0, width, chunk))
+
+
+def _block(points: Points, part: slice) -> Tensor:
+    return torch.stack([point[part] for point in points]).double()  # (clients, chunk)

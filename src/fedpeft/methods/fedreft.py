@@ -10,7 +10,7 @@ each mixing step; with three clients the median of the two others is their mean.
 Ours [choice], where the paper is silent: one median per intervention and one for the head; equal weights of clients;
 `mixing="validation"` picks lambda_k on the client's own held-out rows, after the paper's idea of adapting at test
 time; `align` turns every client to a common gauge first, because (QR, QW, Qb) is the same intervention for every
-orthogonal Q; a client that was not drawn is remembered as it last was; a client deploys phi_k as it is after the last mixing.
+orthogonal Q; a client that was not drawn is remembered as it last was; what it deploys is phi_k after the last mixing.
 """
 
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ def compare(
         nonlocal done
         planned(label, done, total)
         done += 1
-        return _finished(Settings(experiment, label, seed, lr, base), out, observer)
+        return finished(Settings(experiment, label, seed, lr, base), out, observer)
 
     tuned: dict[str, dict[str, float]] = {}
     best: dict[str, float | None] = {}
@@ -73,7 +73,8 @@ def compare(
     return comparison
 
 
-def _finished(settings: Settings, out: Path, observer: Observer) -> dict[str, Any]:
+def finished(settings: Settings, out: Path, observer: Observer) -> dict[str, Any]:
+    """The result of one run under `out`: read, resumed or run. Raises UserError when other settings are there."""
     rate = settings.experiment.build_method(settings.label, settings.lr).options.lr
     path = out / settings.label / f"lr{rate:g}-seed{settings.seed}"
     folder = RunFolder(path)

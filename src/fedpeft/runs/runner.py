@@ -26,6 +26,16 @@ class Observer(Protocol):
     def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None: ...
 
 
+class Nobody:
+    """Watches nothing."""
+
+    def started(self, label: str, built: Built, rounds: int, completed: int) -> None: ...
+
+    def client_finished(self, outcome: Outcome) -> None: ...
+
+    def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Settings:
     """What one run is: an experiment, one of its method labels, a seed, a learning rate, and where paths start."""

@@ -1,0 +1,42 @@
+"""Means against sums written out."""
+
+import pytest
+import torch
+
+from fedpeft.aggregation import leave_one_out_mean_mix, weighted_mean
+
+
+def test_weights_are_copies():
+    points = torch.randn(3, 4, 5)
+    copies = points[[0, 1, 1, 2, 2, 2]]
+    assert torch.allclose(weighted_mean(points, torch.tensor([1, 2, 3])), weighted_mean(copies), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_thousand_points_lose_nothing_before_the_last_rounding(dtype):
+    points = (1 + torch.rand(1000, 7)).to(dtype)
+    mean = weighted_mean(points)
+    assert mean.dtype == dtype
+    assert torch.equal(mean, points.double().mean(0).to(dtype))
+
+
+def test_each_row_is_the_mean_of_the_others():
+    weights, points = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.randn(4, 6, dtype=torch.float64)
+    mix = leave_one_out_mean_mix(weights)
+    for k in range(4):
+        others = [j for j in range(4) if j != k]
+        expected = (weights[others, None] * points[others]).sum(0) / weights[others].sum()
+        assert torch.allclose(mix[k] @ points, expected)
+    assert torch.equal(mix.diagonal(), torch.zeros(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [1.0] * 3])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match="Received"):
+        weighted_mean(torch.randn(2, 3), torch.tensor(weights))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0, 0.0]])
+def test_all_but_one_needs_another(weights):
+    with pytest.raises(ValueError, match="at least two clients with weight"):
+        leave_one_out_mean_mix(torch.tensor(weights))
