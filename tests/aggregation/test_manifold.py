@@ -54,13 +54,13 @@ def test_a_mean_leaves_the_manifold_and_polar_brings_it_back():
     assert torch.allclose(torch.linalg.svdvals(polar(mean)), torch.ones(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(2, 5), torch.ones(2, 5), torch.randn(5, 2)])
+@pytest.mark.parametrize("bad", [torch.zeros(2, 5), torch.ones(2, 5), torch.rand(5, 2)])
 def test_dependent_rows_are_refused(bad):
-    with pytest.raises(ValueError, match="linearly independent rows. Received"):
+    with pytest.raises(ValueError, match=r"linearly independent rows\. Received"):
         polar(bad)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused_by_polar(bad):
-    with pytest.raises(ValueError, match="finite values. Received"):
+    with pytest.raises(ValueError, match=r"finite values\. Received"):
         polar(torch.tensor([[1.0, bad, 0.0]]))

@@ -30,7 +30,7 @@ def test_clients_that_differ_are_refused(other):
 
 @pytest.mark.parametrize("groups", [[["a"]], [["a", "b"], ["b"]], [["a", "b", "c"]]])
 def test_a_tensor_is_in_one_group(groups):
-    with pytest.raises(ValueError, match="in one group. Received"):
+    with pytest.raises(ValueError, match=r"in one group\. Received"):
         mixed_tensors(CLIENTS, groups, torch.full((len(groups), 3), 1 / 3))
 
 
