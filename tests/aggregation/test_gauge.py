@@ -54,6 +54,12 @@ def test_averaging_two_gauges_of_one_edit_ruins_it_and_aligning_first_does_not()
     assert (edit(aligned, h) - edit(phi, h)).norm() < 1e-12 * size
 
 
+def test_the_bias_takes_part_in_choosing_the_gauge():
+    (r, w, b), reference = intervention(0), intervention(10)
+    aligned = align(r, w, 100 * b, reference=(*reference[:2], 100 * reference[2]))
+    assert torch.allclose(aligned[2] / aligned[2].norm(), reference[2] / reference[2].norm(), atol=0.02)
+
+
 def test_no_orthogonal_matrix_brings_them_nearer():
     phi, reference = draw(3, RANK, 2 * D + 1, seed=1), draw(3, RANK, 2 * D + 1, seed=2)
     q = gauge(phi, reference)

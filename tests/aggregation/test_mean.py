@@ -30,7 +30,7 @@ def test_each_row_is_the_mean_of_the_others():
     assert torch.equal(mix.diagonal(), torch.zeros(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [1.0] * 3])
+@pytest.mark.parametrize("weights", [[3.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], [1.0] * 3])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="Received"):
         weighted_mean(torch.randn(2, 3), torch.tensor(weights))

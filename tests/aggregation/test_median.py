@@ -108,6 +108,15 @@ def test_points_that_coincide():
     assert torch.allclose(leave_one_out_medians(same), same)
     most = torch.cat([same[:3], 100 * draw(2, 5, seed=1)])  # three of five in one place outweigh any two
     assert torch.allclose(geometric_median(most), same[0], atol=1e-12)
+    assert torch.equal(leave_one_out_median_mix(gram(most)).diagonal(), torch.zeros(5, dtype=torch.float64))
+
+
+def test_two_clients_that_coincide_hold_nothing_up():
+    """Their distance, computed from G, is rounding: taken for a real one its pull would outweigh all the others'."""
+    for seed in range(8):
+        points = draw(5, 1001, seed=seed) * torch.rand(5, 1, generator=torch.Generator().manual_seed(seed)) + 3
+        points[4] = points[0]
+        assert cost(points, geometric_median(points)) <= cost(points, weiszfeld(points)) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("bad", [1, 2, 4])

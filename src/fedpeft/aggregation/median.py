@@ -125,9 +125,8 @@ def _start(inner: Tensor, weights: Tensor) -> Tensor:
     at_mean = (weights * square.clamp_min(0).sqrt()).sum(1)  # (m,): the sum that the median minimises
     at_best, best = (weights @ between).masked_fill(weights == 0, torch.inf).min(1)
     point = torch.nn.functional.one_hot(best, len(inner)).double()
-    return torch.where(
-        (at_best < (1 - 1e-6) * at_mean)[:, None], point, weights
-    )  # 1e-6: two points tie, up to rounding
+    better = at_best < (1 - 1e-6) * at_mean  # (m,), and not by rounding: of two points neither is better than the mean
+    return torch.where(better[:, None], point, weights)
 
 
 def _width(points: Points) -> int:
