@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 # Tables need some width: a file or a pipe gets it, a terminal has its own.
 console = Console() if sys.stdout.isatty() else Console(width=140)
+INTERRUPTED = 130  # the exit code of a process that ctrl-C ended
 
 ExperimentFile = Annotated[Path, typer.Argument(help="the experiment's YAML file")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.rounds=3")]
@@ -207,11 +208,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=os.environ.get("FEDPEFT_LOG", "ERROR").upper(), format="%(levelname)s %(message)s")
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:  # typer returns this code where it caught ctrl-C itself
+            raise KeyboardInterrupt
     except UserError as error:
         sys.exit(_fail(str(error), 2))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_fail("interrupted; `fedpeft ls` shows what can be resumed", 130))
+        sys.exit(_fail("interrupted; `fedpeft ls` shows what can be resumed", INTERRUPTED))
     except click.ClickException as error:
         sys.exit(_fail(error.format_message(), 2))
 

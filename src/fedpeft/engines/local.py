@@ -125,5 +125,5 @@ def fingerprint(tensors: Tensors) -> bytes:
     """A digest of the values: equal tensors, equal digest."""
     digest = hashlib.blake2b()
     for tensor in tensors.values():
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.digest()

@@ -59,10 +59,10 @@ class Client:
         total = 0.0
         with torch.inference_mode():
             for batch in self.batches(split, batch_size):
-                output = forward(model, batch)
-                predictions += output.logits.argmax(-1).tolist()  # (batch,)
+                loss, logits = forward(model, batch)
+                predictions += logits.argmax(-1).tolist()  # (batch,)
                 labels += batch["labels"].tolist()
-                total += float(output.loss) * len(batch["labels"])
+                total += float(loss) * len(batch["labels"])
         return {
             **classification_scores(predictions, labels, self.num_labels),
             "loss": total / len(labels),
@@ -70,8 +70,9 @@ class Client:
         }
 
 
-def forward(model: Slot, batch: dict[str, Tensor]):
-    """One forward of a batch; the positions of its rows in the split ("rows") are not the model's business."""
+def forward(model: Slot, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean loss () and logits (batch, labels) of one batch of `Client.batches`."""
     device = next(model.model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "rows"}
-    return model.model(**inputs)
+    output = model.model(**inputs)
+    return output.loss, output.logits

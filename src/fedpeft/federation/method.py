@@ -62,7 +62,6 @@ class Method(ABC, Generic[State]):
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    State: ClassVar[type]
     pooled: ClassVar[bool] = False  # train one client that holds everybody's rows (an upper reference)
 
     def __init__(self, options: Any) -> None:

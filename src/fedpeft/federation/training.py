@@ -1,5 +1,7 @@
 """Local training: the one loop that every method shares unless its paper needs another."""
 
+from typing import Any
+
 import torch
 
 from fedpeft.adapters import Slot
@@ -23,20 +25,18 @@ def train_locally(
     chosen = dict(zip(names, model.parameters(names), strict=True))
     orthonormal = [p for name, p in chosen.items() if name.endswith("reft_R")]
     others = [p for name, p in chosen.items() if not name.endswith("reft_R")]
-    optimiser = torch.optim.AdamW(
-        [{"params": others}, {"params": orthonormal, "weight_decay": 0.0}],
-        lr=lr,
-        weight_decay=settings.weight_decay,
-    )
-    loss_sum, rows = 0.0, 0
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": orthonormal, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
+    losses: list[torch.Tensor] = []  # stay on the device: no sync per step
+    rows = 0
     for epoch in range(settings.local_epochs):
         for batch in client.batches("train", settings.batch_size, shuffle):
-            loss = forward(model, batch).loss
+            loss, _ = forward(model, batch)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             model.retract_()
             if epoch == settings.local_epochs - 1:
-                loss_sum += loss.detach() * len(batch["labels"])  # stays on the device: no sync per step
+                losses.append(loss.detach() * len(batch["labels"]))
                 rows += len(batch["labels"])
-    return float(loss_sum / rows)
+    return float(torch.stack(losses).sum()) / rows

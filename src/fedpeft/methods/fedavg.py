@@ -26,8 +26,6 @@ class GlobalState:
 class FedAvg(Method[GlobalState]):
     """Broadcast one model, train it at every client, take the mean weighted by training rows."""
 
-    State = GlobalState
-
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         return self.options.adapter.config(model)
 

@@ -61,7 +61,6 @@ class FedReftState:
 
 class FedReft(Method[FedReftState]):
     Options = FedReftOptions
-    State = FedReftState
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         return self.options.adapter.config(model)

@@ -27,7 +27,6 @@ class Local(Method[NoState]):
     """Each round continues from the client's own last round, from the seeded start in the first."""
 
     Options = LocalOptions
-    State = NoState
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         return self.options.adapter.config(model)

@@ -16,7 +16,7 @@ class LoraOptions(BaseModel):
 
     kind: Literal["lora"] = "lora"
     r: int = Field(8, ge=1, description="rank")
-    alpha: float = Field(16.0, gt=0, description="scale: the update is alpha / r * B A")
+    alpha: int = Field(16, ge=1, description="scale: the update is alpha / r * B A")
     layers: Literal["all"] | list[int] = Field("all", description="blocks to adapt, counted from 0")
     targets: Literal["all-linear"] | list[str] = Field("all-linear", description="which linear layers of a block")
 

@@ -31,7 +31,7 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
         temporary, target = root / f".{spec.id}.tmp", root / spec.id
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            slot.model.save_pretrained(temporary / "adapter", save_embedding_layers=False)
+            slot.model.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
             (temporary / "adapter" / _CARD).write_text(json.dumps(card, indent=1))
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -30,8 +30,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, settings: dict[str, Any]) -> "RunFolder":
         """A new run at `path`. Raises UserError when a run is there already or the folder cannot be written."""
-        if (path / "experiment.yaml").exists():
-            raise UserError(f"{path} already holds a run; resume it with `fedpeft resume {path}` or give another --out")
+        cls.require_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -42,6 +41,12 @@ class RunFolder:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write_atomically(path / "experiment.yaml", text.encode())  # last: a folder with this file is a whole run
         return cls(path)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Raises UserError when a run is at `path` already."""
+        if (path / "experiment.yaml").exists():
+            raise UserError(f"{path} already holds a run; resume it with `fedpeft resume {path}` or give another --out")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -63,28 +63,36 @@ class Settings:
 
 
 def start(settings: Settings, path: Path, observer: Observer, keep: bool = True) -> dict[str, Any]:
-    """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint."""
-    return _run(RunFolder.create(path, settings.as_dict()), settings, observer, keep)
+    """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint.
+
+    Nothing is written before model and data are found to be in order.
+    """
+    RunFolder.require_free(path)
+    built = _build(settings)
+    return _run(RunFolder.create(path, settings.as_dict()), built, settings, observer, keep)
 
 
 def resume(path: Path, observer: Observer, keep: bool = True) -> dict[str, Any]:
     """Continues a run from its last checkpoint; returns its result, at once if it has one."""
     folder = RunFolder(path)
     settings = Settings.of(folder)
-    return folder.result or _run(folder, settings, observer, keep)
+    return folder.result or _run(folder, _build(settings), settings, observer, keep)
 
 
-def _run(folder: RunFolder, settings: Settings, observer: Observer, keep: bool) -> dict[str, Any]:
+def _build(settings: Settings) -> Built:
     reset_peak_memory()
-    began = time.perf_counter()
     method = settings.experiment.build_method(settings.label, settings.lr)
-    built = build(settings.experiment, method, settings.seed, settings.base)
+    return build(settings.experiment, method, settings.seed, settings.base)
+
+
+def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer, keep: bool) -> dict[str, Any]:
     try:
         progress = _Progress(folder, built)
         observer.started(settings.label, built, settings.experiment.training.rounds, built.federation.round)
-        progress.rounds(observer, began)
+        progress.rounds(observer)
         final = progress.final_scores()
-        result = summarise(settings.as_dict()["experiment"], built, final, folder, progress.seconds, peak_memory_mib())
+        resolved = settings.as_dict()["experiment"]
+        result = summarise(resolved, built, final, folder, progress.seconds, peak_memory_mib())
         if keep:
             export_adapters(folder.path / "clients", built, settings.experiment)
         folder.write_result(result)
@@ -108,10 +116,10 @@ class _Progress:
             federation.state = type(federation.state)(**tree["state"])
             built.engine.restore({name: ClientState(**state) for name, state in tree["clients"].items()})
 
-    def rounds(self, observer: Observer, began: float) -> None:
+    def rounds(self, observer: Observer) -> None:
         """Runs what is left; after each round logs first, then the checkpoint that vouches for them."""
         federation, settings = self.built.federation, self.built.federation.settings
-        earlier = self.seconds["total"]
+        earlier, began = self.seconds["total"], time.perf_counter()
         while federation.round < settings.rounds:
             record = federation.step(observer.client_finished)
             last = federation.round == settings.rounds

@@ -1,0 +1,174 @@
+"""The commands as a user meets them: what they print, their exit code, and no traceback for a mistake."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from fedpeft.cli import main
+
+TIMEOUT = 120
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def fedpeft(monkeypatch, capsys):
+    """Runs a command in this process (starting a new one takes longer than the run), as `main` does."""
+
+    def call(*arguments, cwd) -> Done:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["fedpeft", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = left.code or 0
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
+
+    return call
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done
+    (line,) = done.stderr.strip().splitlines()
+    for word in words:
+        assert word in line
+
+
+def test_run_predict_ls_and_resume(fedpeft, experiment_file, tmp_path):
+    done = fedpeft("run", experiment_file, "--method", "fedreft", "--set", "training.rounds=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "personal test accuracy" in done.stdout and "fedreft" in done.stdout
+    run = tmp_path / "runs/tiny-fedreft-0"
+    adapter = run / "clients/site1/adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LOREFT"
+    assert (adapter / "adapter_model.safetensors").exists()
+
+    done = fedpeft("predict", run, "--client", "site1", "--text", "good fine film", "--text", "bad film", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] in "01" for line in done.stdout.splitlines()] == [True, True]
+    refused(fedpeft("predict", run, "--client", "site9", "--text", "x", cwd=tmp_path), "'site9'", "site0, site1, site2")
+
+    assert "2 rounds" in fedpeft("ls", cwd=tmp_path).stdout
+    assert fedpeft("resume", run, cwd=tmp_path).returncode == 0
+    refused(fedpeft("run", experiment_file, "--method", "fedreft", cwd=tmp_path), "already holds a run", "resume")
+
+
+def test_an_exported_adapter_is_an_ordinary_peft_folder(fedpeft, experiment_file, tmp_path, tiny_model):
+    assert fedpeft("run", experiment_file, "--method", "fedit", cwd=tmp_path).returncode == 0
+    from peft import PeftModel
+
+    from fedpeft.adapters import load_backbone
+    from fedpeft.runs.export import predict
+
+    run = tmp_path / "runs/tiny-fedit-0"
+    backbone, _ = load_backbone(str(tiny_model), num_labels=2, pooling="mean")
+    model = PeftModel.from_pretrained(backbone, str(run / "clients/site0/adapter")).eval()
+    inputs = AutoTokenizer.from_pretrained(tiny_model)("superb book", return_tensors="pt")
+    share = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.softmax(-1)
+    (found,) = predict(run, "site0", ["superb book"])
+    assert found["label"] == str(int(share.argmax()))
+    assert found["probability"] == pytest.approx(float(share.max()), abs=1e-6)
+
+
+def test_compare_tunes_on_validation_and_goes_on_where_it_was(fedpeft, experiment_file, tmp_path):
+    raw = yaml.safe_load(experiment_file.read_text())
+    raw["methods"] = {"fedit": {"lr": [1e-4, 5e-3]}, "median": {"method": "fedreft"}}
+    experiment_file.write_text(yaml.safe_dump(raw))
+    done = fedpeft("compare", experiment_file, "--seeds", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "runs/tiny-compare"
+    comparison = json.loads((out / "compare.json").read_text())
+    tried = comparison["tuned_on_validation"]["fedit"]
+    assert set(tried) == {"0.0001", "0.005"}
+    assert comparison["rows"][0]["lr"] == float(max(tried, key=tried.get))
+    assert [row["label"] for row in comparison["rows"]] == ["fedit", "median"]
+    assert len(comparison["runs"]["fedit"]) == 2
+    assert not list(out.rglob("checkpoint.safetensors"))  # finished runs of a comparison keep results only
+    before = (out / "compare.json").read_text()
+    assert fedpeft("compare", experiment_file, "--seeds", 2, cwd=tmp_path).returncode == 0
+    assert json.loads((out / "compare.json").read_text())["runs"] == json.loads(before)["runs"]
+    refused(
+        fedpeft("compare", experiment_file, "--seeds", 2, "--set", "training.rounds=2", cwd=tmp_path), "other settings"
+    )
+
+
+def test_init_writes_a_file_that_is_valid(fedpeft, tmp_path):
+    assert fedpeft("init", cwd=tmp_path).returncode == 0
+    from fedpeft.config import load_experiment
+
+    assert "fedreft" in load_experiment(tmp_path / "experiment.yaml").methods
+    refused(fedpeft("init", cwd=tmp_path), "exists already")
+
+
+def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
+    done = fedpeft("validate", experiment_file, cwd=tmp_path)
+    assert done.returncode == 0
+    for client in ("site0", "site1", "site2"):
+        assert client in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "none.yaml"], ["no such experiment file"]),
+        (["run", "experiment.yaml", "--method", "fedreff"], ["fedreff", "did you mean 'fedreft'"]),
+        (["run", "experiment.yaml", "--set", "training.round=3"], ["training.round", "did you mean 'rounds'"]),
+        (["run", "experiment.yaml", "--set", "task.source=none.csv"], ["no such file", "none.csv"]),
+        (["run", "experiment.yaml", "--set", "task.text=txt"], ["no column 'txt'", "did you mean 'text'"]),
+        (["run", "experiment.yaml", "--set", "model.name=./nowhere"], ["nowhere"]),
+        (["compare", "experiment.yaml", "--methods", "fedit,nope"], ["nope"]),
+        (["resume", "runs/none"], ["no run at"]),
+        (["ls", "none"], ["no runs under"]),
+        (["predict", "runs/none", "--client", "a", "--text", "b"], ["no adapter"]),
+        (["runn"], ["No such command 'runn'"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(fedpeft, experiment_file, tmp_path, arguments, words):
+    refused(fedpeft(*arguments, cwd=tmp_path), *words)
+    assert not (tmp_path / "runs").exists()  # nothing half-written
+
+
+def test_an_interrupted_run_can_be_resumed(fedpeft, experiment_file, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "fedpeft",
+        "run",
+        str(experiment_file),
+        "--method",
+        "fedit",
+        "--set",
+        "training.rounds=400",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+    )
+    run = tmp_path / "runs/tiny-fedit-0"
+    deadline = time.monotonic() + TIMEOUT
+    while not (run / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    assert "Traceback" not in said and "interrupted" in said
+    assert "resume" in fedpeft("ls", cwd=tmp_path).stdout
