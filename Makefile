@@ -1,18 +1,16 @@
-# `make demo` and `make test` do all the set-up on a fresh machine; `make check` is what a change must pass.
+# `make demo` and `make test` do all the set-up on a fresh machine; `make lint test` is what a change must pass.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test check lint clean
+.PHONY: demo test lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-
-check: lint test
 
 lint: $(READY)
 	$(BIN)/ruff check .

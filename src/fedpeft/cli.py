@@ -73,8 +73,9 @@ def run(
     loaded = _load(experiment, overrides)
     label = method or next(iter(loaded.methods))
     chosen = loaded.seed if seed is None else seed
-    path = out / f"{loaded.name}-{loaded.method_name(label) and label}-{chosen}"
-    settings = Settings(loaded, label, chosen, loaded.build_method(label).options.lr, experiment.parent)
+    loaded.build_method(label)  # its mistakes first
+    path = out / f"{loaded.name}-{label}-{chosen}"
+    settings = Settings(loaded, label, chosen, None, experiment.parent)
     with Live(console) as live:
         result = start(settings, path, live)
     _show_result(result, path)
