@@ -206,6 +206,7 @@ def main() -> None:
     # Progress bars and advice of the libraries below are not ours to show.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=os.environ.get("FEDPEFT_LOG", "ERROR").upper(), format="%(levelname)s %(message)s")
     try:

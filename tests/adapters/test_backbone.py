@@ -89,3 +89,11 @@ def test_a_real_sentence_encoder_from_a_package():
         model(**batch)
     a, b, c = torch.nn.functional.normalize(pooled[0], dim=-1)
     assert a @ b > 0.6 > 0.3 > a @ c
+
+
+@pytest.mark.parametrize("device", ["gpu0", "cuda"])
+def test_a_device_that_is_not_there_is_one_line(device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="device: "):
+        load_backbone("anything", num_labels=2, pooling="mean", device=device)

@@ -22,10 +22,11 @@ def load_backbone(
     `name`: a hub id, a local folder, or "package:" and the name of an installed distribution that carries a
     Hugging Face folder (its files are read, the package is never imported). The head is drawn from torch's
     global generator. Raises `UserError` when the backbone is not there, the package is not installed, the
-    dtype is unknown or the tokenizer has neither a padding nor an end token.
+    dtype is unknown, the device is not there or the tokenizer has neither a padding nor an end token.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
+    place = _device(device)
     source = str(package_folder(name)) if name.startswith(PACKAGE_PREFIX) else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -39,8 +40,18 @@ def load_backbone(
     _set_padding(name, tokenizer, backbone)
     if "pooler" in dict(backbone.named_children()):
         backbone.pooler = None  # never trained in sentence encoders, and its output would be thrown away
-    model = SequenceClassifier(backbone.to(device), num_labels, pooling, name=name)
+    model = SequenceClassifier(backbone.to(place), num_labels, pooling, name=name)
     return model.eval(), tokenizer
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: use cpu, cuda, cuda:1 ... Received: {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: this torch sees no GPU, use cpu. Received: {name!r}")
+    return device
 
 
 def package_folder(name: str) -> Path:
