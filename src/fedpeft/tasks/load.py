@@ -143,7 +143,7 @@ def _divide(items: dict[str, list[Item]], partition: PartitionConfig, num_labels
     """By client, then by split. Splits that the source lacks are carved out of each client's training rows."""
     train = items["train"]
     if partition.kind in ("natural", "distinct"):
-        names = sorted({item.place for item in train})
+        names = sorted({item.place for rows in items.values() for item in rows})
         given = {
             name: {split: [item for item in rows if item.place == name] for split, rows in items.items()}
             for name in names
