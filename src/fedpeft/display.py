@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedpeft.federation.engine import Outcome, Scores
@@ -22,7 +22,8 @@ class Live:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.heading = ""
-        self.bytes = 0
+        self.bytes = self.rounds = 0
+        self.task = TaskID(0)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
