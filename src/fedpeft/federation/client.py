@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedpeft.adapters import Slot
+from fedpeft.budgets import Allotment
 from fedpeft.federation.message import Scalar, Tensors
 from fedpeft.tasks.encode import Encoded, batches
 from fedpeft.tasks.metrics import classification_scores
@@ -14,10 +15,11 @@ from fedpeft.tasks.metrics import classification_scores
 
 @dataclass(frozen=True)
 class ClientSpec:
-    """What the server may know of a client: its id and its number of training rows."""
+    """What the server may know of a client: its id, its number of training rows, and what it can carry."""
 
     id: str
     examples: int
+    allotment: Allotment = Allotment()
 
 
 @dataclass

@@ -1,0 +1,5 @@
+"""What a device can carry."""
+
+from fedpeft.budgets.allotment import Allotment
+
+__all__ = ["Allotment"]
