@@ -30,8 +30,8 @@ def noisy(kind: type) -> type:
     """The method `kind` with one client whose replies are noise."""
 
     class Noisy(kind):
-        def reply(self, model, client) -> Tensors:
-            honest = super().reply(model, client)
+        def reply(self, model, message, client) -> Tensors:
+            honest = super().reply(model, message, client)
             if client.spec.id != ATTACKER:
                 return honest
             draw = torch.Generator().manual_seed(0)

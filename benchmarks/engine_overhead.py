@@ -39,7 +39,7 @@ class NoStep(FedIt):
 
     def train(self, model, message, client, settings, shuffle):
         self.receive(model, message, client)
-        return Reply(message.client, message.round, self.reply(model, client), {"examples": 8, "loss": 0.0})
+        return Reply(message.client, message.round, self.reply(model, message, client), {"examples": 8, "loss": 0.0})
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     template = Models(backbone, 0).template(method.adapter(backbone, specs[0]))
     initial = template.read()
     rows = {"train": [Encoded((2, 3), 0)]}
-    clients = [Client(spec, rows, 2, Padding(0, "right"), initial) for spec in specs]
+    clients = [Client(spec, rows, 2, Padding(0, "right"), initial, 0) for spec in specs]
     found = {"clients": wanted.clients, "adapter_kib": sum(t.nbytes for t in initial.values()) / 1024}
     for workers in (1, 2):
         engine = LocalEngine(

@@ -29,6 +29,19 @@ class ModelConfig(BaseModel):
     device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
 
 
+class Level(BaseModel):
+    """What a group of clients can carry; what is left out stays as the method's options say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    share: float = Field(1.0, gt=0, description="share of the clients, in proportion to the other levels'")
+    rank: int | None = Field(None, ge=1, description="rank of their LoRA")
+    layers: int | None = Field(None, ge=1, description="blocks they adapt, counted from the top")
+    density: float = Field(1.0, gt=0, le=1, description="share of the rows of every B (fedhft)")
+    micro_batch: int | None = Field(None, ge=1, description="rows per forward pass; gradients add up to the batch")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
+
+
 class Experiment(BaseModel):
     """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
 
@@ -40,6 +53,7 @@ class Experiment(BaseModel):
     task: TaskConfig
     partition: PartitionConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    resources: list[Level] = Field(default_factory=list, description="levels of clients; empty: all alike")
     methods: dict[str, dict[str, Any]] = Field(
         description="options by label; `method:` names the method where the label does not; "
         "a list of learning rates is tuned on validation by `compare`"

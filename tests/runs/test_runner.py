@@ -100,7 +100,7 @@ def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(e
     failing = {"site1"}
     real = FedIt.reply
 
-    def reply(self, model, client):
+    def reply(self, model, message, client):
         if client.spec.id in failing:
             raise RuntimeError("no memory left")
         return real(self, model, client)

@@ -5,6 +5,7 @@ Importing this package makes PEFT know LoReFT: `get_peft_model(model, LoReftConf
 """
 
 from fedpeft.adapters.backbone import load_backbone
+from fedpeft.adapters.blocks import block_count
 from fedpeft.adapters.heads import SequenceClassifier
 from fedpeft.adapters.lora import lora_config
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel
@@ -16,6 +17,7 @@ __all__ = [
     "SequenceClassifier",
     "Slot",
     "Tensors",
+    "block_count",
     "interventions",
     "is_head",
     "load_backbone",

@@ -29,6 +29,11 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return next(iter(lists.items()))
 
 
+def block_count(model: nn.Module) -> int:
+    """How many transformer blocks the model has."""
+    return len(find_blocks(model)[1])
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """`module` without the adapter layer around it, if there is one."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedpeft.adapters import Slot
 from fedpeft.budgets import Allotment
 from fedpeft.federation.message import Scalar, Tensors
+from fedpeft.federation.randomness import generator
 from fedpeft.tasks.encode import Encoded, batches
 from fedpeft.tasks.metrics import classification_scores
 
@@ -19,7 +20,7 @@ class ClientSpec:
 
     id: str
     examples: int
-    allotment: Allotment = Allotment()
+    allotment: Allotment = field(default_factory=Allotment)
 
 
 @dataclass
@@ -48,7 +49,12 @@ class Client:
     num_labels: int
     padding: Padding
     initial: Tensors
+    seed: int
     local: ClientState = field(default_factory=ClientState)
+
+    def generator(self, purpose: str, round_: int) -> torch.Generator:
+        """A generator of this client's own, the same for every engine and after every resume."""
+        return generator(self.seed, purpose, round_, self.spec.id)
 
     def batches(self, split: str, size: int, shuffle: torch.Generator | None = None) -> Iterator[dict[str, Tensor]]:
         """Batches of a split; shuffled by the generator, or sorted by length when none is given."""

@@ -1,14 +1,14 @@
 """The one extension point: a federated fine-tuning method is what its paper says, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from peft import PeftConfig
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 
 from fedpeft.adapters import Slot
 from fedpeft.errors import UserError
@@ -27,6 +27,9 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     lr: float = Field(1e-3, gt=0, description="learning rate of the first round")
+    levels: Literal["own", "lowest"] = Field(
+        "own", description="where `resources` differ: each client at its own level, or all at the least of every lever"
+    )
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class FederationInfo:
             if layout(self.initial[spec.id]) != layout(first):
                 raise UserError(
                     f"method {method}: every client needs the same adapter, but clients "
-                    f"{self.clients[0].id!r} and {spec.id!r} differ; give them one rank and one set of layers"
+                    f"{self.clients[0].id!r} and {spec.id!r} differ in rank, layers or density; "
+                    "give them one level, or set this method's `levels: lowest`"
                 )
         return first
 
@@ -98,8 +102,16 @@ class Method(ABC, Generic[State]):
         model.write(message.tensors)
         return {}
 
-    def reply(self, model: Slot, client: Client) -> Tensors:
-        """What travels back after local training."""
+    def trains(self, model: Slot, message: Message) -> tuple[str, ...]:
+        """The tensors that this round trains; the others keep what `receive` wrote. Default: all."""
+        return model.names
+
+    def penalty(self, model: Slot, message: Message, client: Client) -> Callable[[], Tensor] | None:
+        """A term () added to the loss of every step, asked for after `receive`. Default: none."""
+        return None
+
+    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
+        """What travels back after local training. Default: everything trained."""
         return model.read()
 
     def train(
@@ -110,13 +122,17 @@ class Method(ABC, Generic[State]):
         settings: TrainingConfig,
         shuffle: torch.Generator,
     ) -> Reply:
-        """One local round: receive, train every adapter tensor, reply. `client.local.trained` is set here."""
+        """One local round: receive, train, reply. `client.local.trained` is set here."""
         reported = self.receive(model, message, client)
-        lr = self.options.lr * settings.lr_decay ** (message.round - 1)
-        loss = train_locally(model, client, model.names, lr, settings, shuffle)
+        names, penalty = self.trains(model, message), self.penalty(model, message, client)
+        loss = train_locally(model, client, names, self.lr(message, settings), settings, shuffle, penalty)
         client.local.trained = model.read()
         scalars = {"examples": client.spec.examples, "loss": loss, **reported}
-        return Reply(message.client, message.round, self.reply(model, client), scalars)
+        return Reply(message.client, message.round, self.reply(model, message, client), scalars)
+
+    def lr(self, message: Message, settings: TrainingConfig) -> float:
+        """The learning rate of the message's round."""
+        return self.options.lr * settings.lr_decay ** (message.round - 1)
 
     def personal(self, model: Slot, message: Message, client: Client) -> None:
         """Load the model this client would deploy, given what the server would send it now. Default: `receive`."""

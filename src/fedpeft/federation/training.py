@@ -1,8 +1,10 @@
 """Local training: the one loop that every method shares unless its paper needs another."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedpeft.adapters import Slot
 from fedpeft.federation.client import Client, forward
@@ -16,27 +18,60 @@ def train_locally(
     lr: float,
     settings: TrainingConfig,
     shuffle: torch.Generator,
+    penalty: Callable[[], Tensor] | None = None,
+    observe: Callable[[], None] | None = None,
 ) -> float:
     """AdamW over the named tensors for `local_epochs`; returns the mean training loss of the last epoch.
 
-    LoReFT's R is put back on the manifold after every step and never decayed (facts: a decayed or averaged
-    parametrisation loses orthonormality).
+    `penalty` is added to the loss of every step (not to the loss returned); `observe` is called when a step's
+    gradients are complete, before the optimiser moves. LoReFT's R is put back on the manifold after every step and
+    never decayed (facts: a decayed or averaged parametrisation loses orthonormality).
     """
-    chosen = dict(zip(names, model.parameters(names), strict=True))
-    orthonormal = [p for name, p in chosen.items() if name.endswith("reft_R")]
-    others = [p for name, p in chosen.items() if not name.endswith("reft_R")]
-    groups: list[dict[str, Any]] = [{"params": others}, {"params": orthonormal, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
-    losses: list[torch.Tensor] = []  # stay on the device: no sync per step
+    optimiser = _optimiser(model, names, lr, settings.weight_decay)
+    allotment = client.spec.allotment
+    losses: list[Tensor] = []  # stay on the device: no sync per step
     rows = 0
     for epoch in range(settings.local_epochs):
         for batch in client.batches("train", settings.batch_size, shuffle):
-            loss, _ = forward(model, batch)
-            loss.backward()
+            loss = _gradients(model, batch, allotment.micro_batch or settings.batch_size)
+            if penalty is not None:
+                penalty().backward()
+            if observe is not None:
+                observe()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             model.retract_()
             if epoch == settings.local_epochs - 1:
-                losses.append(loss.detach() * len(batch["labels"]))
+                losses.append(loss * len(batch["labels"]))
                 rows += len(batch["labels"])
     return float(torch.stack(losses).sum()) / rows
+
+
+def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
+    for name, parameter in zip(model.names, model.parameters(), strict=True):
+        parameter.requires_grad_(name in names)  # what is not trained costs no gradient
+    chosen = dict(zip(names, model.parameters(names), strict=True))
+    orthonormal = [p for name, p in chosen.items() if name.endswith("reft_R")]
+    others = [p for name, p in chosen.items() if not name.endswith("reft_R")]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": orthonormal, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
+
+
+def _gradients(model: Slot, batch: dict[str, Tensor], micro_batch: int) -> Tensor:
+    """Adds the gradients of the batch's mean loss, a few rows at a time; returns that loss, ()."""
+    total = torch.zeros(())
+    size = len(batch["labels"])
+    for part in _pieces(batch, size, micro_batch):
+        loss, _ = forward(model, part)
+        share = len(part["labels"]) / size
+        (loss if share == 1 else loss * share).backward()
+        total = total.to(loss.device) + loss.detach() * share
+    return total
+
+
+def _pieces(batch: dict[str, Tensor], size: int, micro_batch: int) -> Iterator[dict[str, Tensor]]:
+    if size <= micro_batch:
+        yield batch
+        return
+    for start in range(0, size, micro_batch):
+        yield {name: tensor[start : start + micro_batch] for name, tensor in batch.items()}

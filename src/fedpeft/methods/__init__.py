@@ -5,10 +5,15 @@ from typing import Any
 
 from fedpeft.federation.method import Method
 from fedpeft.methods.centralised import Centralised
+from fedpeft.methods.ditto import Ditto
 from fedpeft.methods.fedavg_loreft import FedAvgLoReft
 from fedpeft.methods.fedit import FedIt
 from fedpeft.methods.fedreft import FedReft
+from fedpeft.methods.fedsa_lora import FedSaLora
+from fedpeft.methods.ffa_lora import FfaLora
+from fedpeft.methods.ifca import Ifca
 from fedpeft.methods.local import Local
+from fedpeft.methods.rolora import RoLora
 
 BUILT_IN: dict[str, type[Method[Any]]] = {
     "local": Local,
@@ -16,6 +21,11 @@ BUILT_IN: dict[str, type[Method[Any]]] = {
     "fedit": FedIt,
     "fedavg_loreft": FedAvgLoReft,
     "fedreft": FedReft,
+    "rolora": RoLora,
+    "ifca": Ifca,
+    "ffa_lora": FfaLora,
+    "fedsa_lora": FedSaLora,
+    "ditto": Ditto,
 }
 
 

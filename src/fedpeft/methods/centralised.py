@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from fedpeft.federation.message import Reply
+from fedpeft.adapters import Slot
+from fedpeft.federation.client import Client
+from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import MethodOptions
 from fedpeft.methods.fedavg import FedAvg, GlobalState
 from fedpeft.methods.options import AdapterOptions, LoraOptions
@@ -22,6 +24,9 @@ class Centralised(FedAvg):
 
     Options = CentralisedOptions
     pooled = True
+
+    def penalty(self, model: Slot, message: Message, client: Client) -> None:
+        return None
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
         (only,) = replies

@@ -5,18 +5,18 @@ every R back on the Stiefel manifold by its polar factor after aggregation; `ret
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
 from fedpeft.adapters import interventions
 from fedpeft.aggregation import polar
 from fedpeft.federation.message import Reply, Tensors
-from fedpeft.federation.method import MethodOptions
 from fedpeft.methods.fedavg import FedAvg, GlobalState
-from fedpeft.methods.options import ReftOptions
+from fedpeft.methods.options import MeanOptions, ReftOptions
 
 
-class FedAvgLoReftOptions(MethodOptions):
+class FedAvgLoReftOptions(MeanOptions):
     lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
     adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions each client trains")
     retract: bool = Field(True, description="put the mean of the R's back on the manifold of orthonormal rows")
@@ -28,9 +28,9 @@ class FedAvgLoReft(FedAvg):
     Options = FedAvgLoReftOptions
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
-        mean = super().aggregate(state, replies).tensors
+        moved = super().aggregate(state, replies)
         orthonormal = self.options.retract and self.options.adapter.variant == "loreft"
-        return GlobalState(with_polar_r(mean) if orthonormal else mean)
+        return replace(moved, tensors=with_polar_r(moved.tensors)) if orthonormal else moved
 
 
 def with_polar_r(tensors: Tensors) -> Tensors:

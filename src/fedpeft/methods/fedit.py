@@ -7,12 +7,11 @@ does not claim it. Ours [choice]: the classification head travels and is average
 
 from pydantic import Field
 
-from fedpeft.federation.method import MethodOptions
 from fedpeft.methods.fedavg import FedAvg
-from fedpeft.methods.options import LoraOptions
+from fedpeft.methods.options import LoraOptions, MeanOptions
 
 
-class FedItOptions(MethodOptions):
+class FedItOptions(MeanOptions):
     adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA each client trains")
 
 

@@ -63,7 +63,7 @@ class FedReft(Method[FedReftState]):
     Options = FedReftOptions
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model)
+        return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> FedReftState:
         return FedReftState(info.common_start("fedreft"), {}, None)

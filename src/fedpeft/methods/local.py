@@ -29,7 +29,7 @@ class Local(Method[NoState]):
     Options = LocalOptions
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model)
+        return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> NoState:
         return NoState()
@@ -41,7 +41,7 @@ class Local(Method[NoState]):
         model.write(client.initial if client.local.trained is None else client.local.trained)
         return {}
 
-    def reply(self, model: Slot, client: Client) -> Tensors:
+    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
         return {}
 
     def aggregate(self, state: NoState, replies: Sequence[Reply]) -> NoState:

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from torch import nn
 
 from fedpeft.adapters import LoReftConfig, lora_config
+from fedpeft.federation.client import ClientSpec
+from fedpeft.federation.method import MethodOptions
 
 
 class LoraOptions(BaseModel):
@@ -20,9 +22,15 @@ class LoraOptions(BaseModel):
     layers: Literal["all"] | list[int] = Field("all", description="blocks to adapt, counted from 0")
     targets: Literal["all-linear"] | list[str] = Field("all-linear", description="which linear layers of a block")
 
-    def config(self, model: nn.Module) -> PeftConfig:
-        """The PEFT configuration over `model`, head included."""
-        return lora_config(model, self.r, self.alpha, self.layers, self.targets)
+    @property
+    def scale(self) -> float:
+        """s in s B A. One for a federation, also where ranks differ: then padding and truncation keep their meaning."""
+        return self.alpha / self.r
+
+    def config(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
+        """The PEFT configuration over `model`, head included, at the client's own rank and layers."""
+        rank, layers = client.allotment.rank or self.r, client.allotment.layers or self.layers
+        return lora_config(model, rank, self.scale * rank, layers, self.targets)
 
 
 class ReftOptions(BaseModel):
@@ -37,16 +45,26 @@ class ReftOptions(BaseModel):
     tied: bool = Field(False, description="one intervention for first and last positions instead of two")
     variant: Literal["loreft", "noreft", "direft"] = Field("loreft", description="form of the intervention")
 
-    def config(self, model: nn.Module) -> PeftConfig:
-        """The PEFT configuration, head included."""
+    def config(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
+        """The PEFT configuration, head included, on the client's own layers (an allotted rank is LoRA's)."""
         return LoReftConfig(
             r=self.r,
-            layers=self.layers,
+            layers=client.allotment.layers or self.layers,
             positions=self.positions,
             tied=self.tied,
             variant=self.variant,
             modules_to_save=["classifier"],
         )
+
+
+class MeanOptions(MethodOptions):
+    """What any method whose server takes a mean offers: FedProx at the client, FedAdam or FedYogi at the server."""
+
+    proximal: float = Field(0.0, ge=0, description="mu of FedProx (arXiv 1812.06127): mu/2 ||w - w_received||^2")
+    server: Literal["mean", "adam", "yogi"] = Field(
+        "mean", description="the server takes the mean, or moves towards it by FedAdam or FedYogi (arXiv 2003.00295)"
+    )
+    server_lr: float = Field(0.01, gt=0, description="step of the server's adam or yogi")
 
 
 def _kind(value: Any) -> str:

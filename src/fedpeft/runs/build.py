@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fedpeft.adapters import Slot, load_backbone
+from fedpeft.budgets import Allotment
 from fedpeft.config import Experiment
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models, seeded
 from fedpeft.federation.client import Client, ClientSpec, Padding
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.method import FederationInfo, Method
-from fedpeft.tasks.encode import Encoded, encode
+from fedpeft.runs.resources import allotments, lowest
+from fedpeft.tasks.encode import encode
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.types import FederatedData
 
@@ -49,17 +52,18 @@ def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) ->
         client.id: {name: encode(getattr(client, name), tokenizer, experiment.model.max_length) for name in SPLITS}
         for client in data.clients
     }
-    audience = _specs(splits)
-    if method.pooled:
-        pooled = {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}
-        splits = splits | {POOLED: pooled}
-    specs = [spec for spec in _specs(splits) if spec.id == POOLED] if method.pooled else audience
+    if method.pooled:  # one simulated client, bound by nobody's resources
+        splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
+    dealt = {} if method.pooled else _dealt(experiment, method, list(splits), backbone, seed)
+    everyone = [ClientSpec(name, len(rows["train"]), dealt.get(name, Allotment())) for name, rows in splits.items()]
+    audience = [spec for spec in everyone if spec.id != POOLED]
+    specs = [spec for spec in everyone if spec.id == POOLED] or audience
 
     models = Models(backbone, seed)
-    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in _specs(splits)}
+    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in everyone}
     initial = {name: template.read() for name, template in templates.items()}
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
-    clients = [Client(spec, splits[spec.id], len(data.labels), padding, initial[spec.id]) for spec in _specs(splits)]
+    clients = [Client(s, splits[s.id], len(data.labels), padding, initial[s.id], seed) for s in everyone]
     workers = experiment.workers or os.cpu_count() or 1
     engine = LocalEngine(method, clients, templates, experiment.training, seed, workers)
     state = method.start(FederationInfo(tuple(specs), initial), seed)
@@ -67,5 +71,8 @@ def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) ->
     return Built(federation, engine, data, templates[audience[0].id], tokenizer)
 
 
-def _specs(splits: dict[str, dict[str, list[Encoded]]]) -> list[ClientSpec]:
-    return [ClientSpec(name, len(rows["train"])) for name, rows in sorted(splits.items())]
+def _dealt(
+    experiment: Experiment, method: Method[Any], clients: list[str], backbone: nn.Module, seed: int
+) -> dict[str, Allotment]:
+    own = allotments(clients, experiment.resources, backbone, seed)
+    return lowest(own) if method.options.levels == "lowest" else own

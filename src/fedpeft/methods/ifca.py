@@ -1,0 +1,85 @@
+"""IFCA: C global models; every client trains the one that fits its data best. Ghosh et al., arXiv 2006.04088.
+
+The paper's: the server sends all C models, client k picks argmin_j of its training loss and trains that one, the
+server averages within each cluster. C = 1 is FedAvg. Ours [choice]: the first model is the common start, the others
+are drawn anew with its tensors' means and spreads (equal starts would all be picked alike).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import PeftConfig
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedpeft.adapters import Slot
+from fedpeft.aggregation import mean_tensors
+from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.message import Message, Reply, Scalar, Tensors
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, by_examples, layout
+from fedpeft.federation.randomness import generator
+from fedpeft.methods.options import LoraOptions
+
+
+class IfcaOptions(MethodOptions):
+    adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA of every model")
+    clusters: int = Field(2, ge=1, description="number of global models, C")
+
+
+@dataclass(frozen=True)
+class IfcaState:
+    models: tuple[Tensors, ...]
+
+
+class Ifca(Method[IfcaState]):
+    Options = IfcaOptions
+
+    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
+        return self.options.adapter.config(model, client)
+
+    def start(self, info: FederationInfo, seed: int) -> IfcaState:
+        first = info.common_start("ifca")
+        others = [redrawn(first, generator(seed, "ifca", j)) for j in range(1, self.options.clusters)]
+        return IfcaState((first, *others))
+
+    def send(self, state: IfcaState, client: ClientSpec) -> Tensors:
+        return {f"{j}/{name}": t for j, model in enumerate(state.models) for name, t in model.items()}
+
+    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+        losses = {j: self._loss(model, message, client, j) for j in range(self.options.clusters)}
+        chosen = min(losses, key=losses.__getitem__)
+        model.write(picked(message, chosen))
+        return {"cluster": chosen}
+
+    def expects(self, state: IfcaState, message: Message) -> Layout:
+        return layout(state.models[0])
+
+    def aggregate(self, state: IfcaState, replies: Sequence[Reply]) -> IfcaState:
+        def mean_of(j: int) -> Tensors:
+            own = [reply for reply in replies if reply.scalars["cluster"] == j]
+            return mean_tensors([r.tensors for r in own], by_examples(own)) if own else state.models[j]
+
+        return IfcaState(tuple(mean_of(j) for j in range(len(state.models))))
+
+    def _loss(self, model: Slot, message: Message, client: Client, j: int) -> float:
+        if self.options.clusters == 1:
+            return 0.0
+        model.write(picked(message, j))
+        return client.scores(model, "train")["loss"]
+
+
+def picked(message: Message, j: int) -> Tensors:
+    """The j-th model of a message."""
+    prefix = f"{j}/"
+    return {name.removeprefix(prefix): t for name, t in message.tensors.items() if name.startswith(prefix)}
+
+
+def redrawn(tensors: Tensors, draw: torch.Generator) -> Tensors:
+    """Tensors of the same means and spreads; what is constant, such as LoRA's B of zeros, stays."""
+
+    def one(tensor: Tensor) -> Tensor:
+        spread = tensor.float().std(correction=0)
+        return (tensor.float().mean() + spread * torch.randn(tensor.shape, generator=draw)).to(tensor.dtype)
+
+    return {name: one(tensor) for name, tensor in tensors.items()}

@@ -1,0 +1,66 @@
+"""RoLoRA: rounds alternate between B with A frozen and A with B frozen. Chen et al., arXiv 2409.02346.
+
+One factor is the same everywhere in every round, so the mean of the other is the exact mean of the products, and half
+of LoRA travels each way. Odd rounds train B, even ones A. Ours [choice]: the head is trained in every round; a client
+that missed rounds is sent both factors, all others only the one that changed since they last trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fedpeft.adapters import Slot
+from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.message import Message, Reply, Scalar, Tensors
+from fedpeft.federation.method import FederationInfo, Layout, layout
+from fedpeft.methods.fedavg import GlobalState
+from fedpeft.methods.fedit import FedIt
+
+FROZEN = {1: "lora_A.weight", 0: "lora_B.weight"}  # by the round's parity
+
+
+@dataclass(frozen=True)
+class RoLoraState(GlobalState):
+    changed: dict[str, int] = field(default_factory=dict)  # round of the last change, by tensor
+    seen: dict[str, int] = field(default_factory=dict)  # round of the last usable reply, by client
+
+
+class RoLora(FedIt):
+    """FedAvg over the factor whose turn it is."""
+
+    def start(self, info: FederationInfo, seed: int) -> RoLoraState:
+        return RoLoraState(super().start(info, seed).tensors)
+
+    def send(self, state: GlobalState, client: ClientSpec) -> Tensors:
+        # A client knows everything up to its last usable reply's round, but not that round's mean.
+        assert isinstance(state, RoLoraState)
+        if client.id not in state.seen:
+            return state.tensors
+        known = state.seen[client.id]
+        return {name: tensor for name, tensor in state.tensors.items() if state.changed.get(name, 0) >= known}
+
+    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+        own = client.initial if client.local.trained is None else client.local.trained
+        model.write(own | message.tensors)
+        return {}
+
+    def trains(self, model: Slot, message: Message) -> tuple[str, ...]:
+        return tuple(turn(model.names, message.round))
+
+    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
+        trained = model.read()
+        return {name: trained[name] for name in turn(model.names, message.round)}
+
+    def expects(self, state: GlobalState, message: Message) -> Layout:
+        return layout({name: state.tensors[name] for name in turn(tuple(state.tensors), message.round)})
+
+    def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> RoLoraState:
+        assert isinstance(state, RoLoraState)
+        moved, now = super().aggregate(state, replies), replies[0].round
+        changed = state.changed | dict.fromkeys(replies[0].tensors, now)
+        seen = state.seen | {reply.client: now for reply in replies}
+        return RoLoraState(moved.tensors, moved.moments, changed, seen)
+
+
+def turn(names: Sequence[str], round_: int) -> list[str]:
+    """The tensors that a round trains."""
+    return [name for name in names if not name.endswith(FROZEN[round_ % 2])]

@@ -1,0 +1,52 @@
+"""Which client carries what: levels of resources dealt over the clients, and the allotment each level comes to."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from fedpeft.adapters import block_count
+from fedpeft.budgets import Allotment
+from fedpeft.config import Level
+from fedpeft.errors import UserError
+from fedpeft.federation.randomness import generator
+
+
+def allotments(clients: Sequence[str], levels: Sequence[Level], backbone: nn.Module, seed: int) -> dict[str, Allotment]:
+    """One allotment per client: levels in the shares they state, dealt in an order drawn with the seed.
+
+    Without levels everyone's is empty: the method's own options hold. Raises UserError for a level that the
+    backbone cannot have.
+    """
+    if not levels:
+        return {client: Allotment() for client in clients}
+    order = torch.randperm(len(clients), generator=generator(seed, "resources")).tolist()
+    made = [allotment(level, backbone) for level in levels]
+    bounds = torch.tensor([level.share for level in levels], dtype=torch.float64).cumsum(0)
+    bounds = bounds / bounds[-1] * len(clients)
+    dealt = {}
+    for place, index in enumerate(order):
+        level = int(torch.searchsorted(bounds, torch.tensor(place + 0.5, dtype=torch.float64)))
+        dealt[clients[index]] = made[level]
+    return dict(sorted(dealt.items()))
+
+
+def allotment(level: Level, backbone: nn.Module) -> Allotment:
+    """The levers of one level; `layers` counts adapted blocks from the top."""
+    layers = None
+    if level.layers is not None:
+        count = block_count(backbone)
+        if level.layers > count:
+            raise UserError(f"resources: the backbone has {count} blocks, a level asks for {level.layers}")
+        layers = tuple(range(count - level.layers, count))
+    return Allotment(level.rank, layers, level.density, level.micro_batch, level.checkpointing)
+
+
+def lowest(dealt: dict[str, Allotment]) -> dict[str, Allotment]:
+    """Everyone at the least of every lever: what a method must run at that wants all clients alike."""
+    ranks = [a.rank for a in dealt.values() if a.rank is not None]
+    layers = [a.layers for a in dealt.values() if a.layers is not None]
+    rank, top = min(ranks, default=None), min(layers, key=len, default=None)
+    density = min(a.density for a in dealt.values())
+    return {client: replace(own, rank=rank, layers=top, density=density) for client, own in dealt.items()}
