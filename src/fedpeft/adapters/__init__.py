@@ -1,25 +1,32 @@
-"""What is trained on the frozen backbone: LoReFT as a PEFT tuner, PEFT's LoRA, classification heads.
+"""What is trained on the frozen backbone: LoReFT and masked LoRA as PEFT tuners, PEFT's LoRA, classification heads.
 
-Importing this package makes PEFT know LoReFT: `get_peft_model(model, LoReftConfig(...))`,
+Importing this package makes PEFT know our tuners: `get_peft_model(model, LoReftConfig(...))`,
 `PeftModel.from_pretrained(model, folder)`.
 """
 
 from fedpeft.adapters.backbone import load_backbone
 from fedpeft.adapters.blocks import block_count
+from fedpeft.adapters.export import as_lora
 from fedpeft.adapters.heads import SequenceClassifier
 from fedpeft.adapters.lora import lora_config
+from fedpeft.adapters.masked import MaskedLoraConfig
+from fedpeft.adapters.names import interventions, is_head, lora_pairs, merged_names
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel
-from fedpeft.adapters.slot import Slot, Tensors, interventions, is_head
+from fedpeft.adapters.slot import Slot, Tensors
 
 __all__ = [
     "LoReftConfig",
     "LoReftModel",
+    "MaskedLoraConfig",
     "SequenceClassifier",
     "Slot",
     "Tensors",
+    "as_lora",
     "block_count",
     "interventions",
     "is_head",
     "load_backbone",
     "lora_config",
+    "lora_pairs",
+    "merged_names",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from fedpeft.adapters import load_backbone
+from fedpeft.adapters import as_lora, load_backbone
 from fedpeft.config import Experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
@@ -22,16 +22,18 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
     """Writes `<root>/<client>/adapter/` for every client; each folder appears whole or not at all."""
     federation = built.federation
     root.mkdir(exist_ok=True)
-    slot = built.model.clone()
     card = {"model": experiment.model.model_dump(), "labels": list(built.data.labels)}
     for spec in federation.audience:
         client = built.engine.clients[spec.id]
         message = Message(spec.id, federation.round + 1, federation.method.send(federation.state, spec))
+        slot = built.engine.templates[spec.id].clone()  # its own: clients may differ in rank and layers
         federation.method.personal(slot, message, client)
+        # PEFT knows neither what is merged nor masked rows: those become ordinary LoRA.
+        model = as_lora(slot) if slot.merged or slot.rows() else slot.model
         temporary, target = root / f".{spec.id}.tmp", root / spec.id
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            slot.model.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
+            model.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
             (temporary / "adapter" / _CARD).write_text(json.dumps(card, indent=1))
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
