@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from fedpeft.adapters import SequenceClassifier
+from fedpeft.adapters import SequenceClassifier, Slot, is_head, lora_config, merged_names
 
 ENCODERS = ("bert", "roberta", "mpnet")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -87,5 +89,57 @@ def padded() -> Callable[..., dict[str, torch.Tensor]]:
             ids[row, place] = torch.randint(3, 60, (size,), generator=generator)
             mask[row, place] = 1
         return {"input_ids": ids, "attention_mask": mask}
+
+    return build
+
+
+@pytest.fixture
+def lora_slot(tiny_classifier, stir) -> Callable[..., Slot]:
+    """lora_slot("gpt2", r=2, density=0.3) -> a slot with LoRA on every linear map, away from its zero start."""
+
+    def build(architecture: str, r: int = 2, seed: int = 1, dtype: torch.dtype | None = None, **options: Any) -> Slot:
+        plain = tiny_classifier(architecture)
+        plain.backbone.to(dtype)
+        model = get_peft_model(plain, lora_config(plain, r=r, alpha=1.5 * r, **options))
+        stir(model, seed=seed)
+        return Slot(model)
+
+    return build
+
+
+@pytest.fixture
+def factors() -> Callable[..., dict[str, torch.Tensor]]:
+    """factors(slot, rank=3) -> random factors to merge into every LoRA module, in their own dtype (float32)."""
+
+    def build(slot: Slot, rank: int, seed: int = 5, scale: float = 0.2) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        drawn: dict[str, torch.Tensor] = {}
+        for module, (d_out, d_in) in slot.dimensions().items():
+            a, b = merged_names(module)
+            drawn[a] = scale * torch.randn(rank, d_in, generator=generator)
+            drawn[b] = scale * torch.randn(d_out, rank, generator=generator)
+        return drawn
+
+    return build
+
+
+@pytest.fixture
+def dense_oracle(tiny_classifier) -> Callable[..., SequenceClassifier]:
+    """dense_oracle("gpt2", slot, deltas) -> the plain float64 model with `deltas` (d_out, d_in) in its weights.
+
+    `deltas` by LoRA module name; the head is the slot's, in its own float32. Built without PEFT and without our layers.
+    """
+
+    def build(architecture: str, slot: Slot, deltas: dict[str, torch.Tensor]) -> SequenceClassifier:
+        plain = tiny_classifier(architecture)
+        plain.backbone.double()
+        for module, delta in deltas.items():
+            layer = plain.get_submodule(module.removeprefix("base_model.model."))
+            transposed = isinstance(layer, Conv1D)
+            with torch.no_grad():
+                layer.weight += delta.double().T if transposed else delta.double()
+        head = {n.rsplit(".", 1)[-1]: t for n, t in slot.read().items() if is_head(n)}
+        plain.classifier.load_state_dict(head)
+        return plain
 
     return build

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import BertConfig, BertModel
 
@@ -54,3 +54,16 @@ def test_a_language_model_has_no_classifier_to_save(tiny):
 def test_unknown_targets_are_refused_with_what_there_is(targets, tiny):
     with pytest.raises(UserError, match=r"targets: LlamaForCausalLM has down_proj.*Received"):
         lora_config(tiny("llama"), r=2, alpha=4, targets=targets)
+
+
+@pytest.mark.parametrize("r", [1, 3, 7])
+def test_a_scale_is_exact_at_any_rank_and_survives_saving(r, tiny_classifier, padded, stir, tmp_path):
+    plain = tiny_classifier("bert")
+    model = get_peft_model(plain, lora_config(plain, r=r, alpha=0.75 * r))
+    stir(model)
+    assert {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)} == {0.75}
+    model.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    loaded = PeftModel.from_pretrained(tiny_classifier("bert"), str(tmp_path)).eval()
+    assert loaded.peft_config["default"].lora_alpha == 0.75 * r
+    with torch.no_grad():
+        assert torch.equal(loaded(**padded()).logits, model.eval()(**padded()).logits)

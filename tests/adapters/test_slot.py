@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
 
-from fedpeft.adapters import LoReftConfig, Slot, interventions, is_head, lora_config
+from fedpeft.adapters import LoReftConfig, Slot, is_head, lora_config
 from fedpeft.adapters.reft.layer import LoReftLayer
 
 
@@ -128,17 +128,3 @@ def test_sizes_count_adapter_and_head_apart(slot):
     total = sum(p.numel() for p in slot.model.parameters() if p.requires_grad)
     assert slot.sizes()["head"] == 3 * 32 + 3
     assert slot.sizes()["adapter"] == total - slot.sizes()["head"]
-
-
-def test_interventions_come_in_the_order_of_the_blocks():
-    names = [f"m.layers.{i}.reft_{part}" for i in (10, 2, 0) for part in ("b", "R", "W")] + ["m.classifier.weight"]
-    assert interventions(sorted(names)) == [
-        tuple(f"m.layers.{i}.reft_{part}" for part in ("R", "W", "b")) for i in (0, 2, 10)
-    ]
-    assert interventions(["m.layers.0.lora_A.weight"]) == []
-
-
-def test_is_head_of_lora_reft_and_head_names():
-    assert not is_head("base_model.model.backbone.layer.0.reft_R")
-    assert not is_head("base_model.model.backbone.layer.0.query.lora_A.weight")
-    assert is_head("base_model.model.classifier.weight")

@@ -103,8 +103,8 @@ def _checked(layers: Mapping[str, LoraLayer], factors: Mapping[str, Tensor]) -> 
         if a not in factors or b not in factors:
             raise ValueError(f"{a} and {b} come together. Received: only {a if a in factors else b}")
         A, B = factors[a], factors[b]
-        shapes = (tuple(A.shape), tuple(B.shape))
-        if shapes != ((A.shape[0], layer.in_features), (layer.out_features, A.shape[0])):
+        shapes, rank = (tuple(A.shape), tuple(B.shape)), len(A) if A.dim() else 0
+        if shapes != ((rank, layer.in_features), (layer.out_features, rank)):
             raise ValueError(
                 f"{a} has shape (r, {layer.in_features}) and {b} ({layer.out_features}, r). "
                 f"Received: {shapes[0]} and {shapes[1]}"
