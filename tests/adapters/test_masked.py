@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from fedpeft.adapters import MaskedLoraConfig, Slot, lora_config, lora_pairs
+from fedpeft.adapters.masked import MaskedRows
 from fedpeft.errors import UserError
 
 BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])
@@ -46,6 +47,11 @@ def test_how_many_rows_train(density, lora_slot):
         assert shapes[a] == (2, d_in) and shapes[b] == (count, 2)
         assert torch.equal(slot.rows()[module], torch.arange(count))
     assert slot.sizes()["adapter"] == sum(math.prod(shape) for name, shape in shapes.items() if ".lora_" in name)
+
+
+def test_a_share_that_rounding_lifts_over_a_whole_number_takes_no_row_more():
+    assert 0.07 * 100 > 7
+    assert MaskedRows(torch.zeros(100, 2), 0.07).weight.shape == (7, 2)
 
 
 @BOTH
