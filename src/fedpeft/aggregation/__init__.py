@@ -1,7 +1,20 @@
-"""Pure functions on stacked tensors: means, medians, manifolds, gauges."""
+"""Pure functions on stacked tensors: means, medians, manifolds, gauges, low-rank sums, masks, clusters."""
 
+from fedpeft.aggregation.clusters import responsibilities, sketch, sketch_matrices
 from fedpeft.aggregation.gauge import align, gauge
+from fedpeft.aggregation.lowrank import (
+    Factors,
+    cut,
+    energy_norm,
+    padded,
+    residual,
+    ridge_refined,
+    row_energy,
+    stack,
+    truncate,
+)
 from fedpeft.aggregation.manifold import polar
+from fedpeft.aggregation.masks import Masked, overlap_mean, pack_rows, top_rows, unpack_rows
 from fedpeft.aggregation.mean import leave_one_out_mean_mix, weighted_mean
 from fedpeft.aggregation.median import (
     combine,
@@ -14,8 +27,12 @@ from fedpeft.aggregation.median import (
 from fedpeft.aggregation.named import mean_tensors, mixed_tensors
 
 __all__ = [
+    "Factors",
+    "Masked",
     "align",
     "combine",
+    "cut",
+    "energy_norm",
     "gauge",
     "geometric_median",
     "geometric_median_mix",
@@ -25,6 +42,19 @@ __all__ = [
     "leave_one_out_medians",
     "mean_tensors",
     "mixed_tensors",
+    "overlap_mean",
+    "pack_rows",
+    "padded",
     "polar",
+    "residual",
+    "responsibilities",
+    "ridge_refined",
+    "row_energy",
+    "sketch",
+    "sketch_matrices",
+    "stack",
+    "top_rows",
+    "truncate",
+    "unpack_rows",
     "weighted_mean",
 ]

@@ -60,7 +60,7 @@ class LocalEngine:
             client, slot = self.clients[message.client], self._slot(message.client)
             self._load(slot, message, client, which)
             known = self._scored.setdefault((message.client, split), {})
-            key = fingerprint(slot.read())
+            key = fingerprint(slot.snapshot())
             if key not in known:  # personal and trained are often one and the same model
                 known[key] = client.scores(slot, split)
                 for stale in list(known)[: -len(WHICH)]:
@@ -116,7 +116,7 @@ class LocalEngine:
 
     def _load(self, slot: Slot, message: Message, client: Client, which: Which) -> None:
         if which == "trained" and client.local.trained is not None:
-            slot.write(client.local.trained)
+            slot.restore(client.local.trained)
         else:
             self.method.personal(slot, message, client)
 

@@ -95,7 +95,7 @@ class Federation:
     def _screen(self, replies: list[Reply], messages: list[Message], record: RoundRecord) -> list[Reply]:
         sent = {message.client: message.tensors for message in messages}
         expected = {message.client: self.method.expects(self.state, message) for message in messages}
-        usable, quarantined = screen(replies, sent, expected, self.settings.norm_limit)
+        usable, quarantined = screen(replies, sent, expected, self._objection, self.settings.norm_limit)
         record.quarantined |= quarantined
         needed = math.ceil(self.settings.quorum * len(messages))
         if len(usable) < needed:
@@ -105,6 +105,9 @@ class Federation:
                 f"the quorum is {needed} ({reasons}); the last checkpoint is intact"
             )
         return usable
+
+    def _objection(self, reply: Reply) -> str | None:
+        return self.method.objection(self.state, reply)
 
     def evaluate(self, split: str, which: Which) -> dict[str, Scores]:
         """Scores of every client in the audience, by id, on one split of its own rows."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -38,6 +38,8 @@ class FederationInfo:
 
     clients: tuple[ClientSpec, ...]
     initial: Mapping[str, Tensors]  # by client id
+    dimensions: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)  # by client, LoRA module:
+    # (d_out, d_in) of the adapted layer
 
     def common_start(self, method: str) -> Tensors:
         """The start shared by all clients. Raises UserError when their adapters differ in layout."""
@@ -91,6 +93,10 @@ class Method(ABC, Generic[State]):
         """The layout of the reply to a message; replies of another layout are quarantined. Default: as sent."""
         return layout(message.tensors)
 
+    def objection(self, state: State, reply: Reply) -> str | None:
+        """Why a reply of the right layout is of no use all the same; None when it is. Default: None."""
+        return None
+
     @abstractmethod
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
         """The next state. `replies` come sorted by client id and passed the screen."""
@@ -126,7 +132,7 @@ class Method(ABC, Generic[State]):
         reported = self.receive(model, message, client)
         names, penalty = self.trains(model, message), self.penalty(model, message, client)
         loss = train_locally(model, client, names, self.lr(message, settings), settings, shuffle, penalty)
-        client.local.trained = model.read()
+        client.local.trained = model.snapshot()
         scalars = {"examples": client.spec.examples, "loss": loss, **reported}
         return Reply(message.client, message.round, self.reply(model, message, client), scalars)
 

@@ -1,6 +1,6 @@
 """The screen: what is malformed never reaches an aggregation rule, and the reason is on record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import torch
@@ -13,16 +13,18 @@ def screen(
     replies: Sequence[Reply],
     sent: Mapping[str, Tensors],
     expected: Mapping[str, Layout],
+    objection: Callable[[Reply], str | None],
     norm_limit: float | None,
 ) -> tuple[list[Reply], dict[str, str]]:
     """Splits replies into usable ones and `{client: reason}`.
 
-    Checked: keys, shapes, dtypes, finite values, a positive number of examples, and (from three usable replies on,
-    where `norm_limit` is given) an update norm at most that many times the median of the other clients' norms.
+    Checked: keys, shapes, dtypes, finite values, a positive number of examples, the method's own `objection`, and
+    (from three usable replies on, where `norm_limit` is given) an update norm at most that many times the median of
+    the other clients' norms.
     """
     usable, quarantined = [], {}
     for reply in replies:
-        reason = _malformed(reply, expected[reply.client])
+        reason = _malformed(reply, expected[reply.client]) or objection(reply)
         if reason:
             quarantined[reply.client] = reason
         else:
@@ -54,8 +56,10 @@ def _malformed(reply: Reply, expected: Layout) -> str | None:
 
 
 def update_norm(after: Tensors, before: Tensors) -> float:
-    """Euclidean norm of the change over the tensors both sides hold, in float64."""
+    """Euclidean norm of the change in float64; what was not sent (a fresh LoRA, say) counts from zero."""
     squares = [
-        (tensor.double() - before[name].double()).square().sum() for name, tensor in after.items() if name in before
+        (tensor.double() - before[name].double() if name in before else tensor.double()).square().sum()
+        for name, tensor in after.items()
+        if tensor.is_floating_point()
     ]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

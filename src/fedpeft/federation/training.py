@@ -29,6 +29,8 @@ def train_locally(
     """
     optimiser = _optimiser(model, names, lr, settings.weight_decay)
     allotment = client.spec.allotment
+    if allotment.checkpointing:
+        model.checkpointing_(True)
     losses: list[Tensor] = []  # stay on the device: no sync per step
     rows = 0
     for epoch in range(settings.local_epochs):
@@ -44,6 +46,8 @@ def train_locally(
             if epoch == settings.local_epochs - 1:
                 losses.append(loss * len(batch["labels"]))
                 rows += len(batch["labels"])
+    if allotment.checkpointing:
+        model.checkpointing_(False)  # the slot serves other clients too
     return float(torch.stack(losses).sum()) / rows
 
 

@@ -7,12 +7,18 @@ from fedpeft.federation.method import Method
 from fedpeft.methods.centralised import Centralised
 from fedpeft.methods.ditto import Ditto
 from fedpeft.methods.fedavg_loreft import FedAvgLoReft
+from fedpeft.methods.fedex_lora import FedExLora
+from fedpeft.methods.fedhft import FedHft
 from fedpeft.methods.fedit import FedIt
 from fedpeft.methods.fedreft import FedReft
 from fedpeft.methods.fedsa_lora import FedSaLora
 from fedpeft.methods.ffa_lora import FfaLora
+from fedpeft.methods.flexlora import FlexLora
+from fedpeft.methods.flora import FLora
+from fedpeft.methods.hetlora import HetLora
 from fedpeft.methods.ifca import Ifca
 from fedpeft.methods.local import Local
+from fedpeft.methods.lora_fair import LoraFair
 from fedpeft.methods.rolora import RoLora
 
 BUILT_IN: dict[str, type[Method[Any]]] = {
@@ -21,6 +27,12 @@ BUILT_IN: dict[str, type[Method[Any]]] = {
     "fedit": FedIt,
     "fedavg_loreft": FedAvgLoReft,
     "fedreft": FedReft,
+    "lora_fair": LoraFair,
+    "hetlora": HetLora,
+    "flora": FLora,
+    "flexlora": FlexLora,
+    "fedhft": FedHft,
+    "fedex_lora": FedExLora,
     "rolora": RoLora,
     "ifca": Ifca,
     "ffa_lora": FfaLora,

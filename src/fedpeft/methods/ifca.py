@@ -55,6 +55,10 @@ class Ifca(Method[IfcaState]):
     def expects(self, state: IfcaState, message: Message) -> Layout:
         return layout(state.models[0])
 
+    def objection(self, state: IfcaState, reply: Reply) -> str | None:
+        cluster = reply.scalars.get("cluster")
+        return None if cluster in range(len(state.models)) else f"cluster {cluster!r} is none of {len(state.models)}"
+
     def aggregate(self, state: IfcaState, replies: Sequence[Reply]) -> IfcaState:
         def mean_of(j: int) -> Tensors:
             own = [reply for reply in replies if reply.scalars["cluster"] == j]

@@ -27,10 +27,14 @@ class LoraOptions(BaseModel):
         """s in s B A. One for a federation, also where ranks differ: then padding and truncation keep their meaning."""
         return self.alpha / self.r
 
-    def config(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        """The PEFT configuration over `model`, head included, at the client's own rank and layers."""
+    def config(self, model: nn.Module, client: ClientSpec, masked: bool = False) -> PeftConfig:
+        """The PEFT configuration over `model`, head included, at the client's own rank and layers.
+
+        `masked`: B has only the client's density of its rows.
+        """
         rank, layers = client.allotment.rank or self.r, client.allotment.layers or self.layers
-        return lora_config(model, rank, self.scale * rank, layers, self.targets)
+        density = client.allotment.density if masked else 1.0
+        return lora_config(model, rank, self.scale * rank, layers, self.targets, density)
 
 
 class ReftOptions(BaseModel):

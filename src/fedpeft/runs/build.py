@@ -66,7 +66,13 @@ def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) ->
     clients = [Client(s, splits[s.id], len(data.labels), padding, initial[s.id], seed) for s in everyone]
     workers = experiment.workers or os.cpu_count() or 1
     engine = LocalEngine(method, clients, templates, experiment.training, seed, workers)
-    state = method.start(FederationInfo(tuple(specs), initial), seed)
+    known = {spec.id: templates[spec.id] for spec in specs}
+    info = FederationInfo(
+        tuple(specs),
+        {client: initial[client] for client in known},
+        {client: template.dimensions() for client, template in known.items()},
+    )
+    state = method.start(info, seed)
     federation = Federation(method, engine, state, specs, audience, experiment.training, seed)
     return Built(federation, engine, data, templates[audience[0].id], tokenizer)
 

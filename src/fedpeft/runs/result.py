@@ -73,4 +73,6 @@ def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
 
 
 def _count(built: Built, head: bool) -> int:
-    return sum(tensor.numel() for name, tensor in built.model.read().items() if is_head(name) == head)
+    """Trained parameters of a client; their mean, where clients differ."""
+    starts = [built.engine.clients[spec.id].initial for spec in built.federation.audience]
+    return round(mean(sum(t.numel() for name, t in start.items() if is_head(name) == head) for start in starts))

@@ -1,0 +1,108 @@
+"""Sums of low-rank updates in factors: never a dense d_out x d_in matrix where factors are smaller.
+
+B (d_out, r) and A (r, d_in) stand for B A, a pair `Factors`. Arithmetic is float64, results have the inputs' dtype.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedpeft.aggregation.mean import normalised, weighted_mean
+
+Factors = tuple[Tensor, Tensor]  # B (d_out, r), A (r, d_in)
+NEGLIGIBLE = 1e-9  # singular values below this share of the largest are rounding
+
+
+def stack(factors: Sequence[Factors], weights: Sequence[float] | Tensor | None = None) -> Factors:
+    """sum_k w_k B_k A_k exactly, as [w_1 B_1 | w_2 B_2 | ...] and [A_1; A_2; ...]; weights 1 by default.
+
+    Ranks may differ. Raises ValueError for no factors or for modules of different size.
+    """
+    if not factors:
+        raise ValueError("A sum needs at least one pair of factors. Received: none.")
+    if len({(b.shape[0], a.shape[1]) for b, a in factors}) > 1:
+        raise ValueError(f"Factors must be of one module. Received: {[(b.shape, a.shape) for b, a in factors]}.")
+    share = [1.0] * len(factors) if weights is None else [float(w) for w in weights]
+    scaled = [(w * b.double()).to(b.dtype) for w, (b, _) in zip(share, factors, strict=True)]
+    return torch.cat(scaled, 1), torch.cat([a for _, a in factors])
+
+
+def truncate(factors: Factors, rank: int | None = None) -> Factors:
+    """The nearest product of the given rank (None: exact, without negligible directions); U sqrt(S) and sqrt(S) V^T.
+
+    QR of both factors and an SVD of the small core: equal to the truncated SVD of the dense product [derived]. Signs
+    are fixed: the entry of largest size in every column of B is positive. With a rank given, the result has exactly
+    that rank, padded with zeros where the product has less.
+    """
+    b, a = factors
+    q_b, r_b = torch.linalg.qr(b.double())  # (d_out, m), (m, r)
+    q_a, r_a = torch.linalg.qr(a.double().mT)  # (d_in, n), (n, r)
+    u, s, v = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)  # (m, k), (k,), (k, n)
+    kept = int((s > NEGLIGIBLE * s[:1]).sum()) if rank is None else min(rank, len(s))
+    root = s[:kept].sqrt()
+    left, right = q_b @ u[:, :kept] * root, root[:, None] * (v[:kept] @ q_a.mT)
+    if kept:
+        places = left.abs().argmax(0, keepdim=True)  # (1, k)
+        sign = torch.where(left.gather(0, places)[0] < 0, -1.0, 1.0)
+        left, right = left * sign, right * sign[:, None]
+    result = left.to(b.dtype), right.to(a.dtype)
+    return result if rank is None else padded(result, rank)
+
+
+def padded(factors: Factors, rank: int) -> Factors:
+    """The same product at a larger rank, zeros added. Raises ValueError when the rank is smaller."""
+    b, a = factors
+    more = rank - a.shape[0]
+    if more < 0:
+        raise ValueError(f"Padding goes to a larger rank than {a.shape[0]}. Received: {rank}.")
+    return torch.cat([b, b.new_zeros(b.shape[0], more)], 1), torch.cat([a, a.new_zeros(more, a.shape[1])])
+
+
+def cut(factors: Factors, rank: int) -> Factors:
+    """The first `rank` columns of B and rows of A. Raises ValueError when there are fewer."""
+    b, a = factors
+    if not 0 <= rank <= a.shape[0]:
+        raise ValueError(f"Cutting goes to a rank of at most {a.shape[0]}. Received: {rank}.")
+    return b[:, :rank].contiguous(), a[:rank].contiguous()
+
+
+def energy_norm(factors: Factors) -> Tensor:
+    """||B A||_F, () float64, by traces: ||B A||_F^2 = tr((B^T B)(A A^T))."""
+    b, a = (t.double() for t in factors)
+    return ((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt()
+
+
+def row_energy(factors: Factors) -> Tensor:
+    """sum_i (B A)[d, i]^2 of every row d, (d_out,) float64: B[d] (A A^T) B[d]^T [derived]."""
+    b, a = (t.double() for t in factors)
+    return ((b @ (a @ a.mT)) * b).sum(1).clamp_min(0)
+
+
+def residual(pairs: Sequence[Factors], weights: Tensor | None = None) -> Factors:
+    """Exact factors of mean(B_k A_k) - mean(B) mean(A); weights (clients,). FedEx-LoRA (arXiv 2410.09432)."""
+    share = normalised(weights, len(pairs))
+    b, a = _means(pairs, share)
+    return stack([*pairs, (b, a)], [*share.tolist(), -1.0])
+
+
+def ridge_refined(pairs: Sequence[Factors], weights: Tensor | None, ridge: float) -> Factors:
+    """mean(B) + dB and mean(A), where dB = argmin ||(mean(B) + dB) mean(A) - mean(B_k A_k)||^2 + ridge ||dB||^2.
+
+    Closed form of LoRA-FAIR's objective (arXiv 2411.14961) with r x r solves [derived].
+    """
+    share = normalised(weights, len(pairs))
+    mean_b, mean_a = _means(pairs, share)
+    b, a = mean_b.double(), mean_a.double()
+    target = sum(
+        (w * (p.double() @ (q.double() @ a.mT)) for w, (p, q) in zip(share, pairs, strict=True)), torch.zeros_like(b)
+    )
+    square = a @ a.mT  # (r, r)
+    missing = target - b @ square  # (d_out, r)
+    change = torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=a.dtype, device=a.device), missing.mT).mT
+    return (b + change).to(mean_b.dtype), mean_a
+
+
+def _means(pairs: Sequence[Factors], share: Tensor) -> Factors:
+    b, a = zip(*pairs, strict=True)
+    return weighted_mean(torch.stack(b), share), weighted_mean(torch.stack(a), share)

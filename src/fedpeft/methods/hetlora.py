@@ -1,0 +1,95 @@
+"""HetLoRA: clients of different rank, zero-padded to the largest. Cho et al., arXiv 2401.06432.
+
+The paper's: (1) the server cuts its LoRA to each client's rank; (2) the client trains with a penalty on the product of
+the norms of its last rows, lambda ||B[:, gamma r:]|| ||A[gamma r:]||, and gives those rows up when that product fell
+("self-pruning"); (3) the server pads with zeros and averages A and B with weights ||B_k A_k||_F. Mean(B) mean(A) is
+not mean(B A): not exact. Ours [choice]: weights and pruning by module; a pruned row travels once more as zeros, which
+is how the server learns of it; the head is averaged by training rows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedpeft.adapters import Slot, lora_pairs
+from fedpeft.aggregation import energy_norm, padded, weighted_mean
+from fedpeft.federation.client import Client
+from fedpeft.federation.message import Message, Reply, Tensors
+from fedpeft.federation.method import MethodOptions
+from fedpeft.methods.options import LoraOptions
+from fedpeft.methods.ranks import (
+    Ranked,
+    RankedState,
+    fitted,
+    holders,
+    mean_heads,
+    modules_of,
+    named,
+    pair,
+    positive,
+    ranks_of,
+)  # fmt: skip
+
+
+class HetLoraOptions(MethodOptions):
+    adapter: LoraOptions = Field(default_factory=LoraOptions, description="LoRA; `resources` give clients other ranks")
+    gamma: float = Field(0.99, gt=0, le=1, description="rows from gamma r on may be pruned; 1: never")
+    prune_weight: float = Field(1e-3, ge=0, description="lambda of the penalty on those rows")
+
+
+class HetLora(Ranked):
+    Options = HetLoraOptions
+
+    def penalty(self, model: Slot, message: Message, client: Client) -> Callable[[], Tensor] | None:
+        tails = [self._tail_of(model, module, rank) for module, rank in ranks_of(message.tensors).items()]
+        tails = [tail for tail in tails if tail[0].numel()]
+        if not tails or self.options.prune_weight == 0:
+            return None
+        return lambda: self.options.prune_weight * torch.stack([_norm(b) * _norm(a) for b, a in tails]).sum()
+
+    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
+        trained = fitted(model.read(), ranks_of(message.tensors))
+        for module, rank in ranks_of(message.tensors).items():
+            before, after = pair(message.tensors, module), pair(trained, module)
+            start = self._tail(rank)
+            if start < rank and _tail_norm(after, start) < _tail_norm(before, start):
+                kept = after[0][:, :start], after[1][:start]
+                trained |= named(module, padded(kept, rank))
+        return trained
+
+    def aggregate(self, state: RankedState, replies: Sequence[Reply]) -> RankedState:
+        tensors = state.tensors | mean_heads(replies)
+        for module in modules_of(tensors):
+            pairs = [pair(reply.tensors, module) for reply in holders(replies, module)]
+            if pairs:
+                rank = tensors[f"{module}.lora_A.weight"].shape[0]
+                b, a = zip(*(padded(factors, rank) for factors in pairs), strict=True)
+                weights = positive(torch.stack([energy_norm(factors) for factors in pairs]))  # (clients,)
+                tensors |= named(
+                    module, (weighted_mean(torch.stack(b), weights), weighted_mean(torch.stack(a), weights))
+                )
+        return RankedState(tensors, state.ranks | {reply.client: _left(reply.tensors) for reply in replies})
+
+    def _tail(self, rank: int) -> int:
+        return max(1, math.floor(self.options.gamma * rank))
+
+    def _tail_of(self, model: Slot, module: str, rank: int) -> tuple[Tensor, Tensor]:
+        b, a = model.parameters([f"{module}.lora_B.weight", f"{module}.lora_A.weight"])
+        start = self._tail(rank)
+        return b[:, start:rank], a[start:rank]
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    return (matrix.square().sum() + 1e-24).sqrt()  # a norm with a gradient at zero, where B starts
+
+
+def _tail_norm(factors: tuple[Tensor, Tensor], start: int) -> float:
+    return float(factors[0][:, start:].norm() * factors[1][start:].norm())
+
+
+def _left(tensors: Tensors) -> dict[str, int]:
+    """Ranks without the rows that were pruned: those at the end whose A is zero."""
+    return {module: max(1, int((tensors[a] != 0).any(1).sum())) for module, a, _ in lora_pairs(tensors)}
