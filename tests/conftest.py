@@ -80,6 +80,17 @@ def experiment_file(tmp_path, tiny_model, tiny_data) -> Path:
             "fedit": {"lr": 5e-3},
             "fedavg_loreft": {"lr": 2e-2},
             "fedreft": {"lr": 2e-2, "mixing": "validation"},
+            "ditto": {"lr": 5e-3},
+            "fedex_lora": {"lr": 5e-3},
+            "fedhft": {"lr": 1e-2, "warmup": 2},
+            "fedsa_lora": {"lr": 5e-3},
+            "ffa_lora": {"lr": 1e-2},
+            "flexlora": {"lr": 5e-3},
+            "flora": {"lr": 5e-3},
+            "hetlora": {"lr": 5e-3},
+            "ifca": {"lr": 5e-3},
+            "lora_fair": {"lr": 5e-3},
+            "rolora": {"lr": 1e-2},
         },
     }
     file.write_text(yaml.safe_dump(settings))

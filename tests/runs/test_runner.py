@@ -1,6 +1,7 @@
 """Whole runs on a tiny real model: every method, every engine setting, broken off and resumed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -46,7 +47,7 @@ def test_every_method_learns_the_task_and_exports_every_client(experiment_file, 
     assert result["rows"]["site0"]["test"] > 0
     if label == "local":
         assert result["bytes_up"] < 200  # a header and no tensor
-    elif label != "centralised":
+    elif label in ("fedit", "fedavg_loreft", "fedreft", "ditto", "ifca"):
         trained = 4 * (result["adapter_parameters"] + result["head_parameters"])
         assert trained < result["bytes_up"] < trained + 8000
 
@@ -58,8 +59,8 @@ def test_the_number_of_workers_changes_no_bit(experiment_file, tmp_path, label):
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
-@pytest.mark.parametrize("label", ["local", "fedit", "fedreft"])
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("label", BUILT_IN)
+@pytest.mark.parametrize("stop_after", [1, 3])
 def test_resume_is_equal_to_the_bit(experiment_file, tmp_path, label, stop_after):
     overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
     start(settings(experiment_file, label, overrides), tmp_path / "whole", Nobody())
@@ -69,6 +70,70 @@ def test_resume_is_equal_to_the_bit(experiment_file, tmp_path, label, stop_after
     resumed = resume(tmp_path / "broken", Nobody())
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
     assert resume(tmp_path / "broken", Nobody()) == resumed  # a finished run is left as it is
+
+
+LEVELS = (
+    "resources=[{rank: 4}, {rank: 2, layers: 1, density: 0.5, micro_batch: 2}, "
+    "{rank: 1, density: 0.3, checkpointing: true}]"
+)
+
+
+@pytest.mark.parametrize("label", ["local", "hetlora", "flora", "flexlora", "fedhft", "fedhft-before"])
+def test_clients_of_unlike_resources_train_together(experiment_file, tmp_path, label):
+    overrides = [LEVELS, f"methods.{label}.method={label.split('-')[0]}", f"methods.{label}.lr=1e-2"]
+    overrides += ["methods.fedhft-before.masks=before", "methods.fedhft-before.warmup=1"] * ("-" in label)
+    result = start(settings(experiment_file, label, overrides), tmp_path / "run", Nobody())
+    sizes = {len(adapter) for adapter in contents(tmp_path / "run")[1].values()}
+    assert result["quarantined"] == 0 and len(sizes) > 1  # unlike ranks, and one client with half the layers
+    with pytest.raises(KeyboardInterrupt):
+        start(settings(experiment_file, label, overrides), tmp_path / "broken", Nobody(1))
+    resume(tmp_path / "broken", Nobody())
+    assert contents(tmp_path / "broken") == contents(tmp_path / "run")
+
+
+def test_a_method_that_needs_clients_alike_says_so_before_anything_is_written(experiment_file, tmp_path):
+    with pytest.raises(UserError, match="levels: lowest"):
+        start(settings(experiment_file, "fedit", [LEVELS]), tmp_path / "run", Nobody())
+    assert not (tmp_path / "run").exists()
+    lowest = start(
+        settings(experiment_file, "fedit", [LEVELS, "methods.fedit.levels=lowest"]), tmp_path / "low", Nobody()
+    )
+    assert lowest["adapter_parameters"] == (4 * (32 + 32) + 2 * (32 + 48))  # rank 1 on the top block's six layers
+
+
+def test_micro_batches_and_checkpointing_change_nothing_but_memory(experiment_file, tmp_path):
+    """Only rounding: the mean loss of a batch is the weighted mean of its parts."""
+    scores = []
+    for name, levels in (("plain", "[]"), ("small", "[{micro_batch: 1, checkpointing: true}]")):
+        result = start(settings(experiment_file, "fedit", [f"resources={levels}"]), tmp_path / name, Nobody())
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        scores.append([line["loss"] for line in lines if line["split"] == "train"])
+        assert result["rounds"] == 3
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+
+
+def test_bytes_counted_are_bytes_on_the_wire(experiment_file, tmp_path, monkeypatch):
+    """Every message and reply of a run is encoded, counted, decoded, and goes on as it was."""
+    from fedpeft.engines.local import LocalEngine
+    from fedpeft.federation.message import decode, encode
+
+    wire = {"down": 0, "up": 0}
+    real = LocalEngine.train
+
+    def train(self, messages):
+        sent = [encode(message) for message in messages]
+        wire["down"] += sum(map(len, sent))
+        for outcome in real(self, [decode(data) for data in sent]):
+            data = encode(outcome.reply)
+            wire["up"] += len(data)
+            yield replace(outcome, reply=decode(data))
+
+    monkeypatch.setattr(LocalEngine, "train", train)
+    for label in ("fedhft", "flora", "fedreft"):
+        wire |= {"down": 0, "up": 0}
+        result = start(settings(experiment_file, label), tmp_path / label, Nobody())
+        assert wire["down"] == pytest.approx(result["bytes_down"] * 9, abs=0.5)  # 3 clients, 3 rounds
+        assert wire["up"] == pytest.approx(result["bytes_up"] * 9, abs=0.5)
 
 
 def test_seeds_change_the_result(experiment_file, tmp_path):
@@ -103,7 +168,7 @@ def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(e
     def reply(self, model, message, client):
         if client.spec.id in failing:
             raise RuntimeError("no memory left")
-        return real(self, model, client)
+        return real(self, model, message, client)
 
     monkeypatch.setattr(FedIt, "reply", reply)
     monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)

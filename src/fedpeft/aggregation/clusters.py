@@ -40,10 +40,9 @@ def responsibilities(
     counts = list(range(1, min(maximum, max(1, clients // 2)) + 1)) if count == "auto" else [count]
     if counts[-1] * floor >= 1:
         raise ValueError(f"The floor leaves nothing to share: keep it below 1 / {counts[-1]}. Received: {floor}.")
+    if clients < max(2, counts[0]) or bool((features == features[0]).all()):
+        return torch.full((clients, counts[0]), 1 / counts[0], dtype=torch.float64)
     points = _projected(features, components, seed)
-    if clients < counts[0] or len(points) < 2 or not np.ptp(points, axis=0).any():
-        width = counts[0]
-        return torch.full((clients, width), 1 / width, dtype=torch.float64)
     fits = [_fitted(points, number, previous, seed) for number in counts]
     best = min(fits, key=lambda fit: fit.bic(points))
     shares = torch.from_numpy(best.predict_proba(points))  # (clients, clusters)
@@ -71,8 +70,6 @@ def sketch(factors: Factors, left: Tensor, right: Tensor) -> Tensor:
 def _projected(features: Tensor, components: int, seed: int) -> np.ndarray:
     raw = features.double().cpu().numpy()
     kept = min(components, len(raw) - 1, raw.shape[1])
-    if kept < 1:
-        return np.zeros((len(raw), 1))
     return PCA(kept, svd_solver="full", random_state=seed).fit_transform(raw)  # (clients, components)
 
 

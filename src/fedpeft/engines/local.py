@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 import torch
@@ -108,7 +109,8 @@ class LocalEngine:
         reply: Reply | None = None
         failure: str | None = None
         try:
-            reply = self.method.train(slot, message, client, self.settings, shuffle)
+            with _checkpointing(slot, client):
+                reply = self.method.train(slot, message, client, self.settings, shuffle)
         except Exception as error:  # the boundary between a client and the federation: any failure is one client's
             failure = f"{type(error).__name__}: {error}"
             log.exception("client %s failed in round %d", message.client, message.round)
@@ -119,6 +121,19 @@ class LocalEngine:
             slot.restore(client.local.trained)
         else:
             self.method.personal(slot, message, client)
+
+
+@contextmanager
+def _checkpointing(slot: Slot, client: Client) -> Iterator[None]:
+    """Activation checkpointing for a client that was allotted it; the slot serves other clients too."""
+    if not client.spec.allotment.checkpointing:
+        yield
+        return
+    slot.checkpointing_(True)
+    try:
+        yield
+    finally:
+        slot.checkpointing_(False)
 
 
 def fingerprint(tensors: Tensors) -> bytes:

@@ -28,14 +28,12 @@ def train_locally(
     never decayed (facts: a decayed or averaged parametrisation loses orthonormality).
     """
     optimiser = _optimiser(model, names, lr, settings.weight_decay)
-    allotment = client.spec.allotment
-    if allotment.checkpointing:
-        model.checkpointing_(True)
+    micro_batch = client.spec.allotment.micro_batch or settings.batch_size
     losses: list[Tensor] = []  # stay on the device: no sync per step
     rows = 0
     for epoch in range(settings.local_epochs):
         for batch in client.batches("train", settings.batch_size, shuffle):
-            loss = _gradients(model, batch, allotment.micro_batch or settings.batch_size)
+            loss = _gradients(model, batch, micro_batch)
             if penalty is not None:
                 penalty().backward()
             if observe is not None:
@@ -46,8 +44,6 @@ def train_locally(
             if epoch == settings.local_epochs - 1:
                 losses.append(loss * len(batch["labels"]))
                 rows += len(batch["labels"])
-    if allotment.checkpointing:
-        model.checkpointing_(False)  # the slot serves other clients too
     return float(torch.stack(losses).sum()) / rows
 
 

@@ -38,7 +38,7 @@ class Local(Method[NoState]):
         return {}
 
     def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
-        model.write(client.initial if client.local.trained is None else client.local.trained)
+        model.restore(client.initial if client.local.trained is None else client.local.trained)
         return {}
 
     def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
