@@ -70,7 +70,8 @@ def sketch(factors: Factors, left: Tensor, right: Tensor) -> Tensor:
 def _projected(features: Tensor, components: int, seed: int) -> np.ndarray:
     raw = features.double().cpu().numpy()
     kept = min(components, len(raw) - 1, raw.shape[1])
-    return PCA(kept, svd_solver="full", random_state=seed).fit_transform(raw)  # (clients, components)
+    solver = "arpack" if kept < min(raw.shape) else "full"  # a few directions of many: no full decomposition
+    return PCA(kept, svd_solver=solver, random_state=seed).fit_transform(raw)  # (clients, components)
 
 
 def _fitted(points: np.ndarray, number: int, previous: Tensor | None, seed: int) -> GaussianMixture:
