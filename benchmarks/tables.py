@@ -6,9 +6,10 @@ python benchmarks/tables.py
 import json
 from pathlib import Path
 
-from fedpeft.display import HEADINGS, cells
+from fedpeft.display import HEADINGS, MIB, cells
 
 RESULTS = Path(__file__).with_name("results")
+RESOURCES = ("sst2", "ag_news", "mrpc", "reviews")
 
 
 def markdown(headings: list[str], rows: list[list[str]]) -> str:
@@ -39,6 +40,56 @@ def comparison(name: str) -> str:
     return "\n\n".join(lines)
 
 
+def planted(name: str) -> str:
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    rows = []
+    for row in found["rows"]:
+        index = row["rand_index"]
+        rows.append([*cells(row), f"{sum(index) / len(index):.2f}" if index else "-"])
+    note = (
+        f"{found['clients']} clients in {found['groups']} groups for whom labels mean something else, "
+        f"{found['seeds']} seeds. {machine(found)}"
+    )
+    return "\n\n".join([f"## {name}", note, markdown([*HEADINGS, "Rand index"], rows)])
+
+
+def resources() -> str:
+    """Personal accuracy under four levels of resources, data set by data set, and the mean over them."""
+    found = {name: json.loads((RESULTS / f"resources_{name}.json").read_text()) for name in RESOURCES}
+    by_label: dict[str, list[dict]] = {}
+    for record in found.values():
+        for row in record["rows"]:
+            by_label.setdefault(row["label"], []).append(row)
+    rows = []
+    for label, own in by_label.items():
+        scores = [f"{100 * r['personal']['mean']:.1f} ± {100 * r['personal']['sd']:.1f}" for r in own]
+        average = sum(r["personal"]["mean"] for r in own) / len(own)
+        size = " ".join(f"{r['bytes_down']['mean'] / MIB:.2f}/{r['bytes_up']['mean'] / MIB:.2f}" for r in own[:1])
+        rows.append([label, *scores, f"{100 * average:.1f}", size])
+    note = (
+        "Personal test accuracy (%), four levels of resources (rank 8, 4, 2, 1; for fedhft 100, 75, 50, 25 % of the "
+        "rows of B), fedit at the lowest rank for all; 3 seeds; MiB down/up per client and round on the first data "
+        f"set. {machine(next(iter(found.values())))}"
+    )
+    headings = ["method", *found, "mean", "MiB down/up"]
+    return "\n\n".join(["## four levels of resources", note, markdown(headings, rows)])
+
+
+def footprint() -> str:
+    found = json.loads((RESULTS / "footprint.json").read_text())
+    rows = []
+    for model, table in found["tables"].items():
+        for name, row in table.items():
+            both = row["bytes_up"] + row["bytes_down"]
+            rows.append([
+                model, name, f"{row['peak_mib']:.0f}", f"{row['memory_ratio']:.1f}x", f"{both / MIB:.2f}",
+                f"{row['bytes_ratio']:.0f}x", f"{1000 * row['step_seconds']:.0f}", f"{row['step_ratio']:.2f}x",
+            ])  # fmt: skip
+    headings = ["model", "client", "peak MiB", "less", "MiB a round", "less", "ms a step", "faster"]
+    note = f"{found['rows']} rows of {found['tokens']} tokens. Memory is above the imports'. {machine(found)}"
+    return "\n\n".join(["## what a FedHFT client carries and sends", note, markdown(headings, rows)])
+
+
 def ablation(clients: int) -> str:
     found = json.loads((RESULTS / f"ablation_{clients}_clients.json").read_text())
     rows = []
@@ -67,6 +118,11 @@ def main() -> None:
     ]
     parts += [comparison(name) for name in ("reviews", "sst2") if (RESULTS / f"{name}.json").exists()]
     parts += [ablation(n) for n in (4, 8) if (RESULTS / f"ablation_{n}_clients.json").exists()]
+    parts += [planted(file.stem) for file in sorted(RESULTS.glob("planted_*.json"))]
+    if all((RESULTS / f"resources_{name}.json").exists() for name in RESOURCES):
+        parts.append(resources())
+    if (RESULTS / "footprint.json").exists():
+        parts.append(footprint())
     (RESULTS / "README.md").write_text("\n\n".join(parts) + "\n")
     print(f"wrote {RESULTS / 'README.md'}")
 
