@@ -59,8 +59,9 @@ def test_the_number_of_workers_changes_no_bit(experiment_file, tmp_path, label):
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
-@pytest.mark.parametrize("label", BUILT_IN)
-@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize(
+    ("label", "stop_after"), [*((label, 1) for label in BUILT_IN), ("fedreft", 2), ("fedreft", 3), ("fedhft", 3)]
+)
 def test_resume_is_equal_to_the_bit(experiment_file, tmp_path, label, stop_after):
     overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
     start(settings(experiment_file, label, overrides), tmp_path / "whole", Nobody())
