@@ -85,6 +85,17 @@ def test_an_exported_adapter_is_an_ordinary_peft_folder(fedpeft, experiment_file
     assert found["probability"] == pytest.approx(float(share.max()), abs=1e-6)
 
 
+def test_join_gives_a_newcomer_an_adapter(fedpeft, experiment_file, tmp_path, tiny_data):
+    assert fedpeft("run", experiment_file, "--method", "fedreft", cwd=tmp_path).returncode == 0
+    run = tmp_path / "runs/tiny-fedreft-0"
+    done = fedpeft("join", run, "--data", tiny_data, "--id", "late", "--epochs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "late joins fedreft" in done.stdout and "2 local epochs" in done.stdout and "mean of all" in done.stdout
+    assert fedpeft("predict", run, "--client", "late", "--text", "good", cwd=tmp_path).returncode == 0
+    refused(fedpeft("join", run, "--data", tiny_data, "--id", "late", cwd=tmp_path), "'late' already")
+    refused(fedpeft("join", run, "--data", "none.csv", "--id", "other", cwd=tmp_path), "--data", "none.csv")
+
+
 def test_compare_tunes_on_validation_and_goes_on_where_it_was(fedpeft, experiment_file, tmp_path):
     raw = yaml.safe_load(experiment_file.read_text())
     raw["methods"] = {"fedit": {"lr": [1e-4, 5e-3]}, "median": {"method": "fedreft"}}
@@ -133,6 +144,7 @@ def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
         (["run", "experiment.yaml", "--set", "model.name=./nowhere"], ["nowhere"]),
         (["compare", "experiment.yaml", "--methods", "fedit,nope"], ["nope"]),
         (["resume", "runs/none"], ["no run at"]),
+        (["join", "runs/none", "--data", "experiment.yaml", "--id", "a"], ["no run at"]),
         (["ls", "none"], ["no runs under"]),
         (["predict", "runs/none", "--client", "a", "--text", "b"], ["no adapter"]),
         (["runn"], ["No such command 'runn'"]),

@@ -161,6 +161,21 @@ def predict(
         console.print(f"{found['label']}  {found['probability']:.2f}  {found['text']}", markup=False, highlight=False)
 
 
+@app.command()
+def join(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
+    data: Annotated[Path, typer.Option(help="the newcomer's rows: a file, or a folder of splits")],
+    client: Annotated[str, typer.Option("--id", help="the newcomer's name")],
+    epochs: Annotated[int, typer.Option(min=1, help="passes over its training rows")] = 1,
+) -> None:
+    """Give a client that comes after training an adapter of its own; the run stays as it is."""
+    from fedpeft.display import newcomer_table
+    from fedpeft.runs.join import join as join_run
+
+    console.print(newcomer_table(join_run(path, data, client, epochs)))
+    console.print(f"written to {path}/clients/{client}/adapter", highlight=False, soft_wrap=True)
+
+
 def _template() -> bytes:
     return files("fedpeft").joinpath("experiment.yaml").read_bytes()
 

@@ -112,6 +112,26 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     return table
 
 
+def newcomer_table(joined: dict[str, Any]) -> Table:
+    """A newcomer's test accuracy by model, in the order in which it came to them."""
+    epochs = f"{joined['epochs']} local epoch{'s' * (joined['epochs'] > 1)}"
+    lines = {
+        "received": "as received, at once",
+        "trained": f"after {epochs} on it",
+        "personal": "after the server's answer: exported",
+        "alone": f"alone: {epochs} from the start",
+        "mean": "mean of all clients",
+    }
+    rows = ", ".join(f"{joined['rows'][split]} {split}" for split in _SPLITS)
+    table = Table(title=f"{joined['client']} joins {joined['method']} ({rows} rows)", header_style="bold")
+    table.add_column("model")
+    table.add_column("test accuracy %", justify="right")
+    for which, line in lines.items():
+        if which in joined["test"]:
+            table.add_row(line, f"{100 * joined['test'][which]['accuracy']:.1f}")
+    return table
+
+
 def cells(row: dict[str, Any]) -> list[str]:
     """One method's row as text, in the order of HEADINGS."""
     return [

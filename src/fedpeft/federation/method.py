@@ -62,7 +62,8 @@ def layout(tensors: Tensors) -> Layout:
 class Method(ABC, Generic[State]):
     """A federated fine-tuning method.
 
-    The server calls `start`, `send`, `expects` and `aggregate`; the client calls `adapter`, `train` and `personal`.
+    The server calls `start`, `send`, `expects`, `aggregate` and `admit`; the client calls `adapter`, `train` and
+    `personal`.
     `State` is a frozen dataclass of tensors and plain values, so that checkpoint and resume need no code here.
     Most methods write `start`, `send`, `aggregate` and at most the two hooks `receive` and `reply`.
     """
@@ -100,6 +101,11 @@ class Method(ABC, Generic[State]):
     @abstractmethod
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
         """The next state. `replies` come sorted by client id and passed the screen."""
+
+    def admit(self, state: State, reply: Reply) -> State:
+        """The state when a newcomer has trained one round on what was sent to it. Must leave what everyone else is
+        sent as it is. Default: nothing to learn of a newcomer."""
+        return state
 
     # ---- client side
 

@@ -50,6 +50,7 @@ from fedpeft.methods.masking import (
     rows_after,
     rows_before,
     rows_trained,
+    sizes_of,
     wrong_bitmap,
 )  # fmt: skip
 from fedpeft.methods.merging import fresh_lora, merged
@@ -208,6 +209,24 @@ class FedHft(Method[FedHftState]):
             heads=state.heads * grown,
             updates=state.updates * grown,
         )
+
+    # ---- a newcomer [ours]: its place among the clusters there are; nobody else's moves
+
+    def admit(self, state: FedHftState, reply: Reply) -> FedHftState:
+        known = {module: size for modules in state.modules.values() for module, size in modules.items()}
+        own = {
+            module: size | sizes_of(reply, module)
+            for module, size in known.items()
+            if names(module)[0] in reply.tensors
+        }
+        state = replace(state, modules=state.modules | {reply.client: own})
+        state = replace(state, features=state.features | self._features(state, [reply]))
+        if state.shares:
+            place = self._clustered(state).shares[reply.client]  # (clusters,)
+            state = replace(state, shares=state.shares | {reply.client: place})
+        ranks = {module: size["rank"] for module, size in own.items()}
+        sent = mixture(state.updates, state.shares.get(reply.client, prior(state)), ranks)
+        return replace(state, mixtures=state.mixtures | {reply.client: sent})
 
 
 def prior(state: FedHftState) -> Tensor:

@@ -39,6 +39,12 @@ def names(module: str) -> tuple[str, str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_masked_B", f"{module}.lora_row_bitmap"
 
 
+def sizes_of(reply: Reply, module: str) -> dict[str, int]:
+    """The rank and the rows of one module, as a reply has them."""
+    a, b, _ = names(module)
+    return {"rank": reply.tensors[a].shape[0], "rows": reply.tensors[b].shape[0]}
+
+
 def layout_of(modules: Modules) -> Layout:
     """What the tensors of a masked LoRA must look like."""
     result: Layout = {}

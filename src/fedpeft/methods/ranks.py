@@ -44,7 +44,7 @@ class Ranked(Method[RankedState]):
 
     def send(self, state: RankedState, client: ClientSpec) -> Tensors:
         rank = client.allotment.rank or self.options.adapter.r
-        newcomer = {module: rank for module, _, _ in lora_pairs(state.tensors)}
+        newcomer = {module: min(rank, most) for module, most in ranks_of(state.tensors).items()}
         return fitted(state.tensors, state.ranks.get(client.id, newcomer))
 
     def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:

@@ -38,23 +38,42 @@ class Built:
 
 def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) -> Built:
     """Loads data and backbone and joins them. Deterministic in (experiment, seed). Raises UserError."""
-    torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
     data = load_task(experiment.task, experiment.partition, seed, base)
+    model = load_model(experiment, len(data.labels), seed)
+    # One simulated client that holds everything is bound by nobody's resources.
+    dealt = {} if method.pooled else deal(experiment, method, [client.id for client in data.clients], model[0], seed)
+    return assemble(experiment, method, seed, data, model, dealt)
+
+
+def load_model(experiment: Experiment, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
+    """The frozen backbone, with the head that everyone starts from, and its tokenizer."""
     with seeded(seed, "head"):
-        backbone, tokenizer = load_backbone(
+        return load_backbone(
             experiment.model.name,
-            num_labels=len(data.labels),
+            num_labels=num_labels,
             pooling=experiment.model.pooling,
             dtype=experiment.model.dtype,
             device=experiment.model.device,
         )
+
+
+def assemble(
+    experiment: Experiment,
+    method: Method[Any],
+    seed: int,
+    data: FederatedData,
+    model: tuple[nn.Module, Any],
+    dealt: dict[str, Allotment],
+) -> Built:
+    """A federation of the clients in `data`, before its first round; `dealt` is what they can carry, by id."""
+    torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
+    backbone, tokenizer = model
     splits = {
         client.id: {name: encode(getattr(client, name), tokenizer, experiment.model.max_length) for name in SPLITS}
         for client in data.clients
     }
-    if method.pooled:  # one simulated client, bound by nobody's resources
+    if method.pooled:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
-    dealt = {} if method.pooled else _dealt(experiment, method, list(splits), backbone, seed)
     everyone = [ClientSpec(name, len(rows["train"]), dealt.get(name, Allotment())) for name, rows in splits.items()]
     audience = [spec for spec in everyone if spec.id != POOLED]
     specs = [spec for spec in everyone if spec.id == POOLED] or audience
@@ -77,8 +96,9 @@ def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) ->
     return Built(federation, engine, data, templates[audience[0].id], tokenizer)
 
 
-def _dealt(
+def deal(
     experiment: Experiment, method: Method[Any], clients: list[str], backbone: nn.Module, seed: int
 ) -> dict[str, Allotment]:
+    """What each client can carry: its own level of resources, or everyone's lowest where the method says so."""
     own = allotments(clients, experiment.resources, backbone, seed)
     return lowest(own) if method.options.levels == "lowest" else own

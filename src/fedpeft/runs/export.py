@@ -35,21 +35,22 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
         try:
             model.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
             (temporary / "adapter" / _CARD).write_text(json.dumps(card, indent=1))
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(f"cannot write {target}: {error.strerror or error}; free some space and resume") from error
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+        finally:  # an interrupt, too, leaves nothing half-written
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def exported_labels(run: Path, client: str) -> list[str]:
+    """The names of the labels, by index, as a client's folder has them. Raises UserError when there is none."""
+    return _card(run, client)["labels"]
 
 
 def predict(run: Path, client: str, texts: list[str]) -> list[dict[str, Any]]:
     """Label and probability for each text, by one client's personal model. Raises UserError."""
-    folder = run / "clients" / client / "adapter"
-    if not (folder / _CARD).is_file():
-        held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))
-        known = f"clients: {', '.join(held)}" if held else "the run exported none; is it finished?"
-        raise UserError(f"no adapter of client {client!r} in {run}; {known}")
-    card = json.loads((folder / _CARD).read_text())
+    card, folder = _card(run, client), run / "clients" / client / "adapter"
     options = card["model"]
     backbone, tokenizer = load_backbone(
         options["name"],
@@ -68,3 +69,12 @@ def predict(run: Path, client: str, texts: list[str]) -> list[dict[str, Any]]:
         {"text": text, "label": card["labels"][int(share.argmax())], "probability": float(share.max())}
         for text, share in zip(texts, shares, strict=True)
     ]
+
+
+def _card(run: Path, client: str) -> dict[str, Any]:
+    file = run / "clients" / client / "adapter" / _CARD
+    if not file.is_file():
+        held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))
+        known = f"clients: {', '.join(held)}" if held else "the run exported none; is it finished?"
+        raise UserError(f"no adapter of client {client!r} in {run}; {known}")
+    return json.loads(file.read_text())

@@ -43,6 +43,18 @@ def allotment(level: Level, backbone: nn.Module) -> Allotment:
     return Allotment(level.rank, layers, level.density, level.micro_batch, level.checkpointing)
 
 
+def newcomers(dealt: dict[str, Allotment]) -> Allotment:
+    """What a client that joins later carries: what all others do, where they are alike; else the rank that the
+    method's options say, on the most layers of any client."""
+    held = [own.layers for own in dealt.values() if own.layers is not None]
+    most = max(held, key=len) if len(held) == len(dealt) else None
+    alike = {(own.rank, own.density) for own in dealt.values()}
+    if len(alike) > 1:
+        return Allotment(layers=most)
+    ((rank, density),) = alike
+    return Allotment(rank, most, density)
+
+
 def lowest(dealt: dict[str, Allotment]) -> dict[str, Allotment]:
     """Everyone at the least of every lever: what a method must run at that wants all clients alike."""
     ranks = [a.rank for a in dealt.values() if a.rank is not None]

@@ -5,6 +5,7 @@ own rows before anything else. A text never stands on two sides: training and va
 test split (anyone's) are dropped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,17 +32,12 @@ class Item:
 
 def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Path) -> FederatedData:
     """All clients' rows, deterministic in the seed. Raises UserError, one line, for anything wrong with the data."""
-    tables, notes = read_source(task.source, base)
-    if partition.resplit:
-        tables = {"train": [row for rows in tables.values() for row in rows]}
     column = _place_column(partition)
-    for rows in tables.values():
-        _require_columns(rows, [c for c in (task.text, task.text_pair, task.label, column) if c])
-    if "train" not in tables:
-        raise UserError(f"task.source: {task.source} has no training split, only {', '.join(tables)}")
+    tables, notes = _tables(task, task.source, partition, column, base)
     labels = _label_names(task, tables)
     index = {name: i for i, name in enumerate(labels)}
-    items = {split: [_item(row, task, column, index, split) for row in rows] for split, rows in tables.items()}
+    unknown = "of a {} row never occurs in training; training has"
+    items = {s: [_item(row, task, column, index, unknown.format(s)) for row in rows] for s, rows in tables.items()}
     dealt = partition.kind not in ("natural", "distinct")
     if partition.resplit or dealt:  # where rows are dealt, a repeated text could land on two sides: keep the first
         once = list({item.key: item for item in reversed(items["train"])}.values())[::-1]
@@ -54,14 +50,54 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     shared += more
     if shared:
         notes.append(f"{shared} training or validation rows dropped: their text is also in a test or validation split")
-    limits = {"train": partition.max_train, "validation": partition.max_validation, "test": partition.max_test}
     clients = []
     for name, splits in sorted(divided.items()):
-        _require_rows(name, splits, partition)
-        chosen = {s: thinned(splits[s], limits[s], seed, f"{name} {s}") for s in SPLITS}
-        clients.append(ClientData(name, **{s: tuple(item.example for item in chosen[s]) for s in SPLITS}))
+        _require_rows(name, splits, partition.min_size)
+        clients.append(_client(name, splits, partition, seed))
     _require_seen(clients, labels)
     return FederatedData(tuple(clients), tuple(labels), tuple(notes))
+
+
+def load_client(
+    name: str, source: Path, task: TaskConfig, partition: PartitionConfig, labels: Sequence[str], seed: int
+) -> ClientData:
+    """The rows of one client more, from a file or folder of its own, read and split as those of a task are.
+
+    `labels` are the federation's. Rows of one text stand on one side; nothing is known of other clients' rows. It
+    needs as many training rows as every other client has been left with at least. Raises UserError.
+    """
+    tables, _ = _tables(task, str(source.resolve()), partition, None, Path())
+    index = {label: i for i, label in enumerate(labels)}
+    unknown = "is none that the federation was trained on; it knows"
+    items = {split: [_item(row, task, None, index, unknown) for row in rows] for split, rows in tables.items()}
+    whole, _ = drop_shared({name: items})
+    divided, _ = drop_shared({name: carve(whole[name], partition, seed, name)})
+    _require_rows(name, divided[name], min(partition.min_size, partition.max_train or partition.min_size))
+    return _client(name, divided[name], partition, seed)
+
+
+def _tables(
+    task: TaskConfig,
+    source: str | list[str] | dict[str, str],
+    partition: PartitionConfig,
+    column: str | None,
+    base: Path,
+) -> tuple[Tables, list[str]]:
+    """Rows by split, with every column that is needed, and notes."""
+    tables, notes = read_source(source, base)
+    if partition.resplit:
+        tables = {"train": [row for rows in tables.values() for row in rows]}
+    for rows in tables.values():
+        _require_columns(rows, [c for c in (task.text, task.text_pair, task.label, column) if c])
+    if "train" not in tables:
+        raise UserError(f"task.source: {source} has no training split, only {', '.join(tables)}")
+    return tables, notes
+
+
+def _client(name: str, splits: dict[str, list[Item]], partition: PartitionConfig, seed: int) -> ClientData:
+    limits = {"train": partition.max_train, "validation": partition.max_validation, "test": partition.max_test}
+    chosen = {s: thinned(splits[s], limits[s], seed, f"{name} {s}") for s in SPLITS}
+    return ClientData(name, **{s: tuple(item.example for item in chosen[s]) for s in SPLITS})
 
 
 def _place_column(partition: PartitionConfig) -> str | None:
@@ -104,19 +140,16 @@ def _label_value(row: Row, column: str) -> str:
     return str(value).strip()
 
 
-def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int], split: str) -> Item:
+def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int], unknown: str) -> Item:
     value = _label_value(row, task.label)
     label = index.get(value)
     if label is None and task.labels is not None and value.isdigit() and int(value) < len(task.labels):
         label = int(value)
     if label is None:
-        raise UserError(
-            f"{row['@where']}: label {value!r} of a {split} row never occurs in training; "
-            f"training has: {', '.join(index)}"
-        )
+        raise UserError(f"{row['@where']}: label {value!r} {unknown}: {', '.join(index)}")
     texts = [_text(row, name) for name in (task.text, task.text_pair) if name]
     key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
-    place = _client_id(row, column) if column else ""
+    place = client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
     return Item(Example(texts[0], label, texts[1] if len(texts) > 1 else None), key, place)
 
 
@@ -127,14 +160,14 @@ def _text(row: Row, column: str) -> str:
     return value
 
 
-def _client_id(row: Row, column: str) -> str:
-    value: Any = row[column]
+def client_id(value: Any, where: str) -> str:
+    """The value as the id of a client, which names a folder. Raises UserError when it cannot be one."""
     name = "" if value is None else str(value).strip()
     unsafe = not name or name[0] in ".*" or len(name) > 100 or any(c in "/\\" or ord(c) < 32 for c in name)
     if unsafe:
         raise UserError(
-            f"{row['@where']}: column {column!r} names a client {name!r}; a client id is 1 to 100 characters, "
-            "no slash or control character, no leading '.' or '*': rename it in the data"
+            f"{where} names a client {name!r}; a client id is 1 to 100 characters, "
+            "no slash or control character, no leading '.' or '*': rename it"
         )
     return name
 
@@ -169,13 +202,13 @@ def _divide(items: dict[str, list[Item]], partition: PartitionConfig, num_labels
     return {name: carve(splits, partition, seed, name) for name, splits in given.items()}
 
 
-def _require_rows(name: str, splits: dict[str, list[Item]], partition: PartitionConfig) -> None:
+def _require_rows(name: str, splits: dict[str, list[Item]], least: int) -> None:
     sizes = {split: len(splits[split]) for split in SPLITS}
     for split, size in sizes.items():
-        if size < (partition.min_size if split == "train" else 1):
+        if size < (least if split == "train" else 1):
             raise UserError(
                 f"client {name!r} has {sizes['train']} training, {sizes['validation']} validation and {sizes['test']} "
-                f"test rows; each client needs {partition.min_size} (partition.min_size), 1 and 1: give it more rows, "
+                f"test rows; each client needs {least} (partition.min_size), 1 and 1: give it more rows, "
                 "lower min_size or leave it out; where the source's own splits share texts, set partition.resplit"
             )
 

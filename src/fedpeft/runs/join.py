@@ -1,0 +1,116 @@
+"""A client that joins after training: an adapter for it from the server's state, without a new federation [ours].
+
+The newcomer is sent what the method sends to a client it does not know, trains one local round on it, and is sent
+what the method makes of its reply (`Method.admit`). The run it joins stays as it is, to the bit; the newcomer's
+adapter stands beside the others. Of other clients' rows nothing is read: a text that it shares with them is not found.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedpeft.config import Experiment
+from fedpeft.engines.local import LocalEngine
+from fedpeft.errors import UserError
+from fedpeft.federation.checkpoint import load_checkpoint
+from fedpeft.federation.client import ClientState
+from fedpeft.federation.engine import Engine, Scores, Which
+from fedpeft.federation.message import Message, Reply
+from fedpeft.methods.fedreft import FedReftState
+from fedpeft.methods.local import Local
+from fedpeft.runs.build import SPLITS, Built, assemble, deal, load_model
+from fedpeft.runs.export import export_adapters, exported_labels
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.resources import newcomers
+from fedpeft.runs.runner import Settings
+from fedpeft.tasks.load import client_id, load_client
+from fedpeft.tasks.types import FederatedData
+
+
+def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
+    """Writes `<run>/clients/<client>/adapter`, and returns the newcomer's scores on its own test rows, by model:
+
+    `received` at once, `trained` by its local epochs, `personal` as exported, `alone` (the same steps from the common
+    start) and, where clients differ, the `mean` of all. Raises UserError, before anything is written, where the run
+    is not finished, keeps no checkpoint or shares nothing, or where the id or the rows will not do.
+    """
+    folder = RunFolder(run)
+    settings, result = Settings.of(folder), folder.result
+    if result is None:
+        raise UserError(f"{run} is not finished; finish it first: fedpeft resume {run}")
+    if not (run / "checkpoint.safetensors").is_file():
+        raise UserError(f"{run} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join")
+    if client_id(client, "--id") in result["clients"] or (run / "clients" / client).exists():
+        raise UserError(f"{run} has a client {client!r} already; give another --id")
+    training = settings.experiment.training.model_copy(update={"local_epochs": epochs})
+    experiment = settings.experiment.model_copy(update={"training": training, "workers": 1})
+    built = _built(run, experiment, settings, result["clients"], data, client)
+    try:
+        scores = _joined(built)
+        export_adapters(run / "clients", built, experiment)
+    finally:
+        built.engine.close()
+    (own,) = built.data.clients
+    rows = {split: len(getattr(own, split)) for split in SPLITS}
+    return {"client": client, "method": result["method"], "epochs": epochs, "rows": rows, "test": scores}
+
+
+def _built(run: Path, experiment: Experiment, settings: Settings, others: list[str], data: Path, client: str) -> Built:
+    """A federation of the newcomer alone, with the state and the round of the run."""
+    if not data.exists():
+        raise UserError(f"--data: no such file or folder: {data}")
+    labels, seed = exported_labels(run, others[0]), settings.seed
+    rows = load_client(client, data, experiment.task, experiment.partition, labels, seed)
+    method = experiment.build_method(settings.label)
+    model = load_model(experiment, len(labels), seed)
+    allotted = {} if method.pooled else {client: newcomers(deal(experiment, method, others, model[0], seed))}
+    built = assemble(experiment, method, seed, FederatedData((rows,), tuple(labels), ()), model, allotted)
+    tree = load_checkpoint(run / "checkpoint.safetensors")
+    built.federation.state, built.federation.round = type(built.federation.state)(**tree["state"]), tree["round"]
+    return built
+
+
+def _joined(built: Built) -> dict[str, Scores]:
+    """Moves the federation's state on by the newcomer's admission."""
+    federation, (spec,) = built.federation, built.federation.audience
+    method, state = federation.method, federation.state
+    message = Message(spec.id, federation.round + 1, method.send(state, spec))
+    if not message.tensors:
+        raise UserError(f"method {type(method).__name__}: its server holds nothing, so there is nothing to join")
+    scores = {"received": _score(built.engine, message, "personal")}
+    if isinstance(state, FedReftState):
+        scores["mean"] = _score(built.engine, replace(message, tensors=state.centre), "personal")
+    scores["alone"] = _alone(built, message)
+    federation.state = method.admit(state, _reply(built.engine, message))
+    scores["trained"] = _score(built.engine, message, "trained")
+    scores["personal"] = federation.evaluate("test", "personal")[spec.id]
+    return scores
+
+
+def _alone(built: Built, message: Message) -> Scores:
+    """Local training from the start that everyone had, with the newcomer's rows, rate and order of rows."""
+    federation, templates = built.federation, built.engine.templates
+    client = replace(built.engine.clients[message.client], local=ClientState())
+    local = Local(Local.Options(lr=federation.method.options.lr))  # the adapter is the template's
+    engine = LocalEngine(local, [client], templates, federation.settings, federation.seed, workers=1)
+    try:
+        _reply(engine, replace(message, tensors={}))
+        return _score(engine, message, "trained")
+    finally:
+        engine.close()
+
+
+def _reply(engine: Engine, message: Message) -> Reply:
+    (outcome,) = engine.train([message])
+    if outcome.reply is None:
+        raise UserError(f"client {message.client!r}: local training failed: {outcome.failure}")
+    if not math.isfinite(float(outcome.reply.scalars["loss"])):
+        raise UserError(
+            f"client {message.client!r}: local training diverged; the run's learning rate is too high for it"
+        )
+    return outcome.reply
+
+
+def _score(engine: Engine, message: Message, which: Which) -> Scores:
+    return engine.evaluate([message], "test", which)[message.client]
