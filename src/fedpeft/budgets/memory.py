@@ -1,0 +1,97 @@
+"""How much memory a configuration takes: sizes known by arithmetic, four coefficients fitted to a few dry steps [ours].
+
+    peak = constant + 16 trained + kept * K + working * W + maps * M        in MiB, and never below the loading peak
+
+`constant` is the runtime, the libraries and the frozen weights. Trained parameters cost 16 bytes each: value,
+gradient and AdamW's two moments in float32. K, W and M (`sizes`) are what the adapted blocks keep for the backward
+pass, what one block works with at a time, and what attention keeps. Logits of a classifier are a few bytes a row and
+are left out. Coefficients are never negative; those of K and W come out near 1 and 3 where the arithmetic is right.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from fedpeft.budgets.allotment import Allotment
+from fedpeft.budgets.shape import DEFAULT_RANK, ModelShape
+
+MIB = 1024 * 1024
+STATE_BYTES = 16  # per trained parameter
+MARGIN = 0.03  # added to what training takes above `constant`: a budget that is broken costs more than one not used up
+MARGIN_MIB = 4.0  # and to everything: page and library effects that no size explains
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured dry step: `rows` of `length` tokens per forward pass, peak while training, seconds per step."""
+
+    length: int
+    rows: int
+    allotment: Allotment
+    training_mib: float
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """The fitted coefficients. `loading_mib` and `libraries_mib` are measured."""
+
+    constant_mib: float
+    kept: float
+    working: float
+    maps: float
+    loading_mib: float
+    libraries_mib: float
+
+    def predict(self, shape: ModelShape, length: int, rows: int, allotment: Allotment) -> float:
+        """Peak memory in MiB, safety margin included."""
+        trained, *others = sizes(shape, length, rows, allotment)
+        coefficients = (self.kept, self.working, self.maps)
+        above = trained + sum(c * size for c, size in zip(coefficients, others, strict=True))
+        return max(self.loading_mib, self.constant_mib + (1 + MARGIN) * above) + MARGIN_MIB
+
+
+def sizes(shape: ModelShape, length: int, rows: int, allotment: Allotment) -> tuple[float, float, float, float]:
+    """(trained state, K, W, M) in MiB for `rows` of `length` tokens in one forward pass.
+
+    An adapted linear layer keeps its input and its rank-wide product; the block keeps each linear layer's output (or
+    what is made of it), the wide activation, and three vectors of the model's width. Checkpointing keeps each block's
+    input and one block whole. Nothing is kept below the lowest adapted block. "eager" attention keeps a map of
+    heads x length^2 per row and block (after the softmax; dropout is off); other implementations hold the mask only.
+    """
+    rank, depth = allotment.rank or DEFAULT_RANK, shape.depth(allotment)
+    outputs = sum(d_out for _, d_out in shape.linear.values())
+    block = float(outputs + shape.intermediate + 3 * shape.width + rank * len(shape.linear))
+    if allotment.density < 1:  # the rows of B that train have an output of their own, kept beside the whole one
+        block += allotment.density * outputs
+    whole = 1 if allotment.checkpointing else depth
+    inputs = depth * shape.width if allotment.checkpointing else 0
+    tokens = rows * length * shape.element_bytes
+    maps = rows * length**2 * shape.element_bytes
+    if shape.attention == "eager":
+        maps *= whole * shape.heads
+    return (
+        STATE_BYTES * shape.trained(allotment) / MIB,
+        tokens * (whole * block + inputs) / MIB,
+        tokens * (shape.intermediate + shape.width) / MIB,
+        maps / MIB,
+    )
+
+
+def fit_memory(
+    shape: ModelShape, points: Sequence[Point], loading_mib: float, libraries_mib: float = 0.0
+) -> MemoryModel:
+    """Non-negative least squares on relative errors. Raises ValueError for fewer than four points."""
+    if len(points) < 4:
+        raise ValueError(f"Four coefficients need four points or more. Received: {len(points)}")
+    rows, targets = [], []
+    for point in points:
+        trained, *others = sizes(shape, point.length, point.rows, point.allotment)
+        rows.append([1.0, *others])
+        targets.append(point.training_mib - trained)
+    weight = 1 / np.array([point.training_mib for point in points])
+    found, _ = nnls(np.array(rows) * weight[:, None], np.array(targets) * weight)
+    constant, kept, working, maps = (float(value) for value in found)
+    return MemoryModel(constant, kept, working, maps, loading_mib, libraries_mib)

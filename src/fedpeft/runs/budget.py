@@ -1,0 +1,132 @@
+"""From a client's budget to its allotment: probe, choose, and hold the choice against a measured dry step."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedpeft.budgets.allotment import Allotment
+from fedpeft.budgets.choose import Budget, Need, Wanted, choose
+from fedpeft.budgets.memory import MARGIN, MARGIN_MIB, MIB
+from fedpeft.errors import UserError
+from fedpeft.runs.measure import Measured, Workload
+from fedpeft.runs.probe import Probe, ProbeFile, Progress, probe
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A chosen configuration: what it was predicted to take, and what its dry step took."""
+
+    need: Need
+    measured: Measured
+
+
+def fit_allotment(
+    client_id: str,
+    budget: Budget,
+    backbone_name: str,
+    max_length: int,
+    batch_size: int,
+    dtype: str,
+    num_labels: int,
+    cache: Path,
+    *,
+    device: str = "cpu",
+    pooling: str = "mean",
+    rank: int = 8,
+    layers: int | None = None,
+    densities: tuple[float, ...] = (1.0,),
+    examples: int | None = None,
+    progress: Progress = silent,
+) -> Allotment:
+    """The largest allotment that keeps within a client's budget, verified by a measured dry step.
+
+    `cache` is a JSON file that keeps probes and dry steps, for all clients and backbones; it is made when it is not
+    there. `rank`, `layers` (from the top), `densities` and `examples` (rows of a round) are as in `Wanted`. Raises
+    UserError when nothing fits or the backbone cannot be measured.
+    """
+    workload = Workload(backbone_name, max_length, batch_size, dtype, device, num_labels, pooling)
+    wanted = Wanted(max_length, batch_size, rank, layers, densities, examples)
+    file = ProbeFile(cache)
+    return fit(file, probed(file, workload, progress), budget, wanted, f"client {client_id!r}").need.allotment
+
+
+def probed(file: ProbeFile, workload: Workload, progress: Progress = silent) -> Probe:
+    """The probe of a workload: from the file, or made now and kept there."""
+    known = file.get(workload)
+    if known is None:
+        known = probe(workload, progress)
+        file.put(known)
+    return known
+
+
+def fit(file: ProbeFile, found: Probe, budget: Budget, wanted: Wanted, who: str = "this budget") -> Fit:
+    """Chooses, measures the choice, and goes on to the next smaller prediction where the measured peak is too high.
+
+    Memory is verified; the uplink is exact up to a few bytes of names, and seconds depend on what else the device does.
+    Raises UserError.
+    """
+    limit, failed = budget.memory_mib, ""
+    while True:
+        try:
+            need = choose(found.shape, found.memory, found.time, replace(budget, memory_mib=limit), wanted, who)
+        except UserError as error:
+            if not failed:
+                raise
+            raise UserError(f"{who}: {failed}") from error
+        measured = file.verified(found.workload, need.allotment)
+        if measured.peak_mib <= budget.memory_mib:
+            return Fit(need, measured)
+        limit = math.nextafter(need.memory_mib, 0)
+        failed = (
+            f"{budget.memory_mib:g} MiB is less than the {math.ceil(measured.peak_mib)} MiB measured for the smallest "
+            "configuration of this backbone; give at least that, shorter texts, or a smaller backbone"
+        )
+
+
+# ---- in words
+
+
+def describe_probe(found: Probe) -> list[str]:
+    """What was measured and how well the model fits it, line by line."""
+    memory, shape, workload = found.memory, found.shape, found.workload
+    where = "peak resident memory of the process" if workload.device == "cpu" else "peak allocated on the device"
+    lines = [
+        f"{workload.backbone}: {shape.parameters / 1e6:.1f} M parameters, {shape.blocks} blocks of width "
+        f"{shape.width}, {shape.attention} attention, {workload.dtype}",
+        f"memory is the {where}: libraries {memory.libraries_mib:.0f} MiB, weights {shape.weight_bytes / MIB:.0f} MiB, "
+        "and training",
+        "measured (each fitted):",
+    ]
+    for point, ratio in zip(found.points, found.errors(), strict=True):
+        lines.append(
+            f"  {point.rows:4d} rows x {point.length:4d} tokens  {_levers(point.allotment, shape.blocks):46s}"
+            f"{point.training_mib:7.0f} MiB  {point.step_seconds:7.3f} s a step  predicted {100 * (ratio - 1):+.1f} %"
+        )
+    margin = f"a margin of {100 * MARGIN:.0f} % of training and {MARGIN_MIB:.0f} MiB included"
+    ratios = found.errors()
+    low, high = 100 * (min(ratios) - 1), 100 * (max(ratios) - 1)
+    return [*lines, f"predictions are {low:+.1f} to {high:+.1f} % of these measurements, {margin}"]
+
+
+def describe_fit(found: Fit, budget: Budget, blocks: int) -> str:
+    """One line: the budget, what was chosen, predicted and measured."""
+    need, measured = found.need, found.measured
+    return (
+        f"{budget.memory_mib:g} MiB: {_levers(need.allotment, blocks)}: {measured.trained:,} trained parameters, "
+        f"predicted {need.memory_mib:.0f} MiB, measured {measured.peak_mib:.0f} MiB, "
+        f"{measured.uplink_bytes / MIB:.3f} MiB up a round, {measured.step_seconds:.3f} s a step"
+    )
+
+
+def _levers(allotment: Allotment, blocks: int) -> str:
+    layers: Sequence[int] = allotment.layers or range(blocks)
+    parts = [f"rank {allotment.rank}", f"top {len(layers)} of {blocks} layers"]
+    parts += [f"density {allotment.density:g}"] * (allotment.density < 1)
+    parts += [f"micro-batch {allotment.micro_batch}"] * (allotment.micro_batch is not None)
+    parts += ["checkpointing"] * allotment.checkpointing
+    return ", ".join(parts)
