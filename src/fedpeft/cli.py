@@ -176,6 +176,46 @@ def join(
     console.print(f"written to {path}/clients/{client}/adapter", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def budget(
+    model: Annotated[str, typer.Argument(help="hub id, local folder, or package:DISTRIBUTION")],
+    memory_mib: Annotated[
+        list[float] | None, typer.Option(min=1, help="a client's memory in MiB; may be given several times")
+    ] = None,
+    max_length: Annotated[int, typer.Option(min=4, help="tokens of each text")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="rows per optimiser step")] = 16,
+    rank: Annotated[int, typer.Option(min=1, help="the rank wanted")] = 8,
+    mask: Annotated[bool, typer.Option(help="may train fewer rows of B (fedhft with masks: before)")] = False,
+    uplink_mib: Annotated[float | None, typer.Option(help="limit of MiB sent up in a round")] = None,
+    seconds: Annotated[float | None, typer.Option(help="limit of seconds of training in a round")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="rows trained on in a round, for --seconds")] = None,
+    dtype: Annotated[str, typer.Option(help="of the frozen weights")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    out: Annotated[Path, typer.Option(help="the JSON file that keeps what was measured")] = Path("budget.json"),
+) -> None:
+    """Measure a backbone in dry steps, and show the largest configuration that fits each budget."""
+    from fedpeft.budgets.choose import MASKED, Budget, Wanted
+    from fedpeft.runs.budget import describe_fit, describe_probe, fit, probed
+    from fedpeft.runs.measure import Workload
+    from fedpeft.runs.probe import ProbeFile
+
+    def progress(what: str, done: int, total: int) -> None:
+        console.print(f"dry step {done + 1} of {total}: {what}", style="dim", highlight=False)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    file = ProbeFile(out)
+    found = probed(file, Workload(model, max_length, batch_size, dtype, device), progress)
+    for line in describe_probe(found):
+        say(line)
+    wanted = Wanted(max_length, batch_size, rank, None, MASKED if mask else (1.0,), examples)
+    for memory in memory_mib or []:
+        limits = Budget(memory, uplink_mib, seconds)
+        say(describe_fit(fit(file, found, limits, wanted), limits, found.shape.blocks))
+    say(f"written to {out}")
+
+
 def _template() -> bytes:
     return files("fedpeft").joinpath("experiment.yaml").read_bytes()
 
