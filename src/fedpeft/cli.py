@@ -18,6 +18,7 @@ from rich.console import Console
 
 from fedpeft import __version__
 from fedpeft.errors import UserError
+from fedpeft.scenarios import SCENARIOS, overrides_of
 
 if TYPE_CHECKING:
     from fedpeft.config import Experiment
@@ -31,6 +32,10 @@ app = typer.Typer(
 # Tables need some width: a file or a pipe gets it, a terminal has its own.
 console = Console() if sys.stdout.isatty() else Console(width=140)
 INTERRUPTED = 130  # the exit code of a process that ctrl-C ended
+
+_SCENARIO_HELP = "settings over the file's, before --set; each has a folder and a table of its own: " + "; ".join(
+    f"{name}: {scenario.about}" for name, scenario in SCENARIOS.items()
+)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="the experiment's YAML file")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. training.rounds=3")]
@@ -99,11 +104,15 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds, from the file's on")] = 1,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="where; default runs/NAME-compare")] = None,
+    scenario: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help=_SCENARIO_HELP)] = None,
 ) -> None:
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
-    loaded = _load(experiment, overrides)
-    labels = [part.strip() for part in methods.split(",")] if methods else list(loaded.methods)
-    _compare(loaded, labels, seeds, experiment.parent, out or Path("runs") / f"{loaded.name}-compare")
+    names = list(dict.fromkeys(_split(scenario))) if scenario else [None]
+    every = {name: _load(experiment, (overrides_of(name) if name else []) + (overrides or [])) for name in names}
+    for name, loaded in every.items():
+        labels = _split(methods) if methods else list(loaded.methods)
+        root = out or Path("runs") / f"{loaded.name}-compare"
+        _compare(loaded, labels, seeds, experiment.parent, root / name if name else root, name)
 
 
 @app.command()
@@ -237,12 +246,18 @@ def _show_holdings(experiment: "Experiment", base: Path) -> None:
         console.print(f"[dim]{note}")
 
 
-def _compare(experiment: "Experiment", labels: Sequence[str], seeds: int, base: Path, out: Path) -> None:
+def _split(names: str) -> list[str]:
+    return [part.strip() for part in names.split(",")]
+
+
+def _compare(
+    experiment: "Experiment", labels: Sequence[str], seeds: int, base: Path, out: Path, scenario: str | None = None
+) -> None:
     from fedpeft.display import Live, comparison_table
     from fedpeft.runs.compare import compare as compare_methods
 
     with Live(console) as live:
-        comparison = compare_methods(experiment, labels, seeds, base, out, live, live.planned)
+        comparison = compare_methods(experiment, labels, seeds, base, out, live, live.planned, scenario)
     console.print(comparison_table(comparison))
     console.print(f"written to {out}/compare.json", highlight=False)
 

@@ -98,9 +98,10 @@ HEADINGS = (
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """The final table: accuracy over seeds first, then what it cost."""
-    seeds = len(comparison["seeds"])
+    seeds, scenario = len(comparison["seeds"]), comparison.get("scenario")
+    name = comparison["name"] + (f", {scenario}" if scenario else "")
     table = Table(
-        title=f"{comparison['name']}: personal test accuracy, last round, {seeds} seed{'s' * (seeds > 1)}",
+        title=f"{name}: personal test accuracy, last round, {seeds} seed{'s' * (seeds > 1)}",
         caption="accuracy: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd "
         "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded",
         header_style="bold",

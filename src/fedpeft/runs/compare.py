@@ -29,10 +29,12 @@ def compare(
     out: Path,
     observer: Observer,
     planned: Callable[[str, int, int], None] = lambda label, done, total: None,
+    scenario: str | None = None,
 ) -> dict[str, Any]:
     """Runs what is missing under `out` and returns the comparison; it is also written to `out/compare.json`.
 
     `planned` hears of each run as it begins: its label, how many came before it and how many there are.
+    `scenario` is the name under which the experiment was changed; it is kept in the comparison.
     """
     for label in labels:
         experiment.method_name(label)
@@ -62,6 +64,7 @@ def compare(
             results[label].append(result(label, seed, best[label]))
     comparison = {
         "name": experiment.name,
+        "scenario": scenario,
         "environment": environment(),
         "seeds": chosen_seeds,
         "experiment": experiment.model_dump(),
