@@ -73,6 +73,7 @@ def run(
 ) -> None:
     """Run one method, export every client's adapter, and show the result."""
     from fedpeft.display import Live
+    from fedpeft.runs.folder import RunFolder
     from fedpeft.runs.runner import Settings, start
 
     loaded = _load(experiment, overrides)
@@ -80,7 +81,8 @@ def run(
     chosen = loaded.seed if seed is None else seed
     loaded.build_method(label)  # its mistakes first
     path = out / f"{loaded.name}-{label}-{chosen}"
-    settings = Settings(loaded, label, chosen, None, experiment.parent)
+    RunFolder.require_free(path)
+    settings = Settings(_fitted(loaded), label, chosen, None, experiment.parent)
     with Live(console) as live:
         result = start(settings, path, live)
     _show_result(result, path)
@@ -108,7 +110,9 @@ def compare(
 ) -> None:
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
     names = list(dict.fromkeys(_split(scenario))) if scenario else [None]
-    every = {name: _load(experiment, (overrides_of(name) if name else []) + (overrides or [])) for name in names}
+    every = {
+        name: _fitted(_load(experiment, (overrides_of(name) if name else []) + (overrides or []))) for name in names
+    }
     for name, loaded in every.items():
         labels = _split(methods) if methods else list(loaded.methods)
         root = out or Path("runs") / f"{loaded.name}-compare"
@@ -227,6 +231,15 @@ def budget(
 
 def _template() -> bytes:
     return files("fedpeft").joinpath("experiment.yaml").read_bytes()
+
+
+def _fitted(experiment: "Experiment") -> "Experiment":
+    """Budgets of `resources` turned into what fits them."""
+    if not experiment.resources:
+        return experiment
+    from fedpeft.runs.fitting import probe_cache, with_fitted_levels
+
+    return with_fitted_levels(experiment, lambda line: console.print(line, style="dim", highlight=False), probe_cache())
 
 
 def _load(path: Path, overrides: list[str] | None) -> "Experiment":

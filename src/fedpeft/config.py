@@ -40,6 +40,9 @@ class Level(BaseModel):
     density: float = Field(1.0, gt=0, le=1, description="share of the rows of every B (fedhft)")
     micro_batch: int | None = Field(None, ge=1, description="rows per forward pass; gradients add up to the batch")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
+    memory_mib: float | None = Field(None, gt=0, description="what the device has; rank, layers and the rest follow")
+    uplink_mib_per_round: float | None = Field(None, gt=0, description="most it may send in a round")
+    seconds_per_round: float | None = Field(None, gt=0, description="most its training may take in a round")
 
 
 class Experiment(BaseModel):

@@ -10,13 +10,16 @@ import pytest
 from fedpeft.budgets import Allotment
 from fedpeft.budgets.choose import Budget, Wanted
 from fedpeft.cli import main
+from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs import budget as budgets
 from fedpeft.runs import dry_step
 from fedpeft.runs import probe as probes
 from fedpeft.runs.budget import fit, fit_allotment, probed
+from fedpeft.runs.fitting import with_fitted_levels
 from fedpeft.runs.measure import Measured, Workload, measure
 from fedpeft.runs.probe import ProbeFile
+from fedpeft.runs.runner import Nobody, Settings, start
 
 LENGTH, ROWS = 16, 4
 
@@ -136,3 +139,28 @@ def test_the_command_shows_what_was_measured_and_chosen(tmp_path, pretended, mon
     assert "10 MiB is less than" in capsys.readouterr().err
     assert ProbeFile(cache).get(Workload("a model", 16, 4)) is not None
     assert budgets.describe_probe(ProbeFile(cache).get(Workload("a model", 16, 4)))
+
+
+def test_levels_with_budgets_become_levels_with_levers(tmp_path, pretended, experiment_file):
+    overrides = [
+        "resources=[{memory_mib: 5000, rank: 4}, {share: 2, memory_mib: 650}, {rank: 3}]",
+        "model.max_length=16",
+    ]
+    experiment = load_experiment(experiment_file, [*overrides, "training.batch_size=4"])
+    said: list[str] = []
+    fitted = with_fitted_levels(experiment, said.append, tmp_path / "probes.json")
+    large, small, stated = fitted.resources
+    assert (large.rank, large.layers, large.memory_mib) == (4, 2, None)
+    assert small.share == 2 and small.micro_batch < ROWS
+    assert stated == experiment.resources[2]
+    assert any("resources[1]" in line and "measured" in line for line in said)
+    result = start(Settings(fitted, "flexlora", 0, None, tmp_path), tmp_path / "run", Nobody())
+    assert result["quarantined"] == 0
+    kept = (tmp_path / "run/experiment.yaml").read_text()
+    assert "memory_mib: 5000" not in kept  # a resumed run depends on no measurement
+    with pytest.raises(UserError, match=r"resources\[0\]: 300 MiB is less than"):
+        poor = load_experiment(experiment_file, ["resources=[{memory_mib: 300}]", "model.max_length=16"])
+        with_fitted_levels(poor, said.append, tmp_path / "probes.json")
+    with pytest.raises(UserError, match="not fitted"):
+        start(Settings(experiment, "flexlora", 0, None, tmp_path), tmp_path / "unfitted", Nobody())
+    assert not (tmp_path / "unfitted").exists()

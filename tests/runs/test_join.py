@@ -230,7 +230,7 @@ def test_a_run_or_an_id_that_will_not_do_is_one_line(fedit_run, rows_file, name,
     ("rows", "words"),
     [
         (None, "--data: no such file or folder"),
-        ([], "holds no rows"),
+        ([], "--data: .*rows.jsonl holds no rows"),
         ([{"text": "a film", "label": 2}], r"rows.jsonl:1: label '2' is none that the federation .* knows: 0, 1"),
         ([{"text": "a film"}], "no column 'label'"),
         ([{"text": f"film {i}", "label": i % 2} for i in range(8)], r"client 'late' has .* needs 8"),
@@ -267,6 +267,17 @@ def test_an_interrupt_leaves_nothing_half_written(fedit_run, rows_file, monkeypa
         join(fedit_run, rows_file, "late")
     assert files(fedit_run) == before
     assert not [path for path in (fedit_run / "clients").iterdir() if "late" in path.name]
+
+
+def test_training_alone_knows_nothing_of_the_server(fedit_run, rows_file):
+    first = join(fedit_run, rows_file, "late")["test"]
+    shutil.rmtree(fedit_run / "clients/late")
+    tree = load_checkpoint(fedit_run / "checkpoint.safetensors")
+    tree["state"]["tensors"] = {name: 0.5 * tensor for name, tensor in tree["state"]["tensors"].items()}
+    save_checkpoint(fedit_run / "checkpoint.safetensors", tree)
+    second = join(fedit_run, rows_file, "late")["test"]
+    assert first["alone"] == second["alone"]
+    assert all(first[which]["loss"] != second[which]["loss"] for which in ("received", "trained", "personal"))
 
 
 def test_a_training_that_diverges_is_one_line(fedit_run, rows_file):

@@ -26,7 +26,7 @@ from fedpeft.federation.client import Client, ClientSpec, Padding
 from fedpeft.federation.message import Message, wire_size
 from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.training import train_locally
-from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory, resident_memory_mib
+from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory, resident_memory_mib, return_freed_memory
 from fedpeft.tasks.encode import Encoded
 
 MIB = 1024 * 1024
@@ -103,6 +103,7 @@ def _shape(backbone: nn.Module, slot: Slot) -> ModelShape:
 
 def main() -> None:
     """Reads the request from the command line, prints the answer."""
+    return_freed_memory()
     request = json.loads(sys.argv[1])
     raw = request["allotment"]
     allotment = Allotment(**raw | {"layers": raw["layers"] and tuple(raw["layers"])})

@@ -61,7 +61,10 @@ def _built(run: Path, experiment: Experiment, settings: Settings, others: list[s
     if not data.exists():
         raise UserError(f"--data: no such file or folder: {data}")
     labels, seed = exported_labels(run, others[0]), settings.seed
-    rows = load_client(client, data, experiment.task, experiment.partition, labels, seed)
+    try:
+        rows = load_client(client, data, experiment.task, experiment.partition, labels, seed)
+    except UserError as error:  # of a source that is not the experiment's
+        raise UserError(str(error).replace("task.source", "--data", 1)) from error
     method = experiment.build_method(settings.label)
     model = load_model(experiment, len(labels), seed)
     allotted = {} if method.pooled else {client: newcomers(deal(experiment, method, others, model[0], seed))}

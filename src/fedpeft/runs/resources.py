@@ -33,7 +33,9 @@ def allotments(clients: Sequence[str], levels: Sequence[Level], backbone: nn.Mod
 
 
 def allotment(level: Level, backbone: nn.Module) -> Allotment:
-    """The levers of one level; `layers` counts adapted blocks from the top."""
+    """The levers of one level; `layers` counts adapted blocks from the top. Budgets must be fitted before."""
+    if (level.memory_mib, level.uplink_mib_per_round, level.seconds_per_round) != (None, None, None):
+        raise UserError("resources: a level states a budget that was not fitted; call `with_fitted_levels` first")
     layers = None
     if level.layers is not None:
         count = block_count(backbone)

@@ -1,0 +1,62 @@
+"""Levels that state what a device has, turned into levels that say what it carries: measured, chosen, verified.
+
+Done once, before a run begins, so that the run's own experiment.yaml holds the levers themselves: a resumed run
+depends on no measurement. Measurements are kept for the next time.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fedpeft.budgets.choose import Budget, Wanted
+from fedpeft.config import Experiment, Level
+from fedpeft.runs.budget import describe_fit, fit, probed
+from fedpeft.runs.measure import Workload
+from fedpeft.runs.probe import ProbeFile
+
+RANK = 8  # wanted where a level with a budget does not say
+
+
+def probe_cache() -> Path:
+    """Where measurements are kept: $XDG_CACHE_HOME/fedpeft/probes.json, ~/.cache by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fedpeft" / "probes.json"
+
+
+def with_fitted_levels(experiment: Experiment, say: Callable[[str], None], cache: Path) -> Experiment:
+    """The experiment with every budget replaced by the largest configuration that keeps within it.
+
+    A level's own rank and layers are what it would have at most. `say` hears what is measured and chosen. Raises
+    UserError when a budget fits nothing, before anything else is done.
+    """
+    if not any(_limited(level) for level in experiment.resources):
+        return experiment
+    model, training = experiment.model, experiment.training
+    workload = Workload(model.name, model.max_length, training.batch_size, model.dtype, model.device)
+    file = ProbeFile(cache)
+    found = probed(file, workload, lambda what, done, total: say(f"dry step {done + 1} of {total}: {what}"))
+    rows = (experiment.partition.max_train or 0) * training.local_epochs or None
+    levels = []
+    for place, level in enumerate(experiment.resources):
+        if not _limited(level):
+            levels.append(level)
+            continue
+        budget = Budget(level.memory_mib or float("inf"), level.uplink_mib_per_round, level.seconds_per_round)
+        wanted = Wanted(model.max_length, training.batch_size, level.rank or RANK, level.layers, examples=rows)
+        chosen = fit(file, found, budget, wanted, f"resources[{place}]")
+        say(f"resources[{place}], {describe_fit(chosen, budget, found.shape.blocks)}")
+        own = chosen.need.allotment
+        levels.append(
+            Level(
+                share=level.share,
+                rank=own.rank,
+                layers=len(own.layers) if own.layers else None,
+                density=level.density,
+                micro_batch=own.micro_batch,
+                checkpointing=own.checkpointing,
+            )
+        )
+    return experiment.model_copy(update={"resources": levels})
+
+
+def _limited(level: Level) -> bool:
+    return (level.memory_mib, level.uplink_mib_per_round, level.seconds_per_round) != (None, None, None)
