@@ -30,6 +30,9 @@ def noisy(kind: type) -> type:
     """The method `kind` with one client whose replies are noise."""
 
     class Noisy(kind):
+        def objection(self, state, reply) -> None:
+            return None  # noise has no orthonormal rows either: let the aggregation rule stand it alone
+
         def reply(self, model, message, client) -> Tensors:
             honest = super().reply(model, message, client)
             if client.spec.id != ATTACKER:

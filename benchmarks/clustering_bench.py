@@ -1,10 +1,11 @@
-"""What one clustering costs the server: seconds per round, cold and warm, against the published code's way.
+"""What one clustering costs the server: seconds per round, against the published code's way.
 
     python benchmarks/clustering_bench.py
 
 Clients in three planted groups; features are a head of 2 x 768 (1,536 numbers) or sketches of 36 modules (576). The
-published code fits a full covariance to the raw features from scratch; that is timed once, at 50 clients. One thread,
-5 repeats. Writes results/clustering_bench.json.
+number of clusters is given (cold: the first round; warm: a later one, features drifted) or found (auto: once a run).
+The published code fits a full covariance to the raw features from scratch; that is timed once, at 50 clients. One
+thread, 5 repeats. Writes results/clustering_bench.json.
 """
 
 import json
@@ -41,7 +42,7 @@ def main() -> None:
     rows = []
     for clients in (50, 1000):
         for feature, width in (("head", 1536), ("update", 576)):
-            cold, warm, index = [], [], []
+            cold, warm, auto, index = [], [], [], []
             for seed in range(REPEATS):
                 features, truth = planted(clients, width, seed)
                 seconds, shares = timed(lambda f=features, s=seed: responsibilities(f, GROUPS, None, seed=s))
@@ -49,13 +50,14 @@ def main() -> None:
                 drifted = features + 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(seed))
                 seconds, shares = timed(lambda f=drifted, p=shares, s=seed: responsibilities(f, GROUPS, p, seed=s))
                 warm.append(seconds)
-                index.append(adjusted_rand_score(truth, shares.argmax(1).tolist()))
-            row = {"clients": clients, "feature": feature, "cold": cold, "warm": warm, "rand_index": index}
+                seconds, found = timed(lambda f=features, s=seed: responsibilities(f, "auto", None, seed=s))
+                auto.append(seconds)
+                index.append(min(adjusted_rand_score(truth, s.argmax(1).tolist()) for s in (shares, found)))
+            ways = {"cold": cold, "warm": warm, "auto": auto}
+            row = {"clients": clients, "feature": feature, **ways, "rand_index": index}
             rows.append(row)
-            print(
-                f"{clients:5d} clients, {feature:6s} cold {median(cold):.3f} s ({min(cold):.3f}-{max(cold):.3f}), "
-                f"warm {median(warm):.3f} s ({min(warm):.3f}-{max(warm):.3f}), least Rand index {min(index):.2f}"
-            )
+            spread = ", ".join(f"{w} {median(s):.3f} s ({min(s):.3f}-{max(s):.3f})" for w, s in ways.items())
+            print(f"{clients:5d} clients, {feature:6s} {spread}, least Rand index {min(index):.2f}")
     features, truth = planted(50, 1536, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -25,18 +25,18 @@ def machine(found: dict) -> str:
 
 def comparison(name: str) -> str:
     found = json.loads((RESULTS / f"{name}.json").read_text())
-    base = next(row for row in found["rows"] if row["label"] == "fedit")
+    base = next((row for row in found["rows"] if row["label"] == "fedit"), found["rows"][0])
     rows = [[*cells(row), f"1/{base['adapter_parameters'] / row['adapter_parameters']:.0f}"] for row in found["rows"]]
     tried = {label: " ".join(f"{lr}: {100 * v:.1f}" for lr, v in rates.items()) for label, rates in
              found["tuned_on_validation"].items()}  # fmt: skip
     lines = [
         f"## {name}",
         f"{len(found['seeds'])} seeds. {machine(found)}",
-        markdown([*HEADINGS, "of FedIT's"], rows),
-        "Validation accuracy (%) of each learning rate tried, first seed: "
-        + "; ".join(f"{label} {what}" for label, what in tried.items())
-        + ".",
+        markdown([*HEADINGS, f"of {base['label']}'s"], rows),
     ]
+    if tried:
+        each = "; ".join(f"{label} {what}" for label, what in tried.items())
+        lines.append(f"Validation accuracy (%) of each learning rate tried, first seed: {each}.")
     return "\n\n".join(lines)
 
 
@@ -55,7 +55,8 @@ def planted(name: str) -> str:
 
 def resources() -> str:
     """Personal accuracy under four levels of resources, data set by data set, and the mean over them."""
-    found = {name: json.loads((RESULTS / f"resources_{name}.json").read_text()) for name in RESOURCES}
+    files = {name: RESULTS / f"resources_{name}.json" for name in RESOURCES}
+    found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     by_label: dict[str, list[dict]] = {}
     for record in found.values():
         for row in record["rows"]:
@@ -116,10 +117,10 @@ def main() -> None:
         "# Results",
         "Made by `python benchmarks/tables.py` from the JSON files here. Times are of a shared machine.",
     ]
-    parts += [comparison(name) for name in ("reviews", "sst2") if (RESULTS / f"{name}.json").exists()]
+    parts += [comparison(name) for name in ("reviews", "sst2", "masks") if (RESULTS / f"{name}.json").exists()]
     parts += [ablation(n) for n in (4, 8) if (RESULTS / f"ablation_{n}_clients.json").exists()]
     parts += [planted(file.stem) for file in sorted(RESULTS.glob("planted_*.json"))]
-    if all((RESULTS / f"resources_{name}.json").exists() for name in RESOURCES):
+    if any((RESULTS / f"resources_{name}.json").exists() for name in RESOURCES):
         parts.append(resources())
     if (RESULTS / "footprint.json").exists():
         parts.append(footprint())

@@ -58,8 +58,9 @@ class Experiment(BaseModel):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     resources: list[Level] = Field(default_factory=list, description="levels of clients; empty: all alike")
     methods: dict[str, dict[str, Any]] = Field(
+        min_length=1,
         description="options by label; `method:` names the method where the label does not; "
-        "a list of learning rates is tuned on validation by `compare`"
+        "a list of learning rates is tuned on validation by `compare`",
     )
     workers: int | None = Field(None, ge=1, description="clients trained at once; default: the machine's cores")
 
@@ -71,7 +72,7 @@ class Experiment(BaseModel):
                 raise UserError(f"unknown method {label!r}{suggestion(label, known)}; known: {', '.join(known)}")
             return label
         name = self.methods[label].get("method", label)
-        if name not in available():
+        if not isinstance(name, str) or name not in available():
             where = f"methods.{label}" + (".method" if "method" in self.methods[label] else "")
             raise UserError(
                 f"{where}: unknown method {name!r}{suggestion(str(name), list(available()))}; "
@@ -84,6 +85,8 @@ class Experiment(BaseModel):
         rates = self.methods.get(label, {}).get("lr")
         if not isinstance(rates, list):
             return [None]
+        if not rates:
+            raise UserError(f"methods.{label}.lr is an empty list; give at least one learning rate")
         return [self.build_method(label, rate).options.lr for rate in rates]  # checked, and numbers
 
     def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
@@ -126,6 +129,11 @@ def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
         experiment = Experiment.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{where}: {first_error(error, Experiment)}") from error
+    stated = [level.rank is not None for level in experiment.resources if level.memory_mib is None]
+    if any(stated) and not all(stated):
+        raise UserError(
+            f"{where}: resources: give a rank in every level or in none; without one it is the method's own"
+        )
     if not _SAFE.fullmatch(experiment.name):
         raise UserError(f"{where}: name: letters, digits, '.', '_' and '-' only, received {experiment.name!r}")
     for label in experiment.methods:

@@ -70,6 +70,37 @@ def test_without_a_rank_nothing_is_lost_and_nothing_negligible_kept(shape):
 def test_a_rank_above_that_of_the_product_is_filled_with_zeros():
     b, a = truncate(drawn((7, 12), 2, 0), 5)
     assert a.shape == (5, 12) and torch.allclose(b @ a, dense(drawn((7, 12), 2, 0)))
+    assert torch.equal(b[:, 2:], torch.zeros(7, 3, dtype=torch.float64))
+    assert torch.equal(a[2:], torch.zeros(3, 12, dtype=torch.float64))
+    assert truncate(drawn((7, 12), 2, 0), 20)[0].shape == (7, 20)  # larger than the module
+    assert truncate(drawn((7, 12), 2, 0), 0)[0].shape == (7, 0)
+
+
+@shapes
+def test_terms_that_cancel_leave_nothing(shape):
+    b, a = drawn(shape, 4, 0)
+    turn = drawn((4, 4), 4, 1)[0]
+    nothing = stack([(b, a), (b @ turn, torch.linalg.solve(turn, a))], [1.0, -1.0])
+    assert truncate(nothing)[1].shape[0] == 0
+    assert not truncate(nothing, 3)[0].any()
+
+
+def test_a_small_direction_is_not_taken_for_rounding():
+    b, a = drawn((12, 7), 2, 0)
+    small = torch.tensor([1.0, 1e-10], dtype=torch.float64)
+    kept = truncate((b * small, a))
+    assert kept[1].shape[0] == 2
+    uneven = truncate((b * small, a / small[:, None]))  # one product in factors of unlike size: nothing is small
+    assert uneven[1].shape[0] == 2 and torch.allclose(dense(uneven), b @ a)
+
+
+@shapes
+def test_signs_do_not_depend_on_how_the_product_is_factored(shape):
+    b, a = drawn(shape, 4, 0)
+    turn = drawn((4, 4), 4, 1)[0]
+    one, other = truncate((b, a), 3), truncate((-b @ turn, -torch.linalg.solve(turn, a)), 3)
+    assert torch.allclose(one[0], other[0]) and torch.allclose(one[1], other[1])
+    assert (one[0].gather(0, one[0].abs().argmax(0, keepdim=True)) > 0).all()
 
 
 def test_float32_in_float32_out():
@@ -81,7 +112,18 @@ def test_padding_and_cutting():
     one = drawn((7, 12), 3, 0)
     assert torch.equal(dense(padded(one, 5)), dense(one)) and padded(one, 5)[1].shape[0] == 5
     assert torch.equal(cut(padded(one, 5), 3)[0], one[0])
-    for wrong in (lambda: padded(one, 2), lambda: cut(one, 4), lambda: stack([])):
+    other = drawn((7, 12), 2, 0)
+    for wrong in (
+        lambda: padded(one, 2),
+        lambda: cut(one, 4),
+        lambda: stack([]),
+        lambda: stack([one, drawn((12, 7), 3, 0)]),
+        lambda: truncate(one, -1),
+        lambda: residual([one, other]),
+        lambda: residual([]),
+        lambda: ridge_refined([one, other], None, 1.0),
+        lambda: ridge_refined([one], None, 0.0),
+    ):
         with pytest.raises(ValueError, match="Received"):
             wrong()
 
@@ -117,3 +159,53 @@ def test_the_refined_b_is_the_dense_least_squares_solution(shape, ridge):
     change = torch.linalg.lstsq(tall, missing).solution.mT
     refined = ridge_refined(pairs, weights, ridge)
     assert torch.allclose(refined[0], b + change) and torch.allclose(refined[1], a)
+
+
+@shapes
+@pytest.mark.parametrize("weights", [[0.0, 1, 2, 3], [1.0, 0, 0, 2], [0.0, 0, 5, 0]])
+def test_clients_without_weight_are_not_in_the_residual(shape, weights):
+    pairs = [drawn(shape, 3, i) for i in range(4)]
+    some = [(w, p) for w, p in zip(weights, pairs, strict=True) if w]
+    with_weight = residual([p for _, p in some], torch.tensor([w for w, _ in some]))
+    assert torch.allclose(dense(residual(pairs, torch.tensor(weights))), dense(with_weight))
+
+
+def test_the_residual_takes_a_block_less_than_there_are_clients():
+    pairs = [drawn((12, 7), 2, i) for i in range(3)]
+    b, a = residual(pairs)
+    assert b.shape == (12, 4) and a.shape == (4, 7)
+    assert residual(pairs[:1])[1].shape == (0, 7)  # one client's factors are their own mean
+    assert not dense(residual([pairs[0]] * 3)).any()
+
+
+def aggregates(pairs, weights):
+    """What each rule makes of clients, as products: factors may be turned."""
+    whole = stack(pairs, weights)
+    return {
+        "stack": dense(whole),
+        "truncate": dense(truncate(whole, 2)),
+        "residual": dense(residual(pairs, weights)),
+        "ridge_refined": dense(ridge_refined(pairs, weights, 0.1)),
+    }
+
+
+@shapes
+def test_each_client_changes_the_result_and_order_does_not(shape):
+    pairs, weights = [drawn(shape, 3, i) for i in range(5)], torch.tensor([1.0, 2, 3, 4, 5], dtype=torch.float64)
+    result = aggregates(pairs, weights)
+    turned = aggregates(pairs[::-1], weights.flip(0))
+    assert all(torch.allclose(result[rule], turned[rule]) for rule in result)
+    for i in range(5):
+        kept = [k for k in range(5) if k != i]
+        less = aggregates([pairs[k] for k in kept], weights[kept])
+        assert not any(torch.allclose(result[rule], less[rule], atol=1e-3) for rule in result)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_lower_precision_costs_the_last_rounding_only(dtype):
+    pairs = [drawn((7, 12), 3, i, dtype) for i in range(4)]
+    wide = [(b.double(), a.double()) for b, a in pairs]
+    exact, rounded = aggregates(wide, torch.ones(4)), aggregates(pairs, torch.ones(4))
+    assert residual(pairs)[0].dtype == ridge_refined(pairs, None, 0.1)[0].dtype == stack(pairs)[1].dtype == dtype
+    for rule in exact:
+        assert (exact[rule] - rounded[rule]).norm() < 4 * torch.finfo(dtype).eps * exact[rule].norm()

@@ -86,3 +86,46 @@ def test_top_rows_are_those_of_largest_importance():
     assert len(top_rows(torch.rand(10), 0.3)) == 3
     with pytest.raises(ValueError, match="Received"):
         top_rows(importance, 0.0)
+
+
+@pytest.mark.parametrize("bad", [[7], [-1], [3, 2], [2, 2]])
+def test_rows_that_a_bitmap_cannot_give_back_are_refused(bad):
+    with pytest.raises(ValueError, match="Received"):
+        pack_rows(torch.tensor(bad), 7)
+
+
+def test_no_rows_make_an_empty_bitmap():
+    assert unpack_rows(pack_rows(torch.tensor([], dtype=torch.int64), 11), 11).tolist() == []
+
+
+@pytest.mark.parametrize("bad", [[1.0, -3.0], [1.0, float("nan")], [1.0, float("inf")], [1.0]])
+def test_weights_that_are_none_are_refused_by_the_overlap_mean(bad):
+    with pytest.raises(ValueError, match="Received"):
+        overlap_mean([client(0), client(1)], torch.tensor(bad), D_OUT, "responsibility")
+    with pytest.raises(ValueError, match="at least one client"):
+        overlap_mean([], torch.ones(0), D_OUT, "count")
+
+
+@pytest.mark.parametrize("clusters", [2, 4])  # powers of two, so that dividing by them rounds nothing
+def test_equal_responsibilities_are_the_plain_overlap_mean_to_the_bit(clusters):
+    updates, weights = [client(i) for i in range(5)], torch.tensor([1.0, 2, 3, 4, 5])
+    plain = overlap_mean(updates, weights, D_OUT, "responsibility")
+    shared = overlap_mean(updates, weights / clusters, D_OUT, "responsibility")
+    assert torch.equal(plain[0], shared[0]) and torch.equal(plain[1], shared[1])
+    counted = overlap_mean(updates, weights / clusters, D_OUT, "count")  # the published rule shrinks
+    whole = overlap_mean(updates, weights, D_OUT, "count")
+    assert torch.equal(clusters * counted[0], whole[0]) and whole[0].any()
+
+
+def test_one_hot_responsibilities_are_separate_federations():
+    updates, weights = [client(i) for i in range(6)], torch.tensor([1.0, 2, 3, 4, 5, 6])
+    for j in (0, 1):
+        share = torch.tensor([float(i % 2 == j) for i in range(6)])
+        b, a = overlap_mean(updates, weights * share, D_OUT, "responsibility")
+        alone = overlap_mean(updates[j::2], weights[j::2], D_OUT, "responsibility")
+        assert torch.allclose(b @ a, alone[0] @ alone[1], atol=1e-14)
+
+
+def test_a_cluster_without_responsibility_stays():
+    b, a = overlap_mean([client(0), client(1)], torch.zeros(2), D_OUT, "responsibility")
+    assert torch.equal(b @ a, torch.zeros(D_OUT, D_IN, dtype=torch.float64))

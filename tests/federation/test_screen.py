@@ -11,9 +11,10 @@ def reply(client, value=1.0, examples=5, **tensors):
 
 
 def screened(replies, norm_limit=10.0):
-    sent = {r.client: {"w": torch.zeros(4)} for r in replies}
-    expected = {r.client: layout(sent[r.client]) for r in replies}
-    usable, quarantined = screen(replies, sent, expected, lambda reply: None, norm_limit)
+    sent = {"w": torch.zeros(4)}
+    expected = {r.client: layout(sent) for r in replies}
+    known = dict.fromkeys(expected, 5)
+    usable, quarantined = screen(replies, known, expected, lambda reply: None, lambda reply: sent, norm_limit)
     return [r.client for r in usable], quarantined
 
 
@@ -27,6 +28,8 @@ def screened(replies, norm_limit=10.0):
         (reply("bad", w=torch.tensor([0.0, float("nan"), 0, 0])), "not finite"),
         (reply("bad", w=torch.tensor([0.0, float("inf"), 0, 0])), "not finite"),
         (reply("bad", examples=0), "number of examples"),
+        (reply("bad", examples=float("inf")), "number of examples"),
+        (reply("bad", examples=10**9), "number of examples"),
         (reply("bad", value=1000.0), "others' median"),
     ],
 )

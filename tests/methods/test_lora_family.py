@@ -45,7 +45,7 @@ def build(name, **options):
     return kind(kind.Options(**options))
 
 
-def started(method, ranks=(3, 3, 3, 3), rank_start=None):
+def started(method, ranks=(3, 3, 3, 3)):
     specs = tuple(
         ClientSpec(f"c{i}", n, Allotment(rank=r)) for i, (n, r) in enumerate(zip(EXAMPLES, ranks, strict=True))
     )
@@ -177,6 +177,20 @@ def test_hetlora_pads_weights_by_the_norm_of_the_product_and_cuts(module):
         a[:rank] += weight * reply.tensors[f"{module}.lora_A.weight"].double()
     for spec, rank in zip(specs, ranks, strict=True):
         assert close(method.send(state, spec)[f"{module}.lora_A.weight"], a[:rank])
+
+
+@pytest.mark.parametrize("name", ["hetlora", "flexlora"])
+def test_rows_that_nobody_of_a_round_has_stay_alive(name):
+    """Clients of small rank alone must not wipe out what the others can still learn in."""
+    ranks = (1, 2, 4, 3)
+    method = build(name)
+    state, specs = started(method, ranks)
+    sent = method.send(method.aggregate(state, replies(ranks)[:1]), specs[2])
+    for module in SHAPES:
+        assert (sent[f"{module}.lora_A.weight"] != 0).any(1).all()
+    again = [Reply("c2", 2, sent, {"examples": 3, "loss": 0.0})]
+    after = method.send(method.aggregate(method.aggregate(state, replies(ranks)[:1]), again), specs[2])
+    assert after["m.layer.0.q.lora_A.weight"].shape[0] == 4
 
 
 def test_hetlora_gives_up_rows_that_come_back_as_zeros():

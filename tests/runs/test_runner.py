@@ -8,6 +8,8 @@ import yaml
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
+from fedpeft.federation import method, training
+from fedpeft.federation.method import Method
 from fedpeft.methods import BUILT_IN
 from fedpeft.runs import runner
 from fedpeft.runs.runner import Settings, resume, start
@@ -208,3 +210,38 @@ def test_resolved_settings_are_kept(experiment_file, tmp_path):
     assert kept["methods"]["fedit"]["adapter"]["r"] == 3
     assert kept["methods"]["fedit"]["adapter"]["alpha"] == 16
     assert runner.Settings.of(runner.RunFolder(tmp_path / "r")).label == "fedit"
+
+
+@pytest.mark.parametrize("label", ["fedreft", "fedsa_lora", "local", "ditto", "fedhft"])
+def test_a_client_that_diverges_in_one_round_is_left_as_it_was_and_goes_on(
+    experiment_file, tmp_path, monkeypatch, label
+):
+    real = Method.lr
+
+    def lr(self, message, settings):
+        return 1e36 if (message.client, message.round) == ("site1", 2) else real(self, message, settings)
+
+    monkeypatch.setattr(Method, "lr", lr)
+    monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
+    result = start(settings(experiment_file, label), tmp_path / "run", Nobody())
+    assert result["quarantined"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(x["client"], x["round"]) for x in lines if "quarantined" in x] == [("site1", 2)]
+    assert all(x["loss"] == x["loss"] for x in lines if x["split"] != "train" or "quarantined" not in x)
+
+
+def test_what_a_failing_client_leaves_behind_reaches_no_other(experiment_file, tmp_path, monkeypatch):
+    """It fails between its gradients and the optimiser's step, on a slot that others use next, or do not."""
+    real = method.train_locally
+
+    def failing(model, client, names, lr, settings, shuffle, *rest):
+        if client.spec.id == "site0":
+            training._gradients(model, next(client.batches("train", 4, shuffle)), 4)
+            raise RuntimeError("no memory left")
+        return real(model, client, names, lr, settings, shuffle, *rest)
+
+    monkeypatch.setattr(method, "train_locally", failing)
+    monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
+    for workers in (1, 3):
+        start(settings(experiment_file, "fedit", [f"workers={workers}"]), tmp_path / str(workers), Nobody())
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedpeft.aggregation.mean import normalised, weighted_mean
 
 Factors = tuple[Tensor, Tensor]  # B (d_out, r), A (r, d_in)
-NEGLIGIBLE = 1e-9  # singular values below this share of the largest are rounding
+_EPS = torch.finfo(torch.float64).eps
 
 
 def stack(factors: Sequence[Factors], weights: Sequence[float] | Tensor | None = None) -> Factors:
@@ -29,17 +29,24 @@ def stack(factors: Sequence[Factors], weights: Sequence[float] | Tensor | None =
 
 
 def truncate(factors: Factors, rank: int | None = None) -> Factors:
-    """The nearest product of the given rank (None: exact, without negligible directions); U sqrt(S) and sqrt(S) V^T.
+    """The nearest product of the given rank (None: exact, the numerically non-zero rank); U sqrt(S) and sqrt(S) V^T.
 
     QR of both factors and an SVD of the small core: equal to the truncated SVD of the dense product [derived]. Signs
     are fixed: the entry of largest size in every column of B is positive. With a rank given, the result has exactly
-    that rank, padded with zeros where the product has less.
+    that rank, padded with zeros where the product has less. Zero is a singular value of at most eps max(d_out, d_in, r)
+    sum_i ||B[:, i]|| ||A[i]||, the rounding of the sum: terms that cancel leave nothing behind.
+    Raises ValueError for a negative rank.
     """
+    if rank is not None and rank < 0:
+        raise ValueError(f"A rank is not negative. Received: {rank}.")
     b, a = factors
-    q_b, r_b = torch.linalg.qr(b.double())  # (d_out, m), (m, r)
-    q_a, r_a = torch.linalg.qr(a.double().mT)  # (d_in, n), (n, r)
+    wide_b, wide_a = b.double(), a.double()
+    rounding = _EPS * max(b.shape[0], *a.shape) * (wide_b.norm(dim=0) * wide_a.norm(dim=1)).sum()
+    q_b, r_b = torch.linalg.qr(wide_b)  # (d_out, m), (m, r)
+    q_a, r_a = torch.linalg.qr(wide_a.mT)  # (d_in, n), (n, r)
     u, s, v = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)  # (m, k), (k,), (k, n)
-    kept = int((s > NEGLIGIBLE * s[:1]).sum()) if rank is None else min(rank, len(s))
+    nonzero = int((s > rounding).sum())
+    kept = nonzero if rank is None else min(rank, nonzero)
     root = s[:kept].sqrt()
     left, right = q_b @ u[:, :kept] * root, root[:, None] * (v[:kept] @ q_a.mT)
     if kept:
@@ -80,17 +87,34 @@ def row_energy(factors: Factors) -> Tensor:
 
 
 def residual(pairs: Sequence[Factors], weights: Tensor | None = None) -> Factors:
-    """Exact factors of mean(B_k A_k) - mean(B) mean(A); weights (clients,). FedEx-LoRA (arXiv 2410.09432)."""
-    share = normalised(weights, len(pairs))
-    b, a = _means(pairs, share)
-    return stack([*pairs, (b, a)], [*share.tolist(), -1.0])
+    """Exact factors of mean(B_k A_k) - mean(B) mean(A); weights (clients,). FedEx-LoRA (arXiv 2410.09432).
+
+    It is the covariance of B and A over clients, so the running update of a covariance gives it in rank (K - 1) r:
+    client k adds p_k P_(k-1) / P_k (B_k - mean of those before) (A_k - mean of those before), P_k = p_1 + ... + p_k.
+    Stacking the clients and the means would take (K + 1) r [derived]. Raises ValueError for unlike shapes.
+    """
+    _require_alike(pairs)
+    share = normalised(weights, len(pairs)).tolist()
+    b, a, total = pairs[0][0].double(), pairs[0][1].double(), share[0]
+    left, right = [b[:, :0]], [a[:0]]
+    for weight, (b_k, a_k) in zip(share[1:], pairs[1:], strict=True):
+        pull = weight / (total + weight) if weight else 0.0
+        step_b, step_a = b_k.double() - b, a_k.double() - a
+        left.append(total * pull * step_b)
+        right.append(step_a)
+        b, a, total = b + pull * step_b, a + pull * step_a, total + weight
+    return torch.cat(left, 1).to(pairs[0][0].dtype), torch.cat(right).to(pairs[0][1].dtype)
 
 
 def ridge_refined(pairs: Sequence[Factors], weights: Tensor | None, ridge: float) -> Factors:
     """mean(B) + dB and mean(A), where dB = argmin ||(mean(B) + dB) mean(A) - mean(B_k A_k)||^2 + ridge ||dB||^2.
 
-    Closed form of LoRA-FAIR's objective (arXiv 2411.14961) with r x r solves [derived].
+    Closed form of LoRA-FAIR's objective (arXiv 2411.14961) with r x r solves [derived]. Raises ValueError for a ridge
+    that is not positive or for unlike shapes.
     """
+    if not ridge > 0:
+        raise ValueError(f"The ridge must be positive, or dB need not be unique. Received: {ridge}.")
+    _require_alike(pairs)
     share = normalised(weights, len(pairs))
     mean_b, mean_a = _means(pairs, share)
     b, a = mean_b.double(), mean_a.double()
@@ -106,3 +130,9 @@ def ridge_refined(pairs: Sequence[Factors], weights: Tensor | None, ridge: float
 def _means(pairs: Sequence[Factors], share: Tensor) -> Factors:
     b, a = zip(*pairs, strict=True)
     return weighted_mean(torch.stack(b), share), weighted_mean(torch.stack(a), share)
+
+
+def _require_alike(pairs: Sequence[Factors]) -> None:
+    shapes = [(tuple(b.shape), tuple(a.shape)) for b, a in pairs]
+    if len(set(shapes)) != 1:
+        raise ValueError(f"Means of factors need at least one pair, all of one shape. Received: {shapes}.")

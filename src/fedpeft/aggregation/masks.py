@@ -31,7 +31,12 @@ def top_rows(importance: Tensor, density: float) -> Tensor:
 
 
 def pack_rows(rows: Tensor, d_out: int) -> Tensor:
-    """Rows as a bitmap, uint8 (ceil(d_out / 8),); row d is bit d % 8 of byte d // 8."""
+    """Rows (m,), ascending, as a bitmap, uint8 (ceil(d_out / 8),); row d is bit d % 8 of byte d // 8.
+
+    Raises ValueError for rows that a bitmap cannot give back: out of range, repeated or in another order.
+    """
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= d_out or bool((rows.diff() <= 0).any())):
+        raise ValueError(f"Rows of {d_out} must be ascending and below {d_out}. Received: {rows.tolist()[:9]}.")
     bits = torch.zeros(-(-d_out // 8) * 8, dtype=torch.uint8)
     bits[rows] = 1
     powers = 2 ** torch.arange(8, dtype=torch.uint8)
@@ -57,17 +62,21 @@ def overlap_mean(
     """Per row d: sum_k w_k B_k[d] A_k / sum_k w_k, over the clients k whose mask holds d; exact, as stacked factors.
 
     "count" divides by the number of those clients instead (the published code's rule, FedHFT arXiv 2510.14054). Rows
-    that nobody covers, or nobody with weight, are zero. Weights (clients,). Raises ValueError when none is given.
+    that nobody covers, or nobody with weight, are zero. Weights (clients,). Raises ValueError for no clients, or for
+    weights that are negative or not finite.
     """
     if not updates:
         raise ValueError("An overlap mean needs at least one client. Received: none.")
     share = weights.double()
-    below = torch.zeros(d_out, dtype=torch.float64)
+    if share.shape != (len(updates),) or not torch.isfinite(share).all() or bool((share < 0).any()):
+        raise ValueError(f"Weights must be {len(updates)} finite numbers, none negative. Received: {weights}.")
+    device = updates[0].B.device
+    below, share = torch.zeros(d_out, dtype=torch.float64, device=device), share.to(device)
     for update, weight in zip(updates, share, strict=True):
         below[update.rows] += 1.0 if normalise == "count" else weight
     parts = []
     for update, weight in zip(updates, share, strict=True):
-        rows = torch.zeros(d_out, update.B.shape[1], dtype=torch.float64)
+        rows = torch.zeros(d_out, update.B.shape[1], dtype=torch.float64, device=device)
         divisor = below[update.rows, None]
         rows[update.rows] = torch.where(divisor > 0, weight * update.B.double() / divisor.clamp_min(1e-300), 0.0)
         parts.append(rows.to(update.B.dtype))

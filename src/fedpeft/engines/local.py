@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 import torch
@@ -108,12 +109,17 @@ class LocalEngine:
         began = time.perf_counter()
         reply: Reply | None = None
         failure: str | None = None
+        before, client.local = client.local, replace(client.local)  # a round that fails leaves the client as it was
         try:
             with _checkpointing(slot, client):
                 reply = self.method.train(slot, message, client, self.settings, shuffle)
         except Exception as error:  # the boundary between a client and the federation: any failure is one client's
             failure = f"{type(error).__name__}: {error}"
             log.exception("client %s failed in round %d", message.client, message.round)
+        if failure is None and not finite(client.local):
+            reply, failure = None, "local training diverged: its tensors are not finite"
+        if failure is not None:
+            client.local = before
         return Outcome(message.client, reply, failure, time.perf_counter() - began)
 
     def _load(self, slot: Slot, message: Message, client: Client, which: Which) -> None:
@@ -134,6 +140,12 @@ def _checkpointing(slot: Slot, client: Client) -> Iterator[None]:
         yield
     finally:
         slot.checkpointing_(False)
+
+
+def finite(state: ClientState) -> bool:
+    """Whether every tensor that a client keeps is finite."""
+    kept = [*(state.trained or {}).values(), *state.kept.values()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in kept)
 
 
 def fingerprint(tensors: Tensors) -> bytes:

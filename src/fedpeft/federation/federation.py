@@ -72,7 +72,12 @@ class Federation:
         replies = self._collect(messages, record, finished)
         record.train_seconds = time.perf_counter() - began
         usable = self._screen(replies, messages, record)
-        self.state = self.method.aggregate(self.state, usable)
+        try:
+            self.state = self.method.aggregate(self.state, usable)
+        except ValueError as error:
+            raise UserError(
+                f"round {round_}: replies cannot be aggregated: {error} The last checkpoint is intact"
+            ) from error
         record.aggregate_seconds = time.perf_counter() - began - record.train_seconds
         self.round = round_
         return record
@@ -85,6 +90,9 @@ class Federation:
             record.client_seconds[outcome.client] = outcome.seconds
             if outcome.reply is None:
                 record.quarantined[outcome.client] = outcome.failure or "no reply"
+            elif (outcome.reply.client, outcome.reply.round) != (outcome.client, record.round):
+                said = f"{outcome.reply.client!r}, round {outcome.reply.round}"
+                record.quarantined[outcome.client] = f"its reply says it is of {said}"
             else:
                 replies.append(outcome.reply)
                 record.bytes_up[outcome.client] = wire_size(outcome.reply)
@@ -93,11 +101,18 @@ class Federation:
         return sorted(replies, key=lambda reply: reply.client)
 
     def _screen(self, replies: list[Reply], messages: list[Message], record: RoundRecord) -> list[Reply]:
-        sent = {message.client: message.tensors for message in messages}
+        sent = {message.client: message for message in messages}
         expected = {message.client: self.method.expects(self.state, message) for message in messages}
-        usable, quarantined = screen(replies, sent, expected, self._objection, self.settings.norm_limit)
+        usable, quarantined = screen(
+            replies,
+            {spec.id: spec.examples for spec in self.specs},
+            expected,
+            lambda reply: self.method.objection(self.state, reply),
+            lambda reply: self.method.reference(self.state, sent[reply.client], reply),
+            self.settings.norm_limit,
+        )
         record.quarantined |= quarantined
-        needed = math.ceil(self.settings.quorum * len(messages))
+        needed = math.ceil(self.settings.quorum * len(messages) - 1e-9)
         if len(usable) < needed:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(record.quarantined.items()))
             raise UserError(
@@ -105,9 +120,6 @@ class Federation:
                 f"the quorum is {needed} ({reasons}); the last checkpoint is intact"
             )
         return usable
-
-    def _objection(self, reply: Reply) -> str | None:
-        return self.method.objection(self.state, reply)
 
     def evaluate(self, split: str, which: Which) -> dict[str, Scores]:
         """Scores of every client in the audience, by id, on one split of its own rows."""

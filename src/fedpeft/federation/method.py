@@ -98,6 +98,10 @@ class Method(ABC, Generic[State]):
         """Why a reply of the right layout is of no use all the same; None when it is. Default: None."""
         return None
 
+    def reference(self, state: State, message: Message, reply: Reply) -> Tensors:
+        """What a reply's update is measured from; what is not in it counts from zero. Default: what was sent."""
+        return message.tensors
+
     @abstractmethod
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
         """The next state. `replies` come sorted by client id and passed the screen."""

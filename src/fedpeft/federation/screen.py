@@ -11,27 +11,28 @@ from fedpeft.federation.method import Layout
 
 def screen(
     replies: Sequence[Reply],
-    sent: Mapping[str, Tensors],
+    examples: Mapping[str, int],
     expected: Mapping[str, Layout],
     objection: Callable[[Reply], str | None],
+    reference: Callable[[Reply], Tensors],
     norm_limit: float | None,
 ) -> tuple[list[Reply], dict[str, str]]:
     """Splits replies into usable ones and `{client: reason}`.
 
-    Checked: keys, shapes, dtypes, finite values, a positive number of examples, the method's own `objection`, and
-    (from three usable replies on, where `norm_limit` is given) an update norm at most that many times the median of
-    the other clients' norms.
+    Checked: keys, shapes, dtypes, finite values, the number of examples that the server knows, the method's own
+    `objection`, and (from three usable replies on, where `norm_limit` is given) an update norm, the distance to the
+    method's `reference`, at most that many times the median of the other clients' norms.
     """
     usable, quarantined = [], {}
     for reply in replies:
-        reason = _malformed(reply, expected[reply.client]) or objection(reply)
+        reason = _malformed(reply, expected[reply.client], examples[reply.client]) or objection(reply)
         if reason:
             quarantined[reply.client] = reason
         else:
             usable.append(reply)
     if norm_limit is None or len(usable) < 3:
         return usable, quarantined
-    norms = {reply.client: update_norm(reply.tensors, sent[reply.client]) for reply in usable}
+    norms = {reply.client: update_norm(reply.tensors, reference(reply)) for reply in usable}
     for client, norm in norms.items():
         others = median(value for name, value in norms.items() if name != client)
         if others > 0 and norm > norm_limit * others:
@@ -39,7 +40,7 @@ def screen(
     return [reply for reply in usable if reply.client not in quarantined], quarantined
 
 
-def _malformed(reply: Reply, expected: Layout) -> str | None:
+def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
     missing, surplus = expected.keys() - reply.tensors.keys(), reply.tensors.keys() - expected.keys()
     if missing or surplus:
         return f"keys differ: missing {sorted(missing)[:3]}, unexpected {sorted(surplus)[:3]}"
@@ -50,8 +51,8 @@ def _malformed(reply: Reply, expected: Layout) -> str | None:
         if not torch.isfinite(tensor).all():
             return f"{name}: not finite"
     examples = reply.scalars.get("examples")
-    if not isinstance(examples, int | float) or not examples > 0:
-        return f"number of examples must be positive, received {examples!r}"
+    if examples != known:
+        return f"number of examples is {known}, received {examples!r}"
     return None
 
 

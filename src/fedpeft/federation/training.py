@@ -50,6 +50,7 @@ def train_locally(
 def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
     for name, parameter in zip(model.names, model.parameters(), strict=True):
         parameter.requires_grad_(name in names)  # what is not trained costs no gradient
+        parameter.grad = None  # a client that failed in the middle of a step may have left some
     chosen = dict(zip(names, model.parameters(names), strict=True))
     orthonormal = [p for name, p in chosen.items() if name.endswith("reft_R")]
     others = [p for name, p in chosen.items() if not name.endswith("reft_R")]

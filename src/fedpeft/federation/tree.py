@@ -9,6 +9,7 @@ from torch import Tensor
 from fedpeft.federation.message import Tensors
 
 _TENSOR, _TUPLE, _RECORD = "@tensor", "@tuple", "@record"
+_ESCAPE = "\x1b"  # before a user's key that could be taken for one of those
 
 
 def flatten(tree: Any) -> tuple[Any, Tensors]:
@@ -29,7 +30,7 @@ def flatten(tree: Any) -> tuple[Any, Tensors]:
         if is_dataclass(node) and not isinstance(node, type):
             return {_RECORD: {f.name: pack(getattr(node, f.name)) for f in fields(node)}}
         if isinstance(node, dict):
-            return {_checked(key): pack(value) for key, value in node.items()}
+            return {_escaped(key): pack(value) for key, value in node.items()}
         if isinstance(node, tuple):
             return {_TUPLE: [pack(value) for value in node]}
         if isinstance(node, list):
@@ -52,13 +53,13 @@ def unflatten(structure: Any, tensors: Tensors) -> Any:
     if _TUPLE in structure:
         return tuple(unflatten(value, tensors) for value in structure[_TUPLE])
     inner = structure.get(_RECORD, structure)
-    return {key: unflatten(value, tensors) for key, value in inner.items()}
+    return {key.removeprefix(_ESCAPE): unflatten(value, tensors) for key, value in inner.items()}
 
 
-def _checked(key: Any) -> str:
-    if not isinstance(key, str) or key.startswith("@"):
-        raise TypeError(f"A state's dict has string keys that do not start with '@'. Received: {key!r}.")
-    return key
+def _escaped(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"A state's dict has string keys. Received: {key!r}.")
+    return _ESCAPE + key if key.startswith(("@", _ESCAPE)) else key  # a client may be called @tensor
 
 
 def same(a: Any, b: Any) -> bool:

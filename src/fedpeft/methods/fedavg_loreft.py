@@ -7,6 +7,7 @@ every R back on the Stiefel manifold by its polar factor after aggregation; `ret
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from pydantic import Field
 
 from fedpeft.adapters import interventions
@@ -27,10 +28,22 @@ class FedAvgLoReft(FedAvg):
 
     Options = FedAvgLoReftOptions
 
+    def objection(self, state: GlobalState, reply: Reply) -> str | None:
+        return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
+
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
         moved = super().aggregate(state, replies)
         orthonormal = self.options.retract and self.options.adapter.variant == "loreft"
         return replace(moved, tensors=with_polar_r(moved.tensors)) if orthonormal else moved
+
+
+def not_orthonormal(tensors: Tensors) -> str | None:
+    """Which R of a reply lacks orthonormal rows; None when all have them. Local training keeps them to 1e-5."""
+    for r, _, _ in interventions(tensors):
+        square = tensors[r].double() @ tensors[r].double().mT  # (groups, rank, rank)
+        if not torch.allclose(square, torch.eye(square.shape[-1], dtype=square.dtype, device=square.device), atol=1e-3):
+            return f"{r}: its rows are not orthonormal"
+    return None
 
 
 def with_polar_r(tensors: Tensors) -> Tensors:

@@ -24,11 +24,11 @@ for them alone: half by the energy of the mixture received, half drawn anew each
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from peft import PeftConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fedpeft.adapters import Slot, is_head
@@ -57,12 +57,15 @@ from fedpeft.methods.merging import fresh_lora, merged
 from fedpeft.methods.options import LoraOptions
 from fedpeft.methods.ranks import mean_heads
 
+MOST_CLUSTERS = 6  # [choice] that "auto" looks at
 SKETCH = 4  # [choice] side of the sketch of one module's update
 
 
 class FedHftOptions(MethodOptions):
     adapter: LoraOptions = Field(default_factory=LoraOptions, description="LoRA; `resources` give clients other ranks")
-    clusters: int | Literal["auto"] = Field(2, description="number of clusters; auto: by BIC after the warm-up")
+    clusters: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        2, description="number of clusters; auto: by BIC after the warm-up"
+    )
     warmup: int = Field(5, ge=1, description="rounds with one cluster before the first clustering")
     floor: float = Field(0.02, ge=0, lt=0.5, description="least responsibility of a cluster for a client")
     feature: Literal["head", "update"] = Field("head", description="what clients are clustered by")
@@ -70,6 +73,13 @@ class FedHftOptions(MethodOptions):
     masks: Literal["after", "before"] = Field("after", description="rows are chosen after training, or before it")
     normalize: Literal["responsibility", "count"] = Field("responsibility", description="the overlap's denominator")
     server_rank: int | None = Field(64, ge=1, description="rank at which a cluster keeps its update; null: exact")
+
+    @model_validator(mode="after")
+    def _floor_leaves_something(self) -> "FedHftOptions":
+        most = MOST_CLUSTERS if self.clusters == "auto" else self.clusters
+        if most * self.floor >= 1:
+            raise ValueError(f"clusters x floor must be below 1, here {most} x {self.floor}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,12 @@ class FedHft(Method[FedHftState]):
         count = self.options.clusters if not state.shares or self.options.clusters != "auto" else len(state.heads)
         before = torch.stack([state.shares.get(c, prior(state)) for c in clients]) if state.shares else None
         found = responsibilities(
-            torch.stack([state.features[c] for c in clients]), count, before, floor=self.options.floor, seed=state.seed
+            torch.stack([state.features[c] for c in clients]),
+            count,
+            before,
+            floor=self.options.floor,
+            seed=state.seed,
+            maximum=MOST_CLUSTERS,
         )  # (clients, clusters)
         grown = found.shape[1] // len(state.heads) if not state.shares else 1  # the one cluster becomes all of them
         return replace(

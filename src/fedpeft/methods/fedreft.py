@@ -35,7 +35,7 @@ from fedpeft.aggregation import (
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Method, MethodOptions
-from fedpeft.methods.fedavg_loreft import with_polar_r
+from fedpeft.methods.fedavg_loreft import not_orthonormal, with_polar_r
 from fedpeft.methods.options import ReftOptions
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # [choice] holds 0, so that mixing never raises the held-out loss
@@ -67,6 +67,9 @@ class FedReft(Method[FedReftState]):
 
     def start(self, info: FederationInfo, seed: int) -> FedReftState:
         return FedReftState(info.common_start("fedreft"), {}, None)
+
+    def objection(self, state: FedReftState, reply: Reply) -> str | None:
+        return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
 
     def aggregate(self, state: FedReftState, replies: Sequence[Reply]) -> FedReftState:
         # 1. Keep the new parameters; clients that were not drawn stay as they last were.

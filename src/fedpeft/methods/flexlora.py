@@ -7,6 +7,7 @@ top r_k directions. Exact up to that truncation. Derived: the SVD of the stacked
 
 from collections.abc import Sequence
 
+import torch
 from pydantic import Field
 
 from fedpeft.aggregation import stack, truncate
@@ -30,5 +31,7 @@ class FlexLora(Ranked):
             if own:
                 mean = stack([pair(reply.tensors, module) for reply in own], by_examples(own))
                 rank = tensors[f"{module}.lora_A.weight"].shape[0]  # the largest of any client
-                tensors |= named(module, truncate(mean, rank))
+                b, a = truncate(mean, rank)
+                spare = (a == 0).all(1)  # directions that the sum does not have: B is zero, A may learn again
+                tensors |= named(module, (b, torch.where(spare[:, None], pair(state.tensors, module)[1], a)))
         return RankedState(tensors, state.ranks)

@@ -65,12 +65,13 @@ class HetLora(Ranked):
         for module in modules_of(tensors):
             pairs = [pair(reply.tensors, module) for reply in holders(replies, module)]
             if pairs:
-                rank = tensors[f"{module}.lora_A.weight"].shape[0]
+                rank = max(factors[1].shape[0] for factors in pairs)
                 b, a = zip(*(padded(factors, rank) for factors in pairs), strict=True)
                 weights = positive(torch.stack([energy_norm(factors) for factors in pairs]))  # (clients,)
-                tensors |= named(
-                    module, (weighted_mean(torch.stack(b), weights), weighted_mean(torch.stack(a), weights))
-                )
+                old_b, old_a = pair(tensors, module)  # rows that nobody of this round has stay as they are
+                new_b = torch.cat([weighted_mean(torch.stack(b), weights), old_b[:, rank:]], 1)
+                new_a = torch.cat([weighted_mean(torch.stack(a), weights), old_a[rank:]])
+                tensors |= named(module, (new_b, new_a))
         return RankedState(tensors, state.ranks | {reply.client: _left(reply.tensors) for reply in replies})
 
     def _tail(self, rank: int) -> int:

@@ -59,6 +59,9 @@ class Ifca(Method[IfcaState]):
         cluster = reply.scalars.get("cluster")
         return None if cluster in range(len(state.models)) else f"cluster {cluster!r} is none of {len(state.models)}"
 
+    def reference(self, state: IfcaState, message: Message, reply: Reply) -> Tensors:
+        return state.models[int(reply.scalars["cluster"])]
+
     def aggregate(self, state: IfcaState, replies: Sequence[Reply]) -> IfcaState:
         def mean_of(j: int) -> Tensors:
             own = [reply for reply in replies if reply.scalars["cluster"] == j]
@@ -84,6 +87,7 @@ def redrawn(tensors: Tensors, draw: torch.Generator) -> Tensors:
 
     def one(tensor: Tensor) -> Tensor:
         spread = tensor.float().std(correction=0)
-        return (tensor.float().mean() + spread * torch.randn(tensor.shape, generator=draw)).to(tensor.dtype)
+        drawn = torch.randn(tensor.shape, generator=draw).to(tensor.device)
+        return (tensor.float().mean() + spread * drawn).to(tensor.dtype)
 
     return {name: one(tensor) for name, tensor in tensors.items()}

@@ -71,8 +71,10 @@ class MeanOptions(MethodOptions):
     server_lr: float = Field(0.01, gt=0, description="step of the server's adam or yogi")
 
 
-def _kind(value: Any) -> str:
-    return value.get("kind", "lora") if isinstance(value, dict) else value.kind
+def _kind(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return value.get("kind", "lora")
+    return value.kind if isinstance(value, LoraOptions | ReftOptions) else None
 
 
 AdapterOptions = Annotated[

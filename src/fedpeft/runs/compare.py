@@ -36,6 +36,7 @@ def compare(
     `planned` hears of each run as it begins: its label, how many came before it and how many there are.
     `scenario` is the name under which the experiment was changed; it is kept in the comparison.
     """
+    labels = list(dict.fromkeys(labels))
     for label in labels:
         experiment.method_name(label)
     chosen_seeds = [experiment.seed + i for i in range(seeds)]
@@ -102,9 +103,9 @@ def row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """One method over its seeds: mean and standard deviation of the personal test accuracy, and what it cost."""
     first = runs[0]
 
-    def over(value: Callable[[dict[str, Any]], float]) -> dict[str, float]:
+    def over(value: Callable[[dict[str, Any]], float]) -> dict[str, float | None]:
         values = [value(run) for run in runs]
-        return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
+        return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None}
 
     return {
         "label": label,

@@ -166,12 +166,12 @@ class _Progress:
 def _metric_lines(record: RoundRecord, validation: dict[str, Scores]) -> list[dict[str, Any]]:
     trained = [
         {
+            **record.scalars.get(client, {}),  # first: what the server knows is not for a client to say
             "round": record.round,
             "split": "train",
             "client": client,
             "bytes_down": record.bytes_down[client],
             "bytes_up": record.bytes_up.get(client, 0),
-            **record.scalars.get(client, {}),
             **({"quarantined": record.quarantined[client]} if client in record.quarantined else {}),
         }
         for client in sorted(record.bytes_down)
