@@ -84,6 +84,8 @@ def test_top_rows_are_those_of_largest_importance():
     assert top_rows(importance, 0.2).tolist() == [1]  # of equals the first
     assert top_rows(importance, 0.01).tolist() == [1]  # at least one
     assert len(top_rows(torch.rand(10), 0.3)) == 3
+    assert len(top_rows(torch.rand(100), 0.07)) == 7  # 0.07 * 100 is above 7
+    assert torch.equal(top_rows(torch.zeros(5000), 0.5), torch.arange(2500))  # a long sort of equals, too
     with pytest.raises(ValueError, match="Received"):
         top_rows(importance, 0.0)
 

@@ -25,7 +25,7 @@ def top_rows(importance: Tensor, density: float) -> Tensor:
     """
     if not 0 < density <= 1:
         raise ValueError(f"Density is a share of the rows, in (0, 1]. Received: {density}.")
-    count = max(1, math.ceil(density * len(importance) - 1e-9))  # 0.3 * 10 is not exactly 3
+    count = max(1, math.ceil(density * len(importance) - 1e-9))  # 0.07 * 100 is above 7
     order = torch.sort(importance, descending=True, stable=True).indices
     return order[:count].sort().values.cpu()
 
