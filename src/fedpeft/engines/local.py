@@ -143,9 +143,12 @@ def _checkpointing(slot: Slot, client: Client) -> Iterator[None]:
 
 
 def finite(state: ClientState) -> bool:
-    """Whether every tensor that a client keeps is finite."""
-    kept = [*(state.trained or {}).values(), *state.kept.values()]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in kept)
+    """Whether every tensor that a client keeps is finite, and not so large that its norm is not."""
+    kept = [t for t in (*(state.trained or {}).values(), *state.kept.values()) if t.is_floating_point()]
+    if not kept:
+        return True
+    norms: list[torch.Tensor] = torch._foreach_norm(kept)  # one call: this runs once for every client and round
+    return bool(torch.stack(norms).isfinite().all())
 
 
 def fingerprint(tensors: Tensors) -> bytes:
