@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", choices=TASKS, nargs="+", default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", help="labels of experiments/planted.yaml; default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/planted"))
     wanted = parser.parse_args()
@@ -85,7 +86,7 @@ def main() -> None:
         groups, out = TASKS[task][3], wanted.out / task
         rows, runs, tuned = [], {}, {}
         methods = load_experiment(HERE / "experiments/planted.yaml").methods
-        for label in methods:
+        for label in wanted.methods or methods:
             results = {}
             for seed in range(wanted.seeds):
                 file = planted(task, wanted.data, (out / f"rows-{seed}.jsonl").resolve(), seed)

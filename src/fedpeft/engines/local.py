@@ -147,8 +147,8 @@ def finite(state: ClientState) -> bool:
     kept = [t for t in (*(state.trained or {}).values(), *state.kept.values()) if t.is_floating_point()]
     if not kept:
         return True
-    norms: list[torch.Tensor] = torch._foreach_norm(kept)  # one call: this runs once for every client and round
-    return bool(torch.stack(norms).isfinite().all())
+    norms = torch._foreach_norm(kept)  # one call: this runs once for every client and round
+    return bool(torch.stack(list(norms)).isfinite().all())
 
 
 def fingerprint(tensors: Tensors) -> bytes:
