@@ -9,6 +9,7 @@ thread, 5 repeats. Writes results/clustering_bench.json.
 """
 
 import json
+import os
 import time
 import warnings
 from pathlib import Path
@@ -39,6 +40,7 @@ def timed(work) -> tuple[float, object]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    load = round(os.getloadavg()[0], 1)  # seconds are of a machine that may do other work too
     rows = []
     for clients in (50, 1000):
         for feature, width in (("head", 1536), ("update", 576)):
@@ -64,7 +66,8 @@ def main() -> None:
         seconds, labels = timed(lambda: GaussianMixture(GROUPS, random_state=0).fit_predict(features.double().numpy()))
     published = {"clients": 50, "seconds": seconds, "rand_index": adjusted_rand_score(truth, labels)}
     print(f"   50 clients, full covariance on the raw head: {seconds:.2f} s, Rand index {published['rand_index']:.2f}")
-    record = {"repeats": REPEATS, "groups": GROUPS, "rows": rows, "published": published, "environment": environment()}
+    record = {"repeats": REPEATS, "groups": GROUPS, "rows": rows, "published": published}
+    record |= {"load_before": load, "environment": environment()}
     target = Path(__file__).with_name("results") / "clustering_bench.json"
     target.write_text(json.dumps(record, indent=1))
 
