@@ -5,7 +5,6 @@ what the method makes of its reply (`Method.admit`). The run it joins stays as i
 adapter stands beside the others. Of other clients' rows nothing is read: a text that it shares with them is not found.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,11 +106,7 @@ def _alone(built: Built, message: Message) -> Scores:
 def _reply(engine: Engine, message: Message) -> Reply:
     (outcome,) = engine.train([message])
     if outcome.reply is None:
-        raise UserError(f"client {message.client!r}: local training failed: {outcome.failure}")
-    if not math.isfinite(float(outcome.reply.scalars["loss"])):
-        raise UserError(
-            f"client {message.client!r}: local training diverged; the run's learning rate is too high for it"
-        )
+        raise UserError(f"client {message.client!r} cannot be trained: {outcome.failure}")
     return outcome.reply
 
 
