@@ -1,13 +1,14 @@
 """Predicted against measured peak memory: three backbones x four lengths x three batch sizes, none of them fitted.
 
-    python benchmarks/budget_bench.py [--quick]
+    python benchmarks/budget_bench.py [--only MiniLM,tiny,wide]
 
 Each backbone is probed at six points around 12 rows of 192 tokens (printed as "fitted"); its memory model then predicts
 a grid at other lengths and batch sizes, and for MiniLM the levers one by one at 16 rows of 64 tokens ("held out"). Each
 measured figure is the peak resident memory of a fresh process that loads the backbone and trains two steps, libraries
 included (src/fedpeft/runs/measure.py says how). tiny is BERT of 2 blocks of width 128, wide of 6 blocks of BERT-base's
 width 768, random weights: their size matters here, not their accuracy. "above libraries" are the same errors with the
-libraries' share taken off both sides. Writes results/budget_bench.json after every backbone.
+libraries' share taken off both sides. Writes results/budget_bench.json after every backbone; what it holds of other
+backbones stays there.
 """
 
 import argparse
@@ -90,43 +91,46 @@ def worst(rows: list[dict], fits: dict[str, dict], above: bool = False) -> dict[
     return {"over_percent": round(100 * (max(ratios) - 1), 2), "under_percent": round(100 * (1 - min(ratios)), 2)}
 
 
-def recorded(points: list[dict], by_lever: list[dict], fits: dict[str, dict]) -> dict:
+def recorded(lines: list[dict], fits: dict[str, dict]) -> dict:
     """All that is known so far."""
-    kinds = {
-        "grid": [p for p in points if not p["fitted"]],
-        "levers": by_lever,
-        "fitted": [p for p in points if p["fitted"]],
-    }
-    errors = {kind: worst(rows, fits) for kind, rows in kinds.items() if rows}
-    errors |= {f"{kind}, above libraries": worst(rows, fits, True) for kind, rows in kinds.items() if rows}
-    return {
-        "worst": errors, "margin": {"share": MARGIN, "mib": MARGIN_MIB}, "fits": fits,
-        "grid": points, "levers": by_lever, "environment": environment(),
-    }  # fmt: skip
+    levers = [line for line in lines if not line["fitted"] and line["allotment"]]
+    grid = [line for line in lines if not line["fitted"] and not line["allotment"]]
+    errors = {}
+    for kind, rows in {"grid": grid, "levers": levers, "fitted": [r for r in lines if r["fitted"]]}.items():
+        if rows:
+            errors[kind] = worst(rows, fits)
+            errors[f"{kind}, above libraries"] = worst(rows, fits, above=True)
+    margin = {"share": MARGIN, "mib": MARGIN_MIB}
+    return {"worst": errors, "margin": margin, "fits": fits, "points": lines, "environment": environment()}
+
+
+def lines_of(name: str, found: Probe) -> list[dict]:
+    """Fitted points, the grid and, for MiniLM, the levers."""
+    lines = []
+    for p, ratio in zip(found.points, found.errors(), strict=True):
+        measured = max(p.training_mib, found.memory.loading_mib)
+        lines.append(row(name, p.length, p.rows, p.allotment, ratio * measured, measured, fitted=True))
+    lines += [compared(name, found, length, rows, Allotment(8)) for length in LENGTHS for rows in ROWS]
+    if name == "MiniLM":
+        lines += [compared(name, found, 64, 16, allotment) for allotment in levers(found.shape.blocks)]
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny only")
-    wanted = parser.parse_args()
-    fits, points, by_lever = {}, [], []
+    parser.add_argument("--only", default=",".join(["MiniLM", *RANDOM]), help="backbones, with commas")
+    names = parser.parse_args().only.split(",")
     print(f"{'':7s}{'rows x tokens':>11s}{'predicted':>9s}{'measured':>9s}{'ratio':>8s}   peak MiB of the process")
     with tempfile.TemporaryDirectory() as folder:
-        backbones = {name: random_bert(Path(folder) / name, sizes) for name, sizes in RANDOM.items()}
-        backbones = {"tiny": backbones["tiny"]} if wanted.quick else {"MiniLM": MINILM, **backbones}
-        for name, backbone in backbones.items():
+        for name in names:
+            backbone = random_bert(Path(folder) / name, RANDOM[name]) if name in RANDOM else MINILM
             found = probe(Workload(backbone, 192, 12), lambda *_: None)
-            for p, ratio in zip(found.points, found.errors(), strict=True):
-                measured = max(p.training_mib, found.memory.loading_mib)
-                points.append(row(name, p.length, p.rows, p.allotment, ratio * measured, measured, fitted=True))
-            points += [compared(name, found, s, b, Allotment(8)) for s in LENGTHS for b in ROWS]
-            if name == "MiniLM":
-                by_lever += [compared(name, found, 64, 16, a) for a in levers(found.shape.blocks)]
-            fits[name] = vars(found.memory)
-            record = recorded(points, by_lever, fits)
+            lines = lines_of(name, found)
+            known = json.loads(RESULT.read_text()) if RESULT.exists() else {"points": [], "fits": {}}
+            others = [line for line in known["points"] if line["backbone"] != name]
+            record = recorded(others + lines, known["fits"] | {name: vars(found.memory)})
+            RESULT.write_text(json.dumps(record, indent=1))
             print(json.dumps(record["worst"], indent=1), flush=True)
-            if not wanted.quick:
-                RESULT.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

@@ -114,12 +114,16 @@ def describe_probe(found: Probe) -> list[str]:
 
 
 def describe_fit(found: Fit, budget: Budget, blocks: int) -> str:
-    """One line: the budget, what was chosen, predicted and measured."""
+    """One line: the limits, what was chosen, predicted and measured."""
     need, measured = found.need, found.measured
+    limits = [f"{budget.memory_mib:g} MiB"] * math.isfinite(budget.memory_mib)
+    limits += [f"{budget.uplink_mib_per_round} MiB up a round"] * (budget.uplink_mib_per_round is not None)
+    limits += [f"{budget.seconds_per_round} s a round"] * (budget.seconds_per_round is not None)
     return (
-        f"{budget.memory_mib:g} MiB: {_levers(need.allotment, blocks)}: {measured.trained:,} trained parameters, "
-        f"predicted {need.memory_mib:.0f} MiB, measured {measured.peak_mib:.0f} MiB, "
-        f"{measured.uplink_bytes / MIB:.3f} MiB up a round, {measured.step_seconds:.3f} s a step"
+        f"{', '.join(limits) or 'no limit'}: {_levers(need.allotment, blocks)}: "
+        f"{measured.trained:,} trained parameters, predicted {need.memory_mib:.0f} MiB, "
+        f"measured {measured.peak_mib:.0f} MiB, {measured.uplink_bytes / MIB:.3f} MiB up a round, "
+        f"{measured.step_seconds:.3f} s a step"
     )
 
 
