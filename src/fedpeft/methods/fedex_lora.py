@@ -5,7 +5,7 @@ The paper's: the server averages A and B, and adds what the average of factors m
     W0 <- W0 + s ( mean(B_k A_k) - mean(B) mean(A) ),
 
 so that the next round starts from the exact mean of the clients' models. Ours: the base is never written, the
-residual travels and stays as factors of rank at most (K + 1) r.
+residual travels and stays as factors of rank at most (K - 1) r.
 """
 
 from collections.abc import Sequence
