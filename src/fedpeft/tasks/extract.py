@@ -1,0 +1,88 @@
+"""From generated text to an answer, and whether it is right, by the published rules of the reasoning tasks.
+
+The rules are those of LLM-Adapters (arXiv 2304.01933) and LoReFT (arXiv 2404.03592), read in their evaluation code.
+They agree on numbers and letters. On commonsense they differ: LLM-Adapters takes the first choice that occurs anywhere
+in the generation (`extract_choice`); LoReFT takes what stands after "the correct answer is " and asks that it be the
+answer and nothing else (`exact_choice`). FedReFT's (arXiv 2508.20295) is LoReFT's task set-up.
+
+`text` is what the model generated, without the prompt, everywhere here.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+from fedpeft.errors import UserError
+
+TOLERANCE = 1e-3  # how far a number may be from the gold one, in both publications
+_NUMBER = re.compile(r"-?\d+\.?\d*")
+_FORMAT = re.compile(r"Answer format:\s*(\S+)\s*$")
+
+
+def extract_choice(text: str, choices: Sequence[str]) -> str | None:
+    """The first of the choices that occurs in the text, also inside a word; None when none does (LLM-Adapters).
+
+    Where two begin at one place the longer wins, so that "answer10" is not read as "answer1". Case does not matter
+    (ours [choice]: the published match minds it; all published choices are lower-case).
+    """
+    longest_first = sorted(choices, key=len, reverse=True)
+    found = re.search("|".join(re.escape(choice.lower()) for choice in longest_first), text.lower())
+    return None if found is None else next(choice for choice in longest_first if choice.lower() == found[0])
+
+
+def exact_choice(text: str, choices: Sequence[str], trigger: str) -> str | None:
+    """The choice that is all there is behind the first trigger, spaces aside; None otherwise (LoReFT).
+
+    Without the trigger in the text there is no answer. An empty trigger: the whole text must be the choice.
+    """
+    _, found, behind = text.partition(trigger) if trigger else ("", "-", text)
+    return behind.strip() if found and behind.strip() in choices else None
+
+
+def extract_number(text: str) -> float | None:
+    """The last number in the text, its commas removed; None when there is none (LLM-Adapters, LoReFT).
+
+    A minus directly before a digit is a sign, so "10-3" ends with -3; a full stop at the end belongs to nothing; ".5"
+    reads as 5. All three as published.
+    """
+    found = _NUMBER.findall(text.replace(",", ""))
+    return float(found[-1]) if found else None
+
+
+def number_matches(found: float | None, gold: str) -> bool:
+    """Whether a number is within TOLERANCE of the gold one.
+
+    `gold` is a number ("2", "2.0", "1,000") or, as GSM8K has it, a rationale whose answer follows "####". Raises
+    UserError when it is neither.
+    """
+    wanted = gold.rpartition("####")[2].strip()
+    try:
+        value = float(wanted.replace(",", ""))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(
+            f"task.answer: expected a number, received {wanted!r}; use extract: letter or choice for others"
+        )
+    return found is not None and abs(found - value) <= TOLERANCE
+
+
+def extract_letter(text: str) -> str | None:
+    """The first capital A to E anywhere in the text, also inside a word; None when there is none (AQuA, LoReFT).
+
+    So "Answer: C" reads as A. LoReFT's authors note that the rule is ambiguous, and keep it; so do we.
+    """
+    found = re.search("[A-E]", text)
+    return None if found is None else found[0]
+
+
+def choices_of(instruction: str) -> tuple[str, ...]:
+    """The choices that an instruction of LLM-Adapters names in its tail "Answer format: a/b/c". Raises UserError."""
+    found = _FORMAT.search(instruction)
+    choices = tuple(choice for choice in found[1].split("/") if choice) if found else ()
+    if len(set(choices)) < 2 or len(set(choices)) < len(choices):
+        raise UserError(
+            'task.choices: expected an instruction that ends in "Answer format: a/b/c", '
+            f"received {instruction[-60:]!r}; list the choices in task.choices"
+        )
+    return choices
