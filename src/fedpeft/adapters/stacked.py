@@ -1,0 +1,143 @@
+"""Several clients' adapters over one frozen backbone, in one forward and one backward. Ours [choice].
+
+The backbone's products, which are nearly all of the work, are then as large as the whole batch; the adapters' own
+products are batched ones (`bmm`). Rows never meet, so a client's results and gradients are those of running it alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from fedpeft.adapters.names import interventions, lora_pairs
+from fedpeft.adapters.reft.layer import LoReftLayer
+from fedpeft.adapters.reft.positions import PromptTracker
+from fedpeft.adapters.rowgroups import RowGroups
+from fedpeft.adapters.slot import Slot
+from fedpeft.adapters.stacked_layers import StackedBlock, StackedHead, StackedLayer, StackedLinear
+
+OUTER = "base_model.model."  # stands before every name in a PEFT model
+
+
+class Stack:
+    """Runs batches whose rows belong to different slots; client i is the i-th slot.
+
+    The slots stay what they are: their tensors are read at every call, gradients arrive in them, and what is written
+    or merged into one counts from the next call on. They share one backbone and may differ in all else: LoRA, masked
+    LoRA and LoReFT, ranks, layers, positions, scales, merged factors, heads. Masked rows save no memory here: B's
+    gradient is full for a moment. One thread may use a stack at a time, and its slots with it.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        """Raises `ValueError` for no slot, slots on different backbones, or a trained head that is not linear."""
+        if not slots:
+            raise ValueError("A stack has at least one slot. Received: none")
+        self.slots = tuple(slots)
+        self.model = unadapted(slots[0])
+        for i, slot in enumerate(slots):
+            if _frozen(slot) != {id(parameter) for parameter in self.model.parameters()}:
+                raise ValueError(f"Stacked slots share one backbone. Received: slot {i} on another than slot 0")
+        self._tracker = PromptTracker(self.model)
+        self._labels: dict[str, Tensor] = {}
+        self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self._layers = [*self._linears(), *self._blocks(), *self._heads()]
+
+    def __call__(self, rows: Sequence[int], labels: Tensor | None = None, **inputs: Any) -> Any:
+        """The model's output for a batch; its logits are in the order of the rows.
+
+        `rows` (batch,): the slot of each row, best with each slot's rows together and equally many. `labels`, where
+        given, only tell LoReFT where a prompt ends (causal language models): a mean over clients would be no one's
+        loss. Raises `ValueError` when the numbers of rows differ.
+        """
+        self._labels = {} if labels is None else {"labels": labels}
+        with self._loaded(rows, inputs):
+            return self.model(**inputs)
+
+    def generate(self, rows: Sequence[int], **inputs: Any) -> Tensor:
+        """`generate` of the model, (batch, length) token ids or what its options ask for; `input_ids` by name.
+
+        Each client's prompts are answered by its own adapter, as alone; with and without a key-value cache.
+        """
+        self._labels = {}
+        with self._loaded(rows, inputs), self._tracker.one_prompt(inputs["input_ids"].shape[1]):
+            return cast(Callable[..., Tensor], self.model.generate)(**inputs)
+
+    @contextmanager
+    def _loaded(self, rows: Sequence[int], inputs: dict[str, Any]) -> Iterator[None]:
+        size = len(inputs["input_ids"])
+        if len(rows) != size or not set(rows) <= set(range(len(self.slots))):
+            raise ValueError(
+                f"Every one of the {size} rows belongs to one of slots 0 to {len(self.slots) - 1}. "
+                f"Received: {len(rows)} rows of slots {sorted(set(rows))}"
+            )
+        groups = RowGroups.of(rows)
+        try:
+            for layer in self._layers:
+                layer.load(groups)
+            yield
+        finally:
+            for layer in self._layers:
+                layer.load(None)
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._tracker.begin(model, args, kwargs | self._labels)
+
+    # ---- the layers, found by the names of what the slots train
+
+    def _linears(self) -> Iterator[StackedLayer]:
+        found: dict[str, dict[int, tuple[LoraLayer, str]]] = {}
+        for i, slot in enumerate(self.slots):
+            for name, _, _ in lora_pairs(slot.names):
+                layer = slot.model.get_submodule(name)
+                assert isinstance(layer, LoraLayer)
+                found.setdefault(name, {})[i] = (layer, slot.model.active_adapter)
+        for name, layers in found.items():
+            yield StackedLinear(self._plain(name), layers)
+
+    def _blocks(self) -> Iterator[StackedLayer]:
+        found: dict[str, dict[int, tuple[LoReftLayer, str]]] = {}
+        for i, slot in enumerate(self.slots):
+            for name in (R.removesuffix(".reft_R") for R, _, _ in interventions(slot.names)):
+                layer = slot.model.get_submodule(name)
+                assert isinstance(layer, LoReftLayer)
+                found.setdefault(name, {})[i] = (layer, slot.model.active_adapter)
+        for name, layers in found.items():
+            yield StackedBlock(self._plain(name), layers, self._tracker)
+
+    def _heads(self) -> Iterator[StackedLayer]:
+        found: dict[str, dict[int, nn.Linear]] = {}
+        for i, slot in enumerate(self.slots):
+            for name, wrapper in _wrapped_heads(slot.model).items():
+                head = wrapper.modules_to_save[slot.model.active_adapter]
+                if not isinstance(head, nn.Linear):
+                    raise ValueError(f"A stacked head is one linear layer. Received: {name} of {type(head).__name__}")
+                found.setdefault(name, {})[i] = head
+        for name, heads in found.items():
+            base = self._plain(name)
+            assert isinstance(base, nn.Linear)
+            yield StackedHead(base, heads)
+
+    def _plain(self, name: str) -> nn.Module:
+        return self.model.get_submodule(name.removeprefix(OUTER))
+
+
+def unadapted(slot: Slot) -> nn.Module:
+    """The slot's backbone without adapter and trained head: own modules, the same frozen tensors."""
+    copied = slot.clone()
+    copied.merge({})
+    for name, head in _wrapped_heads(copied.model).items():
+        copied.model.set_submodule(name, head.original_module)  # PEFT's own unload would leave the trained one
+    model = copied.model.unload()
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _frozen(slot: Slot) -> set[int]:
+    return {id(parameter) for parameter in slot.model.parameters()} - {id(parameter) for parameter in slot.parameters()}
+
+
+def _wrapped_heads(model: nn.Module) -> dict[str, ModulesToSaveWrapper]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
