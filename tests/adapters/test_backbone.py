@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from fedpeft.adapters import load_backbone
-from fedpeft.adapters.backbone import package_folder
+from fedpeft.adapters.pretrained import package_model
 from fedpeft.errors import UserError
 
 
@@ -72,7 +72,7 @@ def test_the_folder_with_weights_is_chosen_inside_a_package(monkeypatch, tmp_pat
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert package_folder("package:carrier") == tmp_path / "carrier" / "model"
+    assert package_model("package:carrier") == tmp_path / "carrier" / "model"
 
 
 def test_a_real_sentence_encoder_from_a_package():

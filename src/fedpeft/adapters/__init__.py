@@ -6,6 +6,7 @@ Importing this package makes PEFT know our tuners: `get_peft_model(model, LoReft
 
 from fedpeft.adapters.backbone import load_backbone
 from fedpeft.adapters.blocks import block_count
+from fedpeft.adapters.decoder import load_decoder
 from fedpeft.adapters.export import as_lora
 from fedpeft.adapters.heads import SequenceClassifier
 from fedpeft.adapters.lora import lora_config
@@ -26,6 +27,7 @@ __all__ = [
     "interventions",
     "is_head",
     "load_backbone",
+    "load_decoder",
     "lora_config",
     "lora_pairs",
     "merged_names",

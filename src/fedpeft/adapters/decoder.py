@@ -1,0 +1,20 @@
+"""Load a frozen decoder that writes text."""
+
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from fedpeft.adapters.pretrained import load_pretrained
+
+
+def load_decoder(
+    name: str, *, dtype: str = "float32", device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The named causal language model in eval mode, and its tokenizer: with a padding token, and padding on the left,
+    so that every row of a batch goes on where its prompt ends.
+
+    `name`, `dtype`, `device` and what they raise: see `load_pretrained`.
+    """
+    model, tokenizer = load_pretrained(AutoModelForCausalLM, name, dtype, device)
+    tokenizer.padding_side = "left"
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id  # generate would say so at every call
+    return model, tokenizer
