@@ -1,5 +1,7 @@
 """Several clients in one forward, against running each of them alone."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -111,7 +113,9 @@ def largest_difference(got, wanted, floor):
 
 def both_ways(slots, rows, batch, labels, loss):
     """Gradients of the sum of the clients' mean losses: stacked, and one client after another."""
-    logits = Stack(slots)(rows, labels=labels, **batch).logits
+    stacked_rows, prompt = Stack(slots).rows(rows), (labels != -100).cumsum(-1) == 0
+    with nullcontext() if labels.dim() == 1 else stacked_rows.prompt(prompt & (batch["attention_mask"] != 0)):
+        logits = stacked_rows(**batch).logits
     own = [[i for i, row in enumerate(rows) if row == client] for client in range(len(slots))]
     sum(loss(logits[at], labels[at]) for at in own if at).backward()
     stacked = gradients(slots)
@@ -170,13 +174,13 @@ def test_another_clients_tensors_and_rows_change_nothing(tiny_classifier, adapte
     slots = adapted(backbone, *unlike(backbone, head=True))
     stack, batch, rows = Stack(slots), prompts(8), list(range(8))
     with torch.no_grad():
-        first = stack(rows, **batch).logits
+        first = stack.rows(rows)(**batch).logits
         for parameter in slots[3].parameters():
             parameter += 1.0
-        second = stack(rows, **batch).logits
+        second = stack.rows(rows)(**batch).logits
     changed = (first != second).any(-1)
     assert changed.tolist() == [i == 3 for i in range(8)]
-    stack(rows, **batch).logits[[0, 1, 2, 4, 5, 6, 7]].sum().backward()
+    stack.rows(rows)(**batch).logits[[0, 1, 2, 4, 5, 6, 7]].sum().backward()
     zero = {i: all(not p.grad.any() for p in slot.parameters()) for i, slot in enumerate(slots)}
     assert zero == {i: i == 3 for i in range(8)}
 
@@ -184,7 +188,7 @@ def test_another_clients_tensors_and_rows_change_nothing(tiny_classifier, adapte
 def test_clients_without_rows_get_no_gradient(tiny_classifier, adapted):
     backbone = tiny_classifier("bert")
     slots = adapted(backbone, *unlike(backbone, head=True))
-    Stack(slots)([4, 4, 1], **prompts(3)).logits.sum().backward()
+    Stack(slots).rows([4, 4, 1])(**prompts(3)).logits.sum().backward()
     assert [slot.parameters()[0].grad is not None for slot in slots] == [i in (1, 4) for i in range(8)]
 
 
@@ -193,7 +197,7 @@ def test_frozen_tensors_get_no_gradient_and_the_others_theirs(tiny_classifier, a
     slots = adapted(backbone, *[lora_config(backbone, r=2, alpha=3)] * 2)
     for name, parameter in zip(slots[1].names, slots[1].parameters(), strict=True):
         parameter.requires_grad_("lora_A" not in name)
-    Stack(slots)([0, 1], **prompts(2)).logits.sum().backward()
+    Stack(slots).rows([0, 1])(**prompts(2)).logits.sum().backward()
     for i, slot in enumerate(slots):
         for name, parameter in zip(slot.names, slot.parameters(), strict=True):
             assert (parameter.grad is None) == (i == 1 and "lora_A" in name)
@@ -205,7 +209,7 @@ def test_greedy_answers_are_those_of_each_client_alone(use_cache, tiny, adapted)
     slots = adapted(backbone, *unlike(backbone, head=False))
     stack, batch, rows = Stack(slots), prompts(16, "left"), LAYOUTS["equal"]
     options = {"max_new_tokens": 8, "do_sample": False, "use_cache": use_cache}
-    together = stack.generate(rows, **batch, **options)
+    together = stack.rows(rows).generate(**batch, **options)
     for i, slot in enumerate(slots):
         at = [row for row, client in enumerate(rows) if client == i]
         size = int(batch["attention_mask"][at].sum(-1).max())
@@ -223,7 +227,7 @@ def test_beams_go_with_their_rows(tiny, adapted):
     slots = adapted(backbone, *unlike(backbone, head=False))
     stack, batch, rows = Stack(slots), prompts(8, "left"), list(range(8))
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": 3}
-    together = stack.generate(rows, **batch, **options)
+    together = stack.rows(rows).generate(**batch, **options)
     for i, slot in enumerate(slots):
         alone = slot.model.generate(**{name: tensor[i : i + 1] for name, tensor in batch.items()}, **options)
         assert torch.equal(together[i : i + 1], alone)
@@ -235,10 +239,10 @@ def test_outside_a_call_the_model_is_the_plain_one(tiny_classifier, adapted):
     stack = Stack(slots)
     with torch.no_grad():
         expected = backbone(**batch).logits
-        assert not torch.equal(stack([0, 0, 1, 1], **batch).logits, expected)
+        assert not torch.equal(stack.rows([0, 0, 1, 1])(**batch).logits, expected)
         assert torch.equal(stack.model(**batch).logits, expected)
         with pytest.raises(IndexError):
-            stack([0, 0, 1, 1], **batch | {"input_ids": batch["input_ids"] + 1000})
+            stack.rows([0, 0, 1, 1])(**batch | {"input_ids": batch["input_ids"] + 1000})
         assert torch.equal(stack.model(**batch).logits, expected)
 
 
@@ -249,7 +253,7 @@ def test_the_backbone_is_shared_and_neither_it_nor_the_slots_are_changed(tiny_cl
     slots[0].merge(factors(slots[0], rank=3))
     before = [slot.snapshot() for slot in slots]
     stack = Stack(slots)
-    stack([0, 1, 1], **prompts(3)).logits.sum().backward()
+    stack.rows([0, 1, 1])(**prompts(3)).logits.sum().backward()
     assert {id(p) for p in stack.model.parameters()} == {id(p) for p in backbone.parameters()}
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in backbone.state_dict().items())
     for slot, kept in zip(slots, before, strict=True):
@@ -276,7 +280,7 @@ def test_beside_a_bfloat16_backbone_adapters_stay_in_float32(tiny_classifier, ad
     slots = adapted(backbone, *unlike(backbone, head=True))
     batch, rows = prompts(8), list(range(8))
     with torch.no_grad():
-        together = Stack(slots)(rows, **batch).logits
+        together = Stack(slots).rows(rows)(**batch).logits
         for i, slot in enumerate(slots):
             alone = slot.model(**{name: tensor[i : i + 1] for name, tensor in batch.items()}).logits
             torch.testing.assert_close(together[i : i + 1], alone, rtol=0.05, atol=0.1)
@@ -291,10 +295,11 @@ def test_what_a_stack_refuses(tiny_classifier, adapted):
         Stack([])
     with pytest.raises(ValueError, match="slot 1 on another"):
         Stack([slots[0], Slot(get_peft_model(tiny_classifier("bert"), config))])
-    with pytest.raises(ValueError, match="3 rows belongs to one of slots 0 to 1"):
-        Stack(slots)([0, 1], **prompts(3))
-    with pytest.raises(ValueError, match=r"Received: 3 rows of slots \[0, 2\]"):
-        Stack(slots)([0, 2, 2], **prompts(3))
+    with pytest.raises(ValueError, match=r"clients of 2 rows\. Received: a batch of 3"):
+        Stack(slots).rows([0, 1])(**prompts(3))
+    for wrong in ([0, 2, 2], []):
+        with pytest.raises(ValueError, match="one of slots 0 to 1"):
+            Stack(slots).rows(wrong)
     deep = SequenceClassifier(backbone.backbone, num_labels=3, pooling="mean")
     deep.classifier = torch.nn.Sequential(torch.nn.Linear(32, 3))
     with pytest.raises(ValueError, match="one linear layer"):

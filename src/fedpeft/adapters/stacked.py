@@ -5,9 +5,10 @@ products are batched ones (`bmm`). Rows never meet, so a client's results and gr
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -40,40 +41,22 @@ class Stack:
         for i, slot in enumerate(slots):
             if _frozen(slot) != {id(parameter) for parameter in self.model.parameters()}:
                 raise ValueError(f"Stacked slots share one backbone. Received: slot {i} on another than slot 0")
-        self._tracker = PromptTracker(self.model)
-        self._labels: dict[str, Tensor] = {}
-        self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self.tracker = PromptTracker(self.model)
+        self.model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True)
         self._layers = [*self._linears(), *self._blocks(), *self._heads()]
 
-    def __call__(self, rows: Sequence[int], labels: Tensor | None = None, **inputs: Any) -> Any:
-        """The model's output for a batch; its logits are in the order of the rows.
-
-        `rows` (batch,): the slot of each row, best with each slot's rows together and equally many. `labels`, where
-        given, only tell LoReFT where a prompt ends (causal language models): a mean over clients would be no one's
-        loss. Raises `ValueError` when the numbers of rows differ.
-        """
-        self._labels = {} if labels is None else {"labels": labels}
-        with self._loaded(rows, inputs):
-            return self.model(**inputs)
-
-    def generate(self, rows: Sequence[int], **inputs: Any) -> Tensor:
-        """`generate` of the model, (batch, length) token ids or what its options ask for; `input_ids` by name.
-
-        Each client's prompts are answered by its own adapter, as alone; with and without a key-value cache.
-        """
-        self._labels = {}
-        with self._loaded(rows, inputs), self._tracker.one_prompt(inputs["input_ids"].shape[1]):
-            return cast(Callable[..., Tensor], self.model.generate)(**inputs)
+    def rows(self, clients: Sequence[int]) -> "StackedRows":
+        """What runs a batch whose i-th row belongs to slot `clients[i]`; best with a slot's rows together and as many
+        for each. Raises `ValueError` for no row or a slot that is not there."""
+        if not clients or not set(clients) <= set(range(len(self.slots))):
+            raise ValueError(
+                f"Every row belongs to one of slots 0 to {len(self.slots) - 1}. Received: {sorted(set(clients))}"
+            )
+        return StackedRows(self, RowGroups.of(clients))
 
     @contextmanager
-    def _loaded(self, rows: Sequence[int], inputs: dict[str, Any]) -> Iterator[None]:
-        size = len(inputs["input_ids"])
-        if len(rows) != size or not set(rows) <= set(range(len(self.slots))):
-            raise ValueError(
-                f"Every one of the {size} rows belongs to one of slots 0 to {len(self.slots) - 1}. "
-                f"Received: {len(rows)} rows of slots {sorted(set(rows))}"
-            )
-        groups = RowGroups.of(rows)
+    def loaded(self, groups: RowGroups) -> Iterator[None]:
+        """Until the end of the block the model is the clients', and outside of it the plain backbone."""
         try:
             for layer in self._layers:
                 layer.load(groups)
@@ -81,9 +64,6 @@ class Stack:
         finally:
             for layer in self._layers:
                 layer.load(None)
-
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._tracker.begin(model, args, kwargs | self._labels)
 
     # ---- the layers, found by the names of what the slots train
 
@@ -105,7 +85,7 @@ class Stack:
                 assert isinstance(layer, LoReftLayer)
                 found.setdefault(name, {})[i] = (layer, slot.model.active_adapter)
         for name, layers in found.items():
-            yield StackedBlock(self._plain(name), layers, self._tracker)
+            yield StackedBlock(self._plain(name), layers, self.tracker)
 
     def _heads(self) -> Iterator[StackedLayer]:
         found: dict[str, dict[int, nn.Linear]] = {}
@@ -122,6 +102,48 @@ class Stack:
 
     def _plain(self, name: str) -> nn.Module:
         return self.model.get_submodule(name.removeprefix(OUTER))
+
+
+class StackedRows:
+    """A stack that runs batches of given rows, in the form in which a task takes a slot (`Adapted`)."""
+
+    def __init__(self, stack: Stack, groups: RowGroups) -> None:
+        self._stack, self._groups = stack, groups
+
+    @property
+    def model(self) -> "StackedRows":
+        """Itself: to be called and asked to generate, as a slot's model is."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._stack.slots[0].device
+
+    def prompt(self, tokens: Tensor) -> AbstractContextManager[None]:
+        """Until the end of the block LoReFT edits these tokens, (batch, length) bool."""
+        return self._stack.tracker.given(tokens)
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The model's output; logits in the order of the rows. Leave `labels` to the task: a mean over rows of several
+        clients is nobody's loss. Raises `ValueError` for another number of rows."""
+        self._check(inputs["input_ids"])
+        with self._stack.loaded(self._groups):
+            return self._stack.model(**inputs)
+
+    def generate(self, **inputs: Any) -> Tensor:
+        """`generate` of the model, (batch, length) token ids or what its options ask for; `input_ids` by name.
+
+        Each prompt is answered by its own client's adapter, as alone, with or without a key-value cache. Raises
+        `ValueError` for another number of rows.
+        """
+        self._check(inputs["input_ids"])
+        with self._stack.loaded(self._groups), self._stack.tracker.one_prompt(inputs["input_ids"].shape[1]):
+            return cast(Callable[..., Tensor], self._stack.model.generate)(**inputs)
+
+    def _check(self, ids: Tensor) -> None:
+        if len(ids) != self._groups.rows:
+            raise ValueError(f"These are the clients of {self._groups.rows} rows. Received: a batch of {len(ids)}")
 
 
 def unadapted(slot: Slot) -> nn.Module:

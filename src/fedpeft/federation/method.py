@@ -138,10 +138,17 @@ class Method(ABC, Generic[State]):
         settings: TrainingConfig,
         shuffle: torch.Generator,
     ) -> Reply:
-        """One local round: receive, train, reply. `client.local.trained` is set here."""
+        """One local round: receive, train, reply. `client.local.trained` is set here.
+
+        An engine may run many clients at once through `receive`, `trains`, `penalty`, `lr` and `finish` instead, for
+        methods that leave this as it is."""
         reported = self.receive(model, message, client)
         names, penalty = self.trains(model, message), self.penalty(model, message, client)
         loss = train_locally(model, client, names, self.lr(message, settings), settings, shuffle, penalty)
+        return self.finish(model, message, client, loss, reported)
+
+    def finish(self, model: Slot, message: Message, client: Client, loss: float, reported: dict[str, Scalar]) -> Reply:
+        """The end of a local round, for engines whose own loop trained the model: keeps what was trained, replies."""
         client.local.trained = model.snapshot()
         scalars = {"examples": client.spec.examples, "loss": loss, **reported}
         return Reply(message.client, message.round, self.reply(model, message, client), scalars)

@@ -1,0 +1,212 @@
+"""The batched engine: several clients train in one forward and one backward through the shared backbone. Ours [choice].
+
+Made for accelerators and for batches too small to fill a processor; where one client's batch keeps it busy, nothing is
+gained. Every client keeps its own batches in their order, its own AdamW and its own number of steps, so the results
+are the local engine's but for rounding: products are summed in another order.
+
+Clients train alone, as in the local engine, where the method writes its own training loop or adds a penalty to the
+loss, and where a client was allotted a micro-batch or activation checkpointing: both are there to take less memory.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fedpeft.adapters import Slot
+from fedpeft.adapters.stacked import Stack
+from fedpeft.engines.local import LocalEngine, finite
+from fedpeft.federation.client import Client
+from fedpeft.federation.engine import Outcome
+from fedpeft.federation.message import Message, Scalar
+from fedpeft.federation.method import Method
+from fedpeft.federation.randomness import generator
+from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.training import _optimiser
+from fedpeft.tasks.encode import IGNORE, Batch, Padding, scored
+
+log = logging.getLogger(__name__)
+
+
+class BatchedEngine(LocalEngine):
+    """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine."""
+
+    def __init__(
+        self,
+        method: Method[Any],
+        clients: Sequence[Client],
+        templates: dict[str, Slot],
+        settings: TrainingConfig,
+        seed: int,
+        workers: int,
+        at_once: int,
+    ) -> None:
+        super().__init__(method, clients, templates, settings, seed, workers)
+        self.at_once = at_once
+
+    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
+        """One local round per message, longest clients first; yields outcomes as groups of clients finish."""
+        groups = {group[0].client: group for group in self._groups(messages)}
+        for outcomes in self._each(lambda m: self._train_group(groups[m.client]), [g[0] for g in groups.values()]):
+            yield from outcomes
+
+    def alone(self, client: Client) -> str | None:
+        """Why this client cannot train in one pass with others, as far as that is known before its round."""
+        if type(self.method).train is not Method.train:
+            return "the method writes its own training loop"
+        if client.spec.allotment.micro_batch is not None:
+            return "it was allotted a micro-batch"
+        return "it was allotted activation checkpointing" if client.spec.allotment.checkpointing else None
+
+    def _groups(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
+        """Clients of like length are together, so that few rounds end with one client that goes on."""
+        kinds: dict[tuple[object, Padding], list[Message]] = {}
+        for message in sorted(messages, key=lambda m: -self.clients[m.client].spec.examples):
+            client = self.clients[message.client]
+            reason = self.alone(client)
+            if reason is None:
+                kinds.setdefault((client.task, client.padding), []).append(message)
+            else:
+                log.info("client %s trains alone: %s", message.client, reason)
+                yield [message]
+        for same in kinds.values():
+            yield from (same[start : start + self.at_once] for start in range(0, len(same), self.at_once))
+
+    def _train_group(self, group: Sequence[Message]) -> list[Outcome]:
+        if len(group) == 1:
+            return [self._train_one(group[0])]
+        before = {message.client: self.clients[message.client].local for message in group}
+        try:
+            return self._train_together(group)
+        except Exception as error:  # of one of them, but of which? Alone each answers for itself
+            log.warning("clients %s train one by one: %s: %s", ", ".join(before), type(error).__name__, error)
+            for name, local in before.items():
+                self.clients[name].local = local
+            return [self._train_one(message) for message in group]
+
+    def _train_together(self, group: Sequence[Message]) -> list[Outcome]:
+        began = time.perf_counter()
+        stack, places = self._stack(group)
+        courses, others = [], []
+        for message, place in zip(group, places, strict=True):
+            client, slot = self.clients[message.client], stack.slots[place]
+            reported = self.method.receive(slot, message, client)
+            if self.method.penalty(slot, message, client) is None:
+                names, lr = self.method.trains(slot, message), self.method.lr(message, self.settings)
+                shuffle = generator(self.seed, "shuffle", message.round, message.client)
+                optimiser = _optimiser(slot, names, lr, self.settings.weight_decay)
+                courses.append(Course(message, client, slot, place, reported, optimiser, self.settings, shuffle))
+            else:
+                log.info("client %s trains alone: the method adds a penalty to its loss", message.client)
+                others.append(message)
+        train_together(stack, courses)
+        outcomes = []
+        for course in courses:
+            client, before = course.client, course.client.local
+            client.local = replace(before)
+            reply = self.method.finish(course.slot, course.message, client, course.loss(), course.reported)
+            if finite(client.local):
+                seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
+                outcomes.append(Outcome(course.message.client, reply, None, seconds))
+            else:
+                client.local = before
+                others.append(course.message)  # diverged, and the local engine's code says so
+        return outcomes + [self._train_one(message) for message in others]
+
+    def _stack(self, group: Sequence[Message]) -> tuple[Stack, list[int]]:
+        """This worker's stack, and which of its slots each client takes; grows with unlike templates met together."""
+        slots: list[tuple[Slot, Slot]] = self._own.__dict__.setdefault("stacked", [])  # template, clone
+        places: list[int] = []
+        for message in group:
+            template = self.templates[message.client]
+            free = [i for i, (kind, _) in enumerate(slots) if kind is template and i not in places]
+            if not free:
+                slots.append((template, template.clone()))
+            places.append(free[0] if free else len(slots) - 1)
+        stack: Stack | None = self._own.__dict__.get("stack")
+        if stack is None or len(stack.slots) != len(slots):
+            stack = self._own.__dict__["stack"] = Stack([clone for _, clone in slots])
+        return stack, places
+
+
+class Course:
+    """One client's local training, a step at a time; the loop of `train_locally`, turned inside out."""
+
+    def __init__(
+        self,
+        message: Message,
+        client: Client,
+        slot: Slot,
+        place: int,
+        reported: dict[str, Scalar],
+        optimiser: torch.optim.Optimizer,
+        settings: TrainingConfig,
+        shuffle: torch.Generator,
+    ) -> None:
+        self.message, self.client, self.slot, self.place, self.reported = message, client, slot, place, reported
+        self._optimiser, self._settings = optimiser, settings
+        self._batches = self._all_batches(shuffle)
+        self._losses: list[Tensor] = []  # of the last epoch; on the device: no sync per step
+        self._labels = 0
+        self._last_epoch = False
+
+    def next_batch(self) -> Batch | None:
+        """The batch of the next step; None when local training is over."""
+        return next(self._batches, None)
+
+    def step(self, batch: Batch, loss: Tensor) -> None:
+        """Ends a step whose gradients are in the slot; `loss` () is summed over the batch's labels."""
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.slot.retract_()
+        if self._last_epoch:
+            self._losses.append(loss)
+            self._labels += scored(batch)
+
+    def loss(self) -> float:
+        """Mean over the labels of the last epoch."""
+        return float(torch.stack(self._losses).sum()) / self._labels
+
+    def _all_batches(self, shuffle: torch.Generator) -> Iterator[Batch]:
+        for epoch in range(self._settings.local_epochs):
+            self._last_epoch = epoch == self._settings.local_epochs - 1
+            yield from self.client.batches("train", self._settings.batch_size, shuffle)
+
+
+def train_together(stack: Stack, courses: Sequence[Course]) -> None:
+    """Takes every course to its end, one forward and one backward for all that still have a batch.
+
+    The gradient is that of the sum of the clients' mean losses, and so each client's own.
+    """
+    while True:
+        drawn = [(course, batch) for course in courses if (batch := course.next_batch()) is not None]
+        if not drawn:
+            return
+        task, padding = drawn[0][0].client.task, drawn[0][0].client.padding
+        sizes = [len(batch["input_ids"]) for _, batch in drawn]
+        rows = stack.rows([course.place for (course, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
+        losses = task.losses(cast(Slot, rows), joined([batch for _, batch in drawn], padding))  # (rows,)
+        sums = [own.sum() for own in losses.split(sizes)]
+        means = [loss / scored(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]
+        torch.stack(means).sum().backward()
+        for loss, (course, batch) in zip(sums, drawn, strict=True):
+            course.step(batch, loss.detach())
+
+
+def joined(batches: Sequence[Batch], padding: Padding) -> Batch:
+    """One batch of all rows in their order, padded to the longest: what `fedpeft.tasks.encode` makes, but `rows`."""
+    fill = {"input_ids": padding.id, "attention_mask": 0, "labels": IGNORE}
+    length = max(batch["input_ids"].shape[1] for batch in batches)
+    return {name: torch.cat([_widened(b[name], length, padding.side, fill[name]) for b in batches]) for name in fill}
+
+
+def _widened(tensor: Tensor, length: int, side: str, value: int) -> Tensor:
+    """(batch, any length) -> (batch, length); labels of whole rows (batch,) stay."""
+    if tensor.dim() == 1 or tensor.shape[1] == length:
+        return tensor
+    missing = length - tensor.shape[1]
+    return nn.functional.pad(tensor, (missing, 0) if side == "left" else (0, missing), value=value)
