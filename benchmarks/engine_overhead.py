@@ -20,14 +20,15 @@ from tiny import tiny_model
 from fedpeft.adapters import load_backbone
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models
-from fedpeft.federation.client import Client, ClientSpec, Padding
+from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.task import Classification
 from fedpeft.methods.fedit import FedIt, FedItOptions
 from fedpeft.runs.environment import environment
-from fedpeft.tasks.encode import Encoded
+from fedpeft.tasks.encode import Encoded, Padding
 
 
 class NoStep(FedIt):
@@ -55,7 +56,7 @@ def main() -> None:
     template = Models(backbone, 0).template(method.adapter(backbone, specs[0]))
     initial = template.read()
     rows = {"train": [Encoded((2, 3), 0)]}
-    clients = [Client(spec, rows, 2, Padding(0, "right"), initial, 0) for spec in specs]
+    clients = [Client(spec, rows, Classification(2), Padding(0, "right"), initial, 0) for spec in specs]
     found = {"clients": wanted.clients, "adapter_kib": sum(t.nbytes for t in initial.values()) / 1024}
     for workers in (1, 2):
         engine = LocalEngine(

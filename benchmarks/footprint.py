@@ -57,10 +57,11 @@ class Case:
         from fedpeft.adapters import block_count
         from fedpeft.budgets import Allotment
         from fedpeft.engines.models import Models
-        from fedpeft.federation.client import Client, ClientSpec, Padding
+        from fedpeft.federation.client import Client, ClientSpec
         from fedpeft.federation.method import FederationInfo
+        from fedpeft.federation.task import Classification
         from fedpeft.methods.fedhft import FedHft
-        from fedpeft.tasks.encode import Encoded
+        from fedpeft.tasks.encode import Encoded, Padding
 
         count = block_count(backbone)
         layers = tuple(range(count // 2, count)) if options.get("half") else None
@@ -77,7 +78,7 @@ class Case:
         self.spec = ClientSpec("client", len(rows), allotment)
         self.method = FedHft(FedHft.Options(masks=options.get("masks", "after"), warmup=1, clusters=1))
         self.slot = Models(backbone, 0).template(self.method.adapter(backbone, self.spec)).clone()
-        self.client = Client(self.spec, {"train": rows}, 2, Padding(0, "right"), self.slot.read(), 0)
+        self.client = Client(self.spec, {"train": rows}, Classification(2), Padding(0, "right"), self.slot.read(), 0)
         info = FederationInfo((self.spec,), {"client": self.client.initial}, {"client": self.slot.dimensions()})
         self.state = self.method.start(info, 0)
 

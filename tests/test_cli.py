@@ -73,7 +73,7 @@ def test_an_exported_adapter_is_an_ordinary_peft_folder(fedpeft, experiment_file
     from peft import PeftModel
 
     from fedpeft.adapters import load_backbone
-    from fedpeft.runs.export import predict
+    from fedpeft.runs.predict import predict
 
     run = tmp_path / "runs/tiny-fedit-0"
     backbone, _ = load_backbone(str(tiny_model), num_labels=2, pooling="mean")

@@ -153,11 +153,10 @@ def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("ru
         raise UserError(f"no runs under {root}; `fedpeft run` makes one")
     for path in found:
         result = RunFolder(path).result
-        state = (
-            f"{100 * result['test']['personal']['by_client']:.1f} % personal test accuracy, {result['rounds']} rounds"
-            if result
-            else f"not finished; continue with fedpeft resume {path}"
-        )
+        state = f"not finished; continue with fedpeft resume {path}"
+        if result:
+            score = 100 * result["test"]["personal"]["by_client"]
+            state = f"{score:.1f} % personal test {result['metric']}, {result['rounds']} rounds"
         console.print(f"{path}  {state}", highlight=False, soft_wrap=True)
 
 
@@ -166,12 +165,16 @@ def predict(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")],
     client: Annotated[str, typer.Option(help="whose personal model")],
     text: Annotated[list[str], typer.Option(help="a text; may be given several times")],
+    temperature: Annotated[float, typer.Option(min=0.0, help="of sampling, for decoders; 0: greedy")] = 0.0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="for decoders; default: the task's")] = None,
 ) -> None:
-    """Classify texts with one client's personal model."""
-    from fedpeft.runs.export import predict as predict_texts
+    """What one client's personal model says to texts: labels, numbers, or what it writes."""
+    from fedpeft.runs.predict import predict as predict_texts
 
-    for found in predict_texts(path, client, text):
-        console.print(f"{found['label']}  {found['probability']:.2f}  {found['text']}", markup=False, highlight=False)
+    for found in predict_texts(path, client, text, temperature, max_new_tokens):
+        said = found.get("written") or found.get("label") or f"{found['number']:.3f}"
+        share = f"  {found['probability']:.2f}" if "probability" in found else ""
+        console.print(f"{said}{share}  {found['text']}", markup=False, highlight=False)
 
 
 @app.command()
@@ -276,11 +279,13 @@ def _compare(
 
 
 def _show_result(result: dict, path: Path) -> None:
-    from fedpeft.display import comparison_table
+    from fedpeft.display import comparison_table, cross_table
     from fedpeft.runs.compare import row
 
     table = {"name": path.name, "seeds": [result["seed"]], "rows": [row(result["label"], [result])]}
     console.print(comparison_table(table))
+    if "cross" in result:
+        console.print(cross_table(result))
     console.print(f"written to {path}; adapters in {path}/clients", highlight=False)
 
 

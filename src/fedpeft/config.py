@@ -62,6 +62,9 @@ class Experiment(BaseModel):
         description="options by label; `method:` names the method where the label does not; "
         "a list of learning rates is tuned on validation by `compare`",
     )
+    cross_evaluation: bool = Field(
+        False, description="after the last round, score every client's personal model on every client's test rows"
+    )
     workers: int | None = Field(None, ge=1, description="clients trained at once; default: the machine's cores")
 
     def method_name(self, label: str) -> str:

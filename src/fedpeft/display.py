@@ -17,18 +17,19 @@ _SPLITS = ("train", "validation", "test")
 
 
 class Live:
-    """A progress line per run: round, clients done, personal validation accuracy, bytes, time left."""
+    """A progress line per run: round, clients done, personal validation score, bytes, time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.heading = ""
         self.bytes = self.rounds = 0
+        self.metric = ""
         self.task = TaskID(0)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
             MofNCompleteColumn(),
-            TextColumn("clients · round {task.fields[round]} · accuracy {task.fields[accuracy]}"),
+            TextColumn("clients · round {task.fields[round]} · validation {task.fields[validation]}"),
             TextColumn("· {task.fields[sent]}"),
             TimeRemainingColumn(compact=True),
             console=console,
@@ -50,13 +51,13 @@ class Live:
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
         each = len(built.federation.select(1))
-        self.bytes, self.rounds = 0, rounds
+        self.bytes, self.rounds, self.metric = 0, rounds, built.task.metric
         self.task = self.progress.add_task(
             f"{self.heading}{label}",
             total=rounds * each,
             completed=completed * each,
             round=f"{completed + 1}/{rounds}",
-            accuracy="-",
+            validation="-",
             sent="0 MiB",
         )
 
@@ -69,7 +70,7 @@ class Live:
         self.bytes += sum(record.bytes_down.values()) + sum(record.bytes_up.values())
         shown: dict[str, Any] = {"sent": f"{self.bytes / MIB:.2f} MiB moved"}
         if validation:
-            shown["accuracy"] = f"{100 * mean(s['accuracy'] for s in validation.values()):.1f} %"
+            shown["validation"] = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %"
         shown["round"] = f"{min(record.round + 1, self.rounds)}/{self.rounds}"
         self.progress.update(self.task, **shown)
         for client, reason in record.quarantined.items():
@@ -91,18 +92,37 @@ def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Tab
     return table
 
 
+def cross_table(result: dict[str, Any]) -> Table:
+    """Every client's personal model (rows) on every client's test rows (columns)."""
+    matrix = result["cross"]
+    best = {rows: max(line[rows] for line in matrix.values()) for rows in matrix}
+    table = Table(
+        title=f"{result['label']}: whose model (rows) on whose test rows (columns), {result['metric']} %",
+        caption="green: the best model for these rows",
+        header_style="bold",
+    )
+    table.add_column("model of")
+    for rows in matrix:
+        table.add_column(rows, justify="right")
+    for model, line in matrix.items():
+        cells = (f"[green]{100 * v:.1f}[/]" if v == best[rows] else f"{100 * v:.1f}" for rows, v in line.items())
+        table.add_row(model, *cells)
+    return table
+
+
 HEADINGS = (
-    "method", "lr", "accuracy %", "worst client %", "before aggr. %", "adapter", "head", "MiB down/up", "peak MiB", "s",
+    "method", "lr", "personal %", "worst client %", "before aggr. %", "adapter", "head", "MiB down/up", "peak MiB", "s",
 )  # fmt: skip
 
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """The final table: accuracy over seeds first, then what it cost."""
     seeds, scenario = len(comparison["seeds"]), comparison.get("scenario")
+    metric = comparison["rows"][0]["metric"]
     name = comparison["name"] + (f", {scenario}" if scenario else "")
     table = Table(
-        title=f"{name}: personal test accuracy, last round, {seeds} seed{'s' * (seeds > 1)}",
-        caption="accuracy: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd "
+        title=f"{name}: personal test {metric}, last round, {seeds} seed{'s' * (seeds > 1)}",
+        caption="personal: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd "
         "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded",
         header_style="bold",
     )
@@ -114,7 +134,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
 
 
 def newcomer_table(joined: dict[str, Any]) -> Table:
-    """A newcomer's test accuracy by model, in the order in which it came to them."""
+    """A newcomer's test score by model, in the order in which it came to them."""
     epochs = f"{joined['epochs']} local epoch{'s' * (joined['epochs'] > 1)}"
     lines = {
         "received": "as received, at once",
@@ -126,10 +146,10 @@ def newcomer_table(joined: dict[str, Any]) -> Table:
     rows = ", ".join(f"{joined['rows'][split]} {split}" for split in _SPLITS)
     table = Table(title=f"{joined['client']} joins {joined['method']} ({rows} rows)", header_style="bold")
     table.add_column("model")
-    table.add_column("test accuracy %", justify="right")
+    table.add_column(f"test {joined['metric']} %", justify="right")
     for which, line in lines.items():
         if which in joined["test"]:
-            table.add_row(line, f"{100 * joined['test'][which]['accuracy']:.1f}")
+            table.add_row(line, f"{100 * joined['test'][which][joined['metric']]:.1f}")
     return table
 
 

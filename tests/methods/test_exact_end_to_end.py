@@ -13,13 +13,14 @@ from transformers.pytorch_utils import Conv1D
 from fedpeft.adapters import SequenceClassifier, is_head
 from fedpeft.budgets import Allotment
 from fedpeft.engines.models import Models
-from fedpeft.federation.client import Client, ClientSpec, Padding
+from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.task import Classification
 from fedpeft.methods import BUILT_IN
-from fedpeft.tasks.encode import Encoded
+from fedpeft.tasks.encode import Encoded, Padding
 
 EXAMPLES, RANKS = (8, 4, 4), (3, 2, 1)
 
@@ -48,7 +49,9 @@ def federation(method, plain, ranks):
         slot = models.template(method.adapter(plain, spec))
         draw = generator(i, "rows")
         rows = [Encoded(tuple(torch.randint(3, 60, (7,), generator=draw).tolist()), j % 3) for j in range(n)]
-        clients.append((Client(spec, {"train": rows}, 3, Padding(1, "right"), slot.read(), 0), slot.clone()))
+        clients.append(
+            (Client(spec, {"train": rows}, Classification(3), Padding(1, "right"), slot.read(), 0), slot.clone())
+        )
     specs = tuple(client.spec for client, _ in clients)
     initial = {client.spec.id: client.initial for client, _ in clients}
     dimensions = {client.spec.id: slot.dimensions() for client, slot in clients}

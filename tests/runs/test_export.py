@@ -6,11 +6,12 @@ from peft import LoraConfig, PeftConfig
 
 from fedpeft.adapters import lora_config, lora_pairs, merged_names
 from fedpeft.config import load_experiment
-from fedpeft.federation.client import forward
 from fedpeft.federation.message import Message
+from fedpeft.federation.task import logits
 from fedpeft.methods.local import Local
 from fedpeft.runs.build import build
-from fedpeft.runs.export import export_adapters, predict
+from fedpeft.runs.export import export_adapters
+from fedpeft.runs.predict import predict
 
 RANKS = {"site0": 1, "site1": 2, "site2": 3}
 
@@ -48,8 +49,8 @@ def test_every_folder_predicts_what_the_clients_own_model_does(exported):
         built.federation.method.personal(slot, Message(name, 1, {}), client)
         batch = built.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
-            _, logits = forward(slot, {**batch, "labels": torch.tensor([0, 1])})
-        for row, share in zip(predict(folder, name, texts), logits.softmax(-1), strict=True):
+            shares = logits(slot, batch).softmax(-1)
+        for row, share in zip(predict(folder, name, texts), shares, strict=True):
             assert row["probability"] == pytest.approx(float(share.max()), abs=1e-4)
 
 

@@ -17,8 +17,8 @@ from fedpeft.federation.message import Reply
 from fedpeft.methods.fedhft import FedHft, FedHftState
 from fedpeft.methods.fedreft import FedReftState
 from fedpeft.runs import join as joining
-from fedpeft.runs.export import predict
 from fedpeft.runs.join import join
+from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import Nobody, Settings, start
 
 MODELS = {"received", "trained", "personal", "alone"}

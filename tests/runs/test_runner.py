@@ -236,7 +236,7 @@ def test_what_a_failing_client_leaves_behind_reaches_no_other(experiment_file, t
 
     def failing(model, client, names, lr, settings, shuffle, *rest):
         if client.spec.id == "site0":
-            training._gradients(model, next(client.batches("train", 4, shuffle)), 4)
+            training._gradients(model, client.task, next(client.batches("train", 4, shuffle)), 4)
             raise RuntimeError("no memory left")
         return real(model, client, names, lr, settings, shuffle, *rest)
 

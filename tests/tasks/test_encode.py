@@ -58,4 +58,6 @@ def test_scores_by_hand():
 
 
 def test_scores_of_one_class_are_defined():
-    assert classification_scores([1, 1], [1, 1], 3) == {"accuracy": 1.0, "macro_f1": 1.0, "matthews": 0.0}
+    assert classification_scores([1, 1], [1, 1], 3) == {
+        "accuracy": 1.0, "f1": 1.0, "macro_f1": 1.0, "matthews": 0.0,
+    }  # fmt: skip

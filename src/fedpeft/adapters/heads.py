@@ -57,8 +57,8 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         if pooling not in get_args(Pooling):
             raise UserError(f"pooling: use one of {', '.join(get_args(Pooling))}. Received: {pooling!r}")
-        if num_labels < 2:
-            raise UserError(f"num_labels: a classifier needs at least 2 classes. Received: {num_labels!r}")
+        if num_labels < 1:
+            raise UserError(f"num_labels: give 1 for regression, or the number of classes. Received: {num_labels!r}")
         self.backbone = backbone
         self.config = backbone.config
         self.config.num_labels = num_labels
@@ -79,12 +79,18 @@ class SequenceClassifier(nn.Module):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """`input_ids`, `attention_mask` (batch, length), `labels` (batch,) -> mean loss, logits (batch,
-        classes)."""
+        """`input_ids`, `attention_mask` (batch, length), `labels` (batch,) -> mean loss, logits (batch, classes).
+
+        With one output the loss is the squared error."""
         if self._counts_from_zero and attention_mask is not None and "position_ids" not in kwargs:
             kwargs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
         pooled = pool(hidden, attention_mask, self.pooling)
         logits = self.classifier(pooled.float())
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(loss=None if labels is None else _loss(logits, labels), logits=logits)
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits.squeeze(-1), labels.float())
+    return nn.functional.cross_entropy(logits, labels)

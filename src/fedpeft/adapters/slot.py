@@ -1,7 +1,8 @@
 """One model whose adapter and head are exchanged by copying tensors."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -146,6 +147,20 @@ class Slot:
     def parameters(self, names: Sequence[str] | None = None) -> list[nn.Parameter]:
         """The live parameters in the order of `names` (all of them when None)."""
         return [self._parameters[name] for name in (self.names if names is None else names)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: to the first parameter, that of the embedding."""
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def prompt(self, tokens: Tensor) -> Iterator[None]:
+        """Until the end of the block LoReFT edits these tokens, (batch, length) bool; other adapters do not care."""
+        if not isinstance(self.model.base_model, LoReftModel):
+            yield
+            return
+        with self.model.base_model.tracker.given(tokens):
+            yield
 
     def clone(self) -> "Slot":
         """An independent slot: own trained tensors and forward state, the same frozen tensors and buffers.

@@ -59,15 +59,18 @@ class LocalEngine:
         """Scores by client id, in the order of the messages."""
 
         def one(message: Message) -> tuple[str, Scores]:
-            client, slot = self.clients[message.client], self._slot(message.client)
-            self._load(slot, message, client, which)
-            known = self._scored.setdefault((message.client, split), {})
-            key = fingerprint(slot.snapshot())
-            if key not in known:  # personal and trained are often one and the same model
-                known[key] = client.scores(slot, split)
-                for stale in list(known)[: -len(WHICH)]:
-                    del known[stale]
-            return message.client, known[key]
+            slot = self._loaded(message, which)
+            return message.client, self._scores(slot, message.client, split)
+
+        scores = dict(self._each(one, messages))
+        return {message.client: scores[message.client] for message in messages}
+
+    def cross_evaluate(self, messages: Sequence[Message], split: str) -> dict[str, dict[str, Scores]]:
+        """Every client's personal model on every client's rows: by whose model, then by whose rows."""
+
+        def one(message: Message) -> tuple[str, dict[str, Scores]]:
+            slot = self._loaded(message, "personal")
+            return message.client, {other.client: self._scores(slot, other.client, split) for other in messages}
 
         scores = dict(self._each(one, messages))
         return {message.client: scores[message.client] for message in messages}
@@ -122,11 +125,23 @@ class LocalEngine:
             client.local = before
         return Outcome(message.client, reply, failure, time.perf_counter() - began)
 
-    def _load(self, slot: Slot, message: Message, client: Client, which: Which) -> None:
+    def _loaded(self, message: Message, which: Which) -> Slot:
+        client, slot = self.clients[message.client], self._slot(message.client)
         if which == "trained" and client.local.trained is not None:
             slot.restore(client.local.trained)
         else:
             self.method.personal(slot, message, client)
+        return slot
+
+    def _scores(self, slot: Slot, rows_of: str, split: str) -> Scores:
+        known = self._scored.setdefault((rows_of, split), {})
+        key = fingerprint(slot.snapshot())
+        scores = known.get(key)  # personal and trained are often one and the same model
+        if scores is None:
+            scores = known[key] = self.clients[rows_of].scores(slot, split)
+            for stale in list(known)[: -len(WHICH)]:
+                known.pop(stale, None)  # another worker may have been here
+        return scores
 
 
 @contextmanager

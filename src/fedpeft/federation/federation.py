@@ -123,5 +123,11 @@ class Federation:
 
     def evaluate(self, split: str, which: Which) -> dict[str, Scores]:
         """Scores of every client in the audience, by id, on one split of its own rows."""
-        messages = [Message(spec.id, self.round + 1, self.method.send(self.state, spec)) for spec in self.audience]
-        return self.engine.evaluate(messages, split, which)
+        return self.engine.evaluate(self._deployed(), split, which)
+
+    def cross_evaluate(self, split: str) -> dict[str, dict[str, Scores]]:
+        """Every client's personal model on every client's rows: by whose model, then by whose rows."""
+        return self.engine.cross_evaluate(self._deployed(), split)
+
+    def _deployed(self) -> list[Message]:
+        return [Message(spec.id, self.round + 1, self.method.send(self.state, spec)) for spec in self.audience]

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from fedpeft.adapters import Slot
-from fedpeft.federation.client import Client, forward
+from fedpeft.federation.client import Client
 from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.task import Task
+from fedpeft.tasks.encode import Batch, scored
 
 
 def train_locally(
@@ -30,10 +32,10 @@ def train_locally(
     optimiser = _optimiser(model, names, lr, settings.weight_decay)
     micro_batch = client.spec.allotment.micro_batch or settings.batch_size
     losses: list[Tensor] = []  # stay on the device: no sync per step
-    rows = 0
+    labels = 0
     for epoch in range(settings.local_epochs):
         for batch in client.batches("train", settings.batch_size, shuffle):
-            loss = _gradients(model, batch, micro_batch)
+            loss = _gradients(model, client.task, batch, micro_batch)
             if penalty is not None:
                 penalty().backward()
             if observe is not None:
@@ -42,9 +44,9 @@ def train_locally(
             optimiser.zero_grad(set_to_none=True)
             model.retract_()
             if epoch == settings.local_epochs - 1:
-                losses.append(loss * len(batch["labels"]))
-                rows += len(batch["labels"])
-    return float(torch.stack(losses).sum()) / rows
+                losses.append(loss)
+                labels += scored(batch)
+    return float(torch.stack(losses).sum()) / labels
 
 
 def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -58,19 +60,20 @@ def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: flo
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
 
 
-def _gradients(model: Slot, batch: dict[str, Tensor], micro_batch: int) -> Tensor:
-    """Adds the gradients of the batch's mean loss, a few rows at a time; returns that loss, ()."""
-    total = torch.zeros(())
-    size = len(batch["labels"])
-    for part in _pieces(batch, size, micro_batch):
-        loss, _ = forward(model, part)
-        share = len(part["labels"]) / size
-        (loss if share == 1 else loss * share).backward()
-        total = total.to(loss.device) + loss.detach() * share
+def _gradients(model: Slot, task: Task, batch: Batch, micro_batch: int) -> Tensor:
+    """Adds the gradients of the batch's mean loss per label, a few rows at a time; returns the loss summed, ()."""
+    count = scored(batch)
+    total: Tensor | None = None
+    for part in _pieces(batch, micro_batch):
+        loss = task.losses(model, part).sum()
+        (loss / count).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
     return total
 
 
-def _pieces(batch: dict[str, Tensor], size: int, micro_batch: int) -> Iterator[dict[str, Tensor]]:
+def _pieces(batch: Batch, micro_batch: int) -> Iterator[Batch]:
+    size = len(batch["input_ids"])
     if size <= micro_batch:
         yield batch
         return

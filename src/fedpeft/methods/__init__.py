@@ -20,6 +20,7 @@ from fedpeft.methods.ifca import Ifca
 from fedpeft.methods.local import Local
 from fedpeft.methods.lora_fair import LoraFair
 from fedpeft.methods.rolora import RoLora
+from fedpeft.methods.zero_shot import ZeroShot
 
 BUILT_IN: dict[str, type[Method[Any]]] = {
     "local": Local,
@@ -38,6 +39,7 @@ BUILT_IN: dict[str, type[Method[Any]]] = {
     "ffa_lora": FfaLora,
     "fedsa_lora": FedSaLora,
     "ditto": Ditto,
+    "zero_shot": ZeroShot,
 }
 
 

@@ -128,8 +128,9 @@ class FedReft(Method[FedReftState]):
 
 
 def groups(names: Sequence[str] | Tensors) -> list[list[str]]:
-    """The tensors that share one median: each intervention's R, W and b; then the head."""
-    return [*map(list, interventions(names)), [name for name in names if is_head(name)]]
+    """The tensors that share one median: each intervention's R, W and b; then the head, where there is one."""
+    head = [name for name in names if is_head(name)]
+    return [*map(list, interventions(names)), *([head] if head else [])]
 
 
 def aligned(phi: Tensors, reference: Tensors) -> Tensors:

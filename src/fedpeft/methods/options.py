@@ -6,7 +6,7 @@ from peft import PeftConfig
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from torch import nn
 
-from fedpeft.adapters import LoReftConfig, lora_config
+from fedpeft.adapters import LoReftConfig, SequenceClassifier, lora_config
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.method import MethodOptions
 
@@ -57,7 +57,7 @@ class ReftOptions(BaseModel):
             positions=self.positions,
             tied=self.tied,
             variant=self.variant,
-            modules_to_save=["classifier"],
+            modules_to_save=["classifier"] if isinstance(model, SequenceClassifier) else None,
         )
 
 

@@ -1,6 +1,7 @@
 """From an experiment to a federation ready to run: data, backbone, method, clients, engine."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,23 @@ import torch
 from torch import nn
 
 from fedpeft.adapters import Slot, load_backbone
+from fedpeft.adapters.decoder import load_decoder
 from fedpeft.budgets import Allotment
-from fedpeft.config import Experiment
+from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models, seeded
-from fedpeft.federation.client import Client, ClientSpec, Padding
+from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule
+from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.method import FederationInfo, Method
+from fedpeft.federation.task import Classification, Regression, Task
 from fedpeft.runs.resources import allotments, lowest
-from fedpeft.tasks.encode import encode
+from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.encode import Encoded, Padding, encode, encode_numbers, encode_prompts
 from fedpeft.tasks.load import load_task
-from fedpeft.tasks.types import FederatedData
+from fedpeft.tasks.metrics import METRICS
+from fedpeft.tasks.prompts import IS_DECODERS, prompt_maker
+from fedpeft.tasks.types import Example, FederatedData
 
 POOLED = "*"  # no client can have this id
 SPLITS = ("train", "validation", "test")
@@ -34,27 +41,45 @@ class Built:
     data: FederatedData
     model: Slot  # at its start
     tokenizer: Any
+    task: Task
 
 
 def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) -> Built:
     """Loads data and backbone and joins them. Deterministic in (experiment, seed). Raises UserError."""
     data = load_task(experiment.task, experiment.partition, seed, base)
-    model = load_model(experiment, len(data.labels), seed)
+    model = load_model(experiment.model, experiment.task, len(data.labels), seed)
     # One simulated client that holds everything is bound by nobody's resources.
     dealt = {} if method.pooled else deal(experiment, method, [client.id for client in data.clients], model[0], seed)
     return assemble(experiment, method, seed, data, model, dealt)
 
 
-def load_model(experiment: Experiment, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
-    """The frozen backbone, with the head that everyone starts from, and its tokenizer."""
+def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
+    """The frozen backbone, for encoders' tasks with the head that everyone starts from, and its tokenizer."""
+    if task.kind in IS_DECODERS:
+        return load_decoder(model.name, dtype=model.dtype, device=model.device)
     with seeded(seed, "head"):
         return load_backbone(
-            experiment.model.name,
-            num_labels=num_labels,
-            pooling=experiment.model.pooling,
-            dtype=experiment.model.dtype,
-            device=experiment.model.device,
+            model.name, num_labels=num_labels, pooling=model.pooling, dtype=model.dtype, device=model.device
         )
+
+
+def make_task(config: TaskConfig, num_labels: int, tokenizer: Any) -> Task:
+    """What clients learn and how they are scored."""
+    metric = config.metric or METRICS[config.kind][0]
+    if config.kind == "classification":
+        return Classification(num_labels, metric)
+    if config.kind == "regression":
+        return Regression(metric)
+    if config.kind == "multiple_choice":
+        return MultipleChoice(tokenizer, config.max_new_tokens, config.trigger, config.generated, metric)
+    return Generation(tokenizer, config.max_new_tokens, answer_rule(config.extract, config.choices or ()), metric)
+
+
+def encoded(config: TaskConfig, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
+    """The examples as token ids, in the form that the kind of task takes."""
+    if config.kind in IS_DECODERS:
+        return encode_prompts(examples, tokenizer, max_length, prompt_maker(config.template, tokenizer))
+    return (encode_numbers if config.kind == "regression" else encode)(examples, tokenizer, max_length)
 
 
 def assemble(
@@ -69,7 +94,10 @@ def assemble(
     torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
     backbone, tokenizer = model
     splits = {
-        client.id: {name: encode(getattr(client, name), tokenizer, experiment.model.max_length) for name in SPLITS}
+        client.id: {
+            name: encoded(experiment.task, getattr(client, name), tokenizer, experiment.model.max_length)
+            for name in SPLITS
+        }
         for client in data.clients
     }
     if method.pooled:
@@ -82,7 +110,8 @@ def assemble(
     templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in everyone}
     initial = {name: template.read() for name, template in templates.items()}
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
-    clients = [Client(s, splits[s.id], len(data.labels), padding, initial[s.id], seed) for s in everyone]
+    task = make_task(experiment.task, len(data.labels), tokenizer)
+    clients = [Client(s, splits[s.id], task, padding, initial[s.id], seed) for s in everyone]
     workers = experiment.workers or os.cpu_count() or 1
     engine = LocalEngine(method, clients, templates, experiment.training, seed, workers)
     known = {spec.id: templates[spec.id] for spec in specs}
@@ -93,7 +122,7 @@ def assemble(
     )
     state = method.start(info, seed)
     federation = Federation(method, engine, state, specs, audience, experiment.training, seed)
-    return Built(federation, engine, data, templates[audience[0].id], tokenizer)
+    return Built(federation, engine, data, templates[audience[0].id], tokenizer, task)
 
 
 def deal(

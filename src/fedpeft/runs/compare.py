@@ -100,7 +100,7 @@ def _validation(result: dict[str, Any]) -> float:
 
 
 def row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """One method over its seeds: mean and standard deviation of the personal test accuracy, and what it cost."""
+    """One method over its seeds: mean and standard deviation of the personal test score, and what it cost."""
     first = runs[0]
 
     def over(value: Callable[[dict[str, Any]], float]) -> dict[str, float | None]:
@@ -110,6 +110,7 @@ def row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "label": label,
         "method": first["method"],
+        "metric": first["metric"],
         "lr": first["options"]["lr"],
         "personal": over(lambda run: run["test"]["personal"]["by_client"]),
         "worst_client": over(lambda run: run["test"]["personal"]["worst_client"]),

@@ -22,12 +22,13 @@ from fedpeft.budgets import Allotment
 from fedpeft.budgets.shape import DEFAULT_RANK, ModelShape, read_shape
 from fedpeft.engines.models import attach
 from fedpeft.errors import UserError
-from fedpeft.federation.client import Client, ClientSpec, Padding
+from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, wire_size
 from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.task import Classification
 from fedpeft.federation.training import train_locally
 from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory, resident_memory_mib, return_freed_memory
-from fedpeft.tasks.encode import Encoded
+from fedpeft.tasks.encode import Encoded, Padding
 
 MIB = 1024 * 1024
 
@@ -94,7 +95,7 @@ def _client(slot: Slot, allotment: Allotment, workload: dict[str, Any], steps: i
     ids = torch.randint(vocabulary, (count, length), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [Encoded(tuple(row[i % 2 :]), i % workload["num_labels"]) for i, row in enumerate(ids)]
     spec = ClientSpec("dry step", count, allotment)
-    return Client(spec, {"train": rows}, workload["num_labels"], Padding(0, "right"), {}, 0)
+    return Client(spec, {"train": rows}, Classification(workload["num_labels"]), Padding(0, "right"), {}, 0)
 
 
 def _shape(backbone: nn.Module, slot: Slot) -> ModelShape:

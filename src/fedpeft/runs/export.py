@@ -1,4 +1,4 @@
-"""Each client's personal adapter as an ordinary PEFT folder, and its use for a prediction."""
+"""Each client's personal adapter as an ordinary PEFT folder."""
 
 import json
 import os
@@ -6,10 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
-
-from fedpeft.adapters import as_lora, load_backbone
+from fedpeft.adapters import as_lora
 from fedpeft.config import Experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
@@ -22,7 +19,11 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
     """Writes `<root>/<client>/adapter/` for every client; each folder appears whole or not at all."""
     federation = built.federation
     root.mkdir(exist_ok=True)
-    card = {"model": experiment.model.model_dump(), "labels": list(built.data.labels)}
+    card = {
+        "model": experiment.model.model_dump(),
+        "task": experiment.task.model_dump(),
+        "labels": list(built.data.labels),
+    }
     for spec in federation.audience:
         client = built.engine.clients[spec.id]
         message = Message(spec.id, federation.round + 1, federation.method.send(federation.state, spec))
@@ -45,33 +46,11 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
 
 def exported_labels(run: Path, client: str) -> list[str]:
     """The names of the labels, by index, as a client's folder has them. Raises UserError when there is none."""
-    return _card(run, client)["labels"]
+    return adapter_card(run, client)["labels"]
 
 
-def predict(run: Path, client: str, texts: list[str]) -> list[dict[str, Any]]:
-    """Label and probability for each text, by one client's personal model. Raises UserError."""
-    card, folder = _card(run, client), run / "clients" / client / "adapter"
-    options = card["model"]
-    backbone, tokenizer = load_backbone(
-        options["name"],
-        num_labels=len(card["labels"]),
-        pooling=options["pooling"],
-        dtype=options["dtype"],
-        device=options["device"],
-    )
-    model = PeftModel.from_pretrained(backbone, str(folder)).eval()
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=options["max_length"], return_tensors="pt").to(
-        options["device"]
-    )
-    with torch.inference_mode():
-        shares = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(-1)
-    return [
-        {"text": text, "label": card["labels"][int(share.argmax())], "probability": float(share.max())}
-        for text, share in zip(texts, shares, strict=True)
-    ]
-
-
-def _card(run: Path, client: str) -> dict[str, Any]:
+def adapter_card(run: Path, client: str) -> dict[str, Any]:
+    """The model, task and labels of a client's exported adapter. Raises UserError when there is none."""
     file = run / "clients" / client / "adapter" / _CARD
     if not file.is_file():
         held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))

@@ -52,7 +52,14 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
         built.engine.close()
     (own,) = built.data.clients
     rows = {split: len(getattr(own, split)) for split in SPLITS}
-    return {"client": client, "method": result["method"], "epochs": epochs, "rows": rows, "test": scores}
+    return {
+        "client": client,
+        "method": result["method"],
+        "epochs": epochs,
+        "rows": rows,
+        "metric": built.task.metric,
+        "test": scores,
+    }
 
 
 def _built(run: Path, experiment: Experiment, settings: Settings, others: list[str], data: Path, client: str) -> Built:
@@ -65,7 +72,7 @@ def _built(run: Path, experiment: Experiment, settings: Settings, others: list[s
     except UserError as error:  # of a source that is not the experiment's
         raise UserError(str(error).replace("task.source", "--data", 1)) from error
     method = experiment.build_method(settings.label)
-    model = load_model(experiment, len(labels), seed)
+    model = load_model(experiment.model, experiment.task, len(labels), seed)
     allotted = {} if method.pooled else {client: newcomers(deal(experiment, method, others, model[0], seed))}
     built = assemble(experiment, method, seed, FederatedData((rows,), tuple(labels), ()), model, allotted)
     tree = load_checkpoint(run / "checkpoint.safetensors")

@@ -6,10 +6,9 @@ from typing import Any
 
 from fedpeft.adapters import is_head
 from fedpeft.federation.engine import Scores
+from fedpeft.federation.message import Message
 from fedpeft.runs.build import Built
 from fedpeft.runs.folder import RunFolder
-
-METRIC = "accuracy"
 
 
 def summarise(
@@ -32,15 +31,19 @@ def summarise(
         "options": options,
         "seed": experiment["seed"],
         "rounds": rounds,
+        "metric": built.task.metric,
         "clients": [spec.id for spec in built.federation.audience],
         "rows": {
             client.id: {split: len(getattr(client, split)) for split in ("train", "validation", "test")}
             for client in built.data.clients
         },
         "notes": list(built.data.notes),
-        "test": {which: average(by_client) for which, by_client in final.items()},
+        "test": {which: average(by_client, built.task.metric) for which, by_client in final.items()},
         "test_by_client": final,
-        "validation": {str(r): average(_by_client(validation, r)) for r in sorted({v["round"] for v in validation})},
+        "validation": {
+            str(r): average(_by_client(validation, r), built.task.metric)
+            for r in sorted({v["round"] for v in validation})
+        },
         "adapter_parameters": _count(built, head=False),
         "head_parameters": _count(built, head=True),
         "bytes_down": mean(line["bytes_down"] for line in train),
@@ -56,16 +59,23 @@ def any_up(train: list[dict[str, Any]]) -> bool:
     return any(line["bytes_up"] for line in train)
 
 
-def average(by_client: dict[str, Scores]) -> dict[str, float]:
-    """Over clients with equal weight, over examples, and the worst client."""
-    values = [scores[METRIC] for scores in by_client.values()]
+def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
+    """The metric over clients with equal weight, over examples, and of the worst client; every score over clients."""
+    values = [scores[metric] for scores in by_client.values()]
     examples = sum(scores["examples"] for scores in by_client.values())
+    names = [name for name, value in next(iter(by_client.values())).items() if isinstance(value, float)]
     return {
         "by_client": mean(values),
-        "by_example": sum(s[METRIC] * s["examples"] for s in by_client.values()) / examples,
+        "by_example": sum(s[metric] * s["examples"] for s in by_client.values()) / examples,
         "worst_client": min(values),
-        "macro_f1": mean(scores["macro_f1"] for scores in by_client.values()),
+        **{name: mean(scores[name] for scores in by_client.values()) for name in names},
     }
+
+
+def cross_matrix(built: Built) -> dict[str, dict[str, float]]:
+    """The metric of every client's personal model (outer key) on every client's test rows (inner key)."""
+    scores = built.federation.cross_evaluate("test")
+    return {model: {rows: s[built.task.metric] for rows, s in row.items()} for model, row in scores.items()}
 
 
 def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
@@ -73,6 +83,11 @@ def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
 
 
 def _count(built: Built, head: bool) -> int:
-    """Trained parameters of a client; their mean, where clients differ."""
-    starts = [built.engine.clients[spec.id].initial for spec in built.federation.audience]
-    return round(mean(sum(t.numel() for name, t in start.items() if is_head(name) == head) for start in starts))
+    """Parameters that a client trains in a round; their mean, where clients differ."""
+    federation, counts = built.federation, []
+    for spec in federation.audience:
+        initial, template = built.engine.clients[spec.id].initial, built.engine.templates[spec.id]
+        first = Message(spec.id, 1, federation.method.send(federation.state, spec))
+        names = federation.method.trains(template, first)
+        counts.append(sum(initial[name].numel() for name in names if is_head(name) == head))
+    return round(mean(counts))

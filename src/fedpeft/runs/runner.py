@@ -13,7 +13,7 @@ from fedpeft.runs.build import Built, build
 from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory
 from fedpeft.runs.export import export_adapters
 from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.result import summarise
+from fedpeft.runs.result import cross_matrix, summarise
 
 
 class Observer(Protocol):
@@ -93,6 +93,8 @@ def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer
         final = progress.final_scores()
         resolved = settings.as_dict()["experiment"]
         result = summarise(resolved, built, final, folder, progress.seconds, peak_memory_mib())
+        if settings.experiment.cross_evaluation:
+            result["cross"] = cross_matrix(built)
         if keep:
             export_adapters(folder.path / "clients", built, settings.experiment)
         folder.write_result(result)

@@ -1,8 +1,13 @@
 """What an experiment says of its data: the source, and how it is divided among clients."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedpeft.tasks.metrics import METRICS
+from fedpeft.tasks.presets import preset
+
+Kind = Literal["classification", "regression", "multiple_choice", "generation"]
 
 
 class TaskConfig(BaseModel):
@@ -14,11 +19,46 @@ class TaskConfig(BaseModel):
         description="a folder <task>/<split>.jsonl.gz, a JSONL / CSV / Parquet file, a list of files (one per client), "
         "files by split, a hub data set (glue/sst2), or package:DISTRIBUTION"
     )
-    kind: Literal["classification"] = Field("classification", description="what is predicted and how it is scored")
+    preset: str | None = Field(None, description="a known task (gsm8k, boolq, mrpc ...) that fills in what follows")
+    tasks: list[str] | None = Field(None, description="of a folder of folders: which; default all")
+    kind: Kind = Field("classification", description="what is predicted and how it is scored")
+    metric: str | None = Field(None, description="the score that tables show; default: the first of the kind's")
     text: str = Field("text", description="the column of the text")
     text_pair: str | None = Field(None, description="the column of the second text, for pairs")
-    label: str = Field("label", description="the column of the label")
+    label: str = Field("label", description="the column of the label; regression: of the number")
     labels: list[str] | None = Field(None, description="names by index, where the column holds 0, 1, 2 ...")
+    # decoders: multiple_choice and generation
+    template: str = Field("{text}\n", description="the prompt around {text}; 'chat': the tokenizer's own chat template")
+    trigger: str = Field("the correct answer is ", description="multiple_choice: what is written before the choice")
+    answer: str = Field("answer", description="the column of the right answer, short")
+    target: str = Field("output", description="generation: the column of the text learned")
+    choices: list[str] | None = Field(
+        None, description="what may be the answer; default: what 'Answer format: a/b/c' names in each text"
+    )
+    extract: Literal["choice", "number", "letter", "text"] = Field(
+        "number", description="how the answer is found in what was written"
+    )
+    generated: bool = Field(False, description="multiple_choice: score what the model writes, too")
+    max_new_tokens: int = Field(32, ge=1, description="most tokens written when answers are generated")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") is not None:
+            return preset(given["preset"], from_hub="source" not in given) | given
+        return given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TaskConfig":
+        if self.metric is not None and self.metric not in METRICS[self.kind]:
+            raise ValueError(f"{self.kind} has the metrics {', '.join(METRICS[self.kind])}, not {self.metric!r}")
+        if self.kind == "generation" and self.extract == "choice" and not self.choices:
+            raise ValueError("extract: choice needs `choices`")
+        if self.metric == "generated_accuracy" and not self.generated:
+            raise ValueError("generated_accuracy needs `generated: true`")
+        if self.template != "chat" and "{text}" not in self.template:
+            raise ValueError("the template must hold {text}")
+        return self
 
 
 class PartitionConfig(BaseModel):

@@ -1,8 +1,8 @@
 """Examples to token ids, and token ids to batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,14 +10,33 @@ from torch import Tensor
 from fedpeft.tasks.types import Example
 
 POOL = 8  # batches whose rows are sorted by length together: more means less padding and less random batches
+IGNORE = -100  # a token label that does not count: the field's convention
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How the tokenizer pads: the id, and the side ("left" or "right")."""
+
+    id: int
+    side: str
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example, special tokens included, and its label."""
+    """Token ids of one example, special tokens included, and its label; for a decoder the prompt and what follows."""
 
     input_ids: tuple[int, ...]
-    label: int
+    label: int | float
+    target: tuple[int, ...] = ()  # what a decoder learns to write after input_ids, end token included
+    choices: tuple[tuple[int, ...], ...] = ()  # what it may write, without an end token; the label is the right one's
+    names: tuple[str, ...] = ()  # of the choices
+    answer: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text, or of prompt and target."""
+        return len(self.input_ids) + len(self.target)
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
@@ -30,40 +49,115 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
     return [Encoded(tuple(row), example.label) for row, example in zip(ids, examples, strict=True)]
 
 
+def encode_numbers(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
+    """As `encode`, with the value in the place of the label (regression)."""
+    encoded = encode(examples, tokenizer, max_length)
+    return [Encoded(row.input_ids, e.value) for row, e in zip(encoded, examples, strict=True)]
+
+
+def encode_prompts(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, prompt: Callable[[str], str]
+) -> list[Encoded]:
+    """Prompt, target and choices as token ids. What exceeds `max_length` is taken from the prompt's beginning.
+
+    The target keeps up to half of `max_length`, more where the prompt leaves room. A prompt's own first token that
+    begins every text (BOS) stays. Prompt and target are tokenised apart, so that the prompt is the same in training
+    and generation [choice].
+    """
+    return [_encode_prompt(example, tokenizer, max_length, prompt(example.text)) for example in examples]
+
+
+def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: str) -> Encoded:
+    def plain(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    given = tokenizer(prompt)["input_ids"]
+    if tokenizer.eos_token_id is not None and given[-1:] == [tokenizer.eos_token_id]:
+        given = given[:-1]  # some tokenizers end every text; the answer is still to come
+    if tokenizer.bos_token_id is not None and given[:2] == [tokenizer.bos_token_id] * 2:
+        given = given[1:]  # a chat template brings its own
+    target = (*plain(example.target or ""), tokenizer.eos_token_id)
+    longest = max([len(target), *(len(plain(choice)) for choice in example.choices)])
+    room = max(max_length - longest, max_length - max_length // 2)
+    if len(given) > room:
+        first = given[:1] if given[0] == tokenizer.bos_token_id else []
+        given = first + given[len(given) - room + len(first) :]
+    start = (example.target or "").removesuffix(example.answer)
+    choices = tuple(plain(start + choice) for choice in example.choices)
+    gold = example.choices.index(example.answer) if example.choices else 0
+    end = target[: max_length - len(given)]
+    return Encoded(tuple(given), gold, end, choices, example.choices, example.answer)
+
+
 def batches(
     rows: Sequence[Encoded], batch_size: int, pad_id: int, pad_side: str, shuffle: torch.Generator | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Batches padded to their longest row: input_ids and attention_mask (batch, length), labels and rows (batch,).
+) -> Iterator[Batch]:
+    """Batches padded to their longest row: input_ids and attention_mask (batch, length), labels, and rows (batch,).
 
     Longest first where no generator is given (evaluation). With one, rows are shuffled, batches are made of rows of
-    like length within pools of POOL batches, and the batches are shuffled again: little padding either way. `rows`
-    holds each row's position in `rows`.
+    like length within pools of POOL batches, and the batches are shuffled again: little padding either way. Labels are
+    (batch,), or (batch, length) for decoders, where all but the target's tokens are IGNORE. `rows` holds each row's
+    position in `rows`.
     """
     if shuffle is None:
-        order = _by_length(rows, range(len(rows)))
+        order = by_length(rows, range(len(rows)))
     else:
         drawn = torch.randperm(len(rows), generator=shuffle).tolist()
         pool = POOL * batch_size
-        order = [i for at in range(0, len(drawn), pool) for i in _by_length(rows, drawn[at : at + pool])]
+        order = [i for at in range(0, len(drawn), pool) for i in by_length(rows, drawn[at : at + pool])]
     starts = list(range(0, len(order), batch_size))
     if shuffle is not None:
         starts = [starts[i] for i in torch.randperm(len(starts), generator=shuffle).tolist()]
+    padding = Padding(pad_id, pad_side)
     for start in starts:
         chosen = order[start : start + batch_size]
-        yield _padded([rows[i] for i in chosen], pad_id, pad_side) | {"rows": torch.tensor(chosen)}
+        yield labelled([rows[i] for i in chosen], padding) | {"rows": torch.tensor(chosen)}
 
 
-def _by_length(rows: Sequence[Encoded], chosen: Sequence[int]) -> list[int]:
-    return sorted(chosen, key=lambda i: -len(rows[i].input_ids))
+class _HasLength(Protocol):
+    @property
+    def length(self) -> int: ...
 
 
-def _padded(rows: Sequence[Encoded], pad_id: int, pad_side: str) -> dict[str, Tensor]:
-    length = max(len(row.input_ids) for row in rows)
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)  # (batch, length)
+R = TypeVar("R", bound=_HasLength)
+
+
+def by_length(rows: Sequence[R], chosen: Sequence[int]) -> list[int]:
+    """The positions chosen, longest row first."""
+    return sorted(chosen, key=lambda i: -rows[i].length)
+
+
+def labelled(rows: Sequence[Encoded], padding: Padding) -> Batch:
+    """One batch of the rows in their order, with labels."""
+    batch = padded([row.input_ids + row.target for row in rows], padding)
+    if not any(row.target for row in rows):
+        return batch | {"labels": torch.tensor([row.label for row in rows])}
+    return batch | {"labels": token_labels([(len(row.input_ids), row.target) for row in rows], batch, padding)}
+
+
+def token_labels(parts: Sequence[tuple[int, tuple[int, ...]]], batch: Batch, padding: Padding) -> Tensor:
+    """(batch, length): the ids of each row's last part, IGNORE before them and on padding; parts are (tokens before,
+    ids)."""
+    labels = torch.full_like(batch["input_ids"], IGNORE)
+    for row, (before, ids) in enumerate(parts):
+        end = labels.shape[1] if padding.side == "left" else before + len(ids)
+        labels[row, end - len(ids) : end] = torch.tensor(ids, dtype=torch.long)
+    return labels
+
+
+def padded(rows: Sequence[Sequence[int]], padding: Padding) -> Batch:
+    """input_ids and attention_mask, (batch, length)."""
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), padding.id, dtype=torch.long)  # (batch, length)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        size = len(row.input_ids)
-        span = slice(length - size, length) if pad_side == "left" else slice(0, size)
-        ids[i, span] = torch.tensor(row.input_ids)
+        span = slice(length - len(row), length) if padding.side == "left" else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row.label for row in rows])}
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def scored(batch: Batch) -> int:
+    """How many labels of a batch count: its rows, or the tokens of its targets."""
+    labels = batch["labels"]
+    return len(labels) if labels.dim() == 1 else int((labels != IGNORE).sum())

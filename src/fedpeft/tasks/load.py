@@ -5,6 +5,7 @@ own rows before anything else. A text never stands on two sides: training and va
 test split (anyone's) are dropped.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
 from fedpeft.tasks.divide import Divided, carve, drop_shared, thinned
 from fedpeft.tasks.partition import deal, follow, label_shares
+from fedpeft.tasks.prompts import IS_DECODERS, answer_of, prompted
 from fedpeft.tasks.sources import Row, Tables, read_source
 from fedpeft.tasks.types import ClientData, Example, FederatedData
 
@@ -54,7 +56,8 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     for name, splits in sorted(divided.items()):
         _require_rows(name, splits, partition.min_size)
         clients.append(_client(name, splits, partition, seed))
-    _require_seen(clients, labels)
+    if task.kind == "classification":
+        _require_seen(clients, labels)
     return FederatedData(tuple(clients), tuple(labels), tuple(notes))
 
 
@@ -84,11 +87,11 @@ def _tables(
     base: Path,
 ) -> tuple[Tables, list[str]]:
     """Rows by split, with every column that is needed, and notes."""
-    tables, notes = read_source(source, base)
+    tables, notes = read_source(source, base, task.tasks)
     if partition.resplit:
         tables = {"train": [row for rows in tables.values() for row in rows]}
     for rows in tables.values():
-        _require_columns(rows, [c for c in (task.text, task.text_pair, task.label, column) if c])
+        _require_columns(rows, [c for c in (task.text, task.text_pair, *_answer_columns(task), column) if c])
     if "train" not in tables:
         raise UserError(f"task.source: {source} has no training split, only {', '.join(tables)}")
     return tables, notes
@@ -108,6 +111,12 @@ def _place_column(partition: PartitionConfig) -> str | None:
     return "task" if partition.kind in ("distinct", "mixed") else None
 
 
+def _answer_columns(task: TaskConfig) -> tuple[str, ...]:
+    if task.kind in IS_DECODERS:
+        return (task.answer, task.target) if task.kind == "generation" else (task.answer,)
+    return (task.label,)
+
+
 def _require_columns(rows: list[Row], columns: list[str]) -> None:
     for row in rows:
         for column in columns:
@@ -120,6 +129,10 @@ def _require_columns(rows: list[Row], columns: list[str]) -> None:
 
 def _label_names(task: TaskConfig, tables: Tables) -> list[str]:
     """Label names by index: those given, or the distinct values of the training rows, numbers in order of size."""
+    if task.kind == "regression" or task.kind == "generation":
+        return [task.kind]  # one class: rows are dealt without looking at what is to be predicted
+    if task.kind == "multiple_choice":
+        return sorted({answer_of(row, task) for rows in tables.values() for row in rows})
     if task.labels is not None:
         return task.labels
     values = {_label_value(row, task.label) for split, rows in tables.items() if split != "test" for row in rows}
@@ -141,16 +154,37 @@ def _label_value(row: Row, column: str) -> str:
 
 
 def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int], unknown: str) -> Item:
+    texts = [_text(row, task.text)]
+    if task.text_pair and (task.kind not in IS_DECODERS or row[task.text_pair]):  # an instruction may have no input
+        texts.append(_text(row, task.text_pair))
+    key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
+    place = client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
+    return Item(_example(row, texts, task, index, unknown), key, place)
+
+
+def _example(row: Row, texts: list[str], task: TaskConfig, index: dict[str, int], unknown: str) -> Example:
+    if task.kind in IS_DECODERS:
+        return prompted(row, "\n".join(texts), task, index)
+    pair = texts[1] if len(texts) > 1 else None
     value = _label_value(row, task.label)
+    if task.kind == "regression":
+        return Example(texts[0], 0, pair, value=_number(row, value))
     label = index.get(value)
     if label is None and task.labels is not None and value.isdigit() and int(value) < len(task.labels):
         label = int(value)
     if label is None:
         raise UserError(f"{row['@where']}: label {value!r} {unknown}: {', '.join(index)}")
-    texts = [_text(row, name) for name in (task.text, task.text_pair) if name]
-    key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
-    place = client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
-    return Item(Example(texts[0], label, texts[1] if len(texts) > 1 else None), key, place)
+    return Example(texts[0], label, pair)
+
+
+def _number(row: Row, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{row['@where']}: expected a number as label, received {value!r}")
+    return number
 
 
 def _text(row: Row, column: str) -> str:

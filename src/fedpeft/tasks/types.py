@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """One text, or a pair, with the index of its label."""
+    """One text, or a pair, with the index of its label; for a decoder a prompt and what is to be written after it."""
 
     text: str
     label: int
     text_pair: str | None = None
+    value: float = 0.0  # regression: what is predicted
+    target: str | None = None  # decoders: the text learned after the prompt; None: the task is not a decoder's
+    answer: str = ""  # decoders: the right answer, short
+    choices: tuple[str, ...] = ()  # multiple choice: what may stand where the answer stands
 
 
 @dataclass(frozen=True)

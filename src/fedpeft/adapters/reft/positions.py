@@ -61,7 +61,7 @@ class PromptTracker:
     labels of the shape of `input_ids` are given (causal language models) it ends before the first label other
     than -100. Tokens that join a key-value cache that is not empty are decoding steps and are never edited.
     Inside `one_prompt()` the first forward sets the prompt, so that decoding without a cache edits the same
-    tokens.
+    tokens. Inside `given()` the prompt is what was given.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -74,6 +74,7 @@ class PromptTracker:
         self._device = torch.device("cpu")
         self._tokens: Tensor | None = None  # (batch, length) bool, the prompt; None: every token
         self._is_part = False  # whether some real tokens are not prompt
+        self._given: Tensor | None = None  # (batch, length) bool, inside given()
         self._masks: dict[tuple[Positions, bool, int, torch.dtype], Tensor | None] = {}
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -101,6 +102,9 @@ class PromptTracker:
         self._prompt_known, self._expected_length = self._in_scope, None
 
     def _read_prompt(self, attention_mask: Tensor | None, labels: Tensor | None) -> None:
+        if self._given is not None:
+            self._tokens, self._is_part = self._given, True
+            return
         if attention_mask is not None and attention_mask.shape != self._shape:
             raise UserError(
                 f"LoReFT finds the prompt in attention_mask, which must be (batch, length) = {self._shape}. "
@@ -116,6 +120,15 @@ class PromptTracker:
         if self._tokens is None:
             return torch.ones(self._shape, dtype=torch.bool, device=self._device)
         return self._tokens
+
+    @contextmanager
+    def given(self, prompt: Tensor) -> Iterator[None]:
+        """Until the end of the block `prompt` (batch, length) bool says which tokens are the prompt."""
+        self._given = prompt
+        try:
+            yield
+        finally:
+            self._given = None
 
     @contextmanager
     def one_prompt(self, length: int | None = None) -> Iterator[None]:

@@ -1,0 +1,82 @@
+"""What is learned and how it is scored: the part of a client's work that the kind of task decides."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedpeft.adapters import Slot
+from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
+from fedpeft.tasks.metrics import classification_scores, regression_scores
+
+ROWS = 32  # scored at once: like training, but without activations to keep
+
+
+class Task(Protocol):
+    """A kind of task. The batches are those of `fedpeft.tasks.encode`."""
+
+    @property
+    def metric(self) -> str:
+        """Which of the scores a table shows."""
+        ...
+
+    def losses(self, model: Slot, batch: Batch) -> Tensor:
+        """(batch,): each row's loss, summed over its labels that count (`fedpeft.tasks.encode.scored`)."""
+        ...
+
+    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        """The metrics over the rows as the model stands, with `loss`, their mean per label, and `examples`."""
+        ...
+
+
+def logits(model: Slot, batch: Batch) -> Tensor:
+    """(batch, outputs) of a classifier."""
+    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    return model.model(**inputs).logits
+
+
+class Classification:
+    """One of several labels; cross entropy."""
+
+    def __init__(self, num_labels: int, metric: str = "accuracy") -> None:
+        self.num_labels, self.metric = num_labels, metric
+
+    def losses(self, model: Slot, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(logits(model, batch), batch["labels"].to(model.device), reduction="none")
+
+    @torch.inference_mode()
+    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        predictions: list[int] = []
+        labels: list[int] = []
+        loss = 0.0
+        for batch in batches(rows, ROWS, padding.id, padding.side):
+            found = logits(model, batch)
+            loss += float(nn.functional.cross_entropy(found, batch["labels"].to(found.device), reduction="sum"))
+            predictions += found.argmax(-1).tolist()  # (batch,)
+            labels += batch["labels"].tolist()
+        return {
+            **classification_scores(predictions, labels, self.num_labels),
+            "loss": loss / len(rows),
+            "examples": len(rows),
+        }
+
+
+class Regression:
+    """One number; squared error."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def losses(self, model: Slot, batch: Batch) -> Tensor:
+        return (logits(model, batch).squeeze(-1) - batch["labels"].to(model.device).float()).square()
+
+    @torch.inference_mode()
+    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        predictions: list[float] = []
+        values: list[float] = []
+        for batch in batches(rows, ROWS, padding.id, padding.side):
+            predictions += logits(model, batch).squeeze(-1).tolist()
+            values += batch["labels"].tolist()
+        squares = [(p - v) ** 2 for p, v in zip(predictions, values, strict=True)]
+        return {**regression_scores(predictions, values), "loss": sum(squares) / len(rows), "examples": len(rows)}

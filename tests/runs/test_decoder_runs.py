@@ -1,0 +1,150 @@
+"""Whole runs on a small decoder: multiple choice and generation, cross-evaluation, export and prediction."""
+
+import json
+import random
+
+import pytest
+import yaml
+
+from fedpeft.config import load_experiment
+from fedpeft.errors import UserError
+from fedpeft.runs.compare import compare
+from fedpeft.runs.predict import predict
+from fedpeft.runs.runner import Nobody, Settings, resume, start
+
+POSITIVE = ["good", "great", "fine", "lovely", "superb"]
+NEGATIVE = ["bad", "poor", "awful", "dull", "broken"]
+
+
+def write(folder, rows):
+    folder.mkdir(parents=True)
+    for split, part in {"train": rows[:48], "test": rows[48:]}.items():
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+
+
+def opinions(seed, words):
+    draw = random.Random(seed)
+    texts = {" ".join(draw.choices(POSITIVE + NEGATIVE, k=4)) for _ in range(200)}
+    rows = []
+    for text in sorted(texts)[:72]:
+        answer = "yes" if sum(word in words for word in text.split()) >= 2 else "no"
+        rows.append({"instruction": f"{text} : Answer format: yes/no", "answer": answer})
+    return rows
+
+
+@pytest.fixture
+def choice_file(tmp_path, tiny_decoder):
+    """Two tasks, one a client: is it good, is it bad."""
+    write(tmp_path / "tasks/good", opinions(0, POSITIVE))
+    write(tmp_path / "tasks/bad", opinions(1, NEGATIVE))
+    write(tmp_path / "tasks/unused", opinions(2, NEGATIVE))
+    settings = {
+        "name": "choice",
+        "model": {"name": str(tiny_decoder), "max_length": 24},
+        "task": {
+            "source": "tasks", "tasks": ["good", "bad"], "kind": "multiple_choice", "text": "instruction",
+            "trigger": "answer is ", "max_new_tokens": 4,
+        },
+        "partition": {"kind": "distinct"},
+        "training": {"rounds": 2, "batch_size": 8},
+        "cross_evaluation": True,
+        "methods": {"fedreft": {"lr": 2e-2, "adapter": {"positions": "f2+l2"}}, "fedit": {"lr": 1e-2}, "zero_shot": {}},
+    }  # fmt: skip
+    file = tmp_path / "choice.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def run(file, label, out, overrides=()):
+    experiment = load_experiment(file, list(overrides))
+    return start(Settings(experiment, label, 0, None, file.parent), out, Nobody())
+
+
+def test_the_score_is_named_and_the_matrix_holds_every_model_on_every_test_set(choice_file, tmp_path):
+    result = run(choice_file, "fedreft", tmp_path / "run")
+    assert result["metric"] == "likelihood_accuracy"
+    assert set(result["cross"]) == {"good", "bad"}
+    for client in ("good", "bad"):
+        own = result["test_by_client"]["personal"][client]["likelihood_accuracy"]
+        assert result["cross"][client][client] == own
+        assert set(result["cross"][client]) == {"good", "bad"}
+    assert result["head_parameters"] == 0
+    assert result["test"]["personal"]["loss"] > 0
+
+
+def test_training_lowers_the_answer_loss_below_zero_shot(choice_file, tmp_path):
+    more = ["training.rounds=4"]
+    trained = run(choice_file, "fedit", tmp_path / "fedit", more)
+    untouched = run(choice_file, "zero_shot", tmp_path / "zero", more)
+    assert trained["test"]["personal"]["loss"] < untouched["test"]["personal"]["loss"] - 0.5
+    assert untouched["adapter_parameters"] == 0 < trained["adapter_parameters"]
+    scores = untouched["test"]
+    assert scores["personal"] == scores["trained"]
+
+
+def test_a_run_resumes_to_the_bit(choice_file, tmp_path, monkeypatch):
+    whole = run(choice_file, "fedreft", tmp_path / "whole")
+    monkeypatch.setattr(Nobody, "round_finished", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(choice_file, "fedreft", tmp_path / "broken")
+    monkeypatch.setattr(Nobody, "round_finished", lambda *_: None)
+    again = resume(tmp_path / "broken", Nobody())
+    assert again["test_by_client"] == whole["test_by_client"]
+    assert again["cross"] == whole["cross"]
+
+
+def test_an_exported_adapter_writes_answers(choice_file, tmp_path):
+    run(choice_file, "fedit", tmp_path / "run", ["training.rounds=6"])
+    (said,) = predict(tmp_path / "run", "good", ["good great lovely fine : Answer format: yes/no"])
+    assert said["written"].startswith("answer is")
+    (sampled,) = predict(tmp_path / "run", "good", ["good great"], temperature=5.0, new_tokens=3)
+    assert len(sampled["written"].split()) <= 3
+
+
+def test_mixed_tasks_and_written_answers(choice_file, tmp_path):
+    overrides = ["partition.kind=mixed", "partition.clients=3", "task.generated=true", "task.metric=generated_accuracy"]
+    result = run(choice_file, "fedit", tmp_path / "run", [*overrides, "training.rounds=6"])
+    scores = result["test_by_client"]["personal"]["client-0"]
+    assert result["test"]["personal"]["by_client"] == pytest.approx(result["test"]["personal"]["generated_accuracy"])
+    assert scores["generated_accuracy"] > 0.3  # it has learned to write one of two answers at all
+
+
+def test_generation_learns_a_text_and_reads_the_number_in_it(tmp_path, tiny_decoder):
+    pairs = [(a, b) for a in range(5) for b in range(5)]
+    rows = [{"q": f"{a} plus {b} is {w} :", "output": f"is {a + b}", "answer": f"{a + b}.0"} for a, b in pairs
+            for w in POSITIVE[:3]]  # fmt: skip
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {
+        "name": "sums",
+        "model": {"name": str(tiny_decoder), "max_length": 16},
+        "task": {"source": "sums.jsonl", "kind": "generation", "text": "q", "extract": "number", "max_new_tokens": 3},
+        "partition": {"kind": "iid", "clients": 2},
+        "training": {"rounds": 2, "batch_size": 8},
+        "methods": {"fedit": {"lr": 1e-2}},
+    }
+    file = tmp_path / "sums.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    found = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", Nobody())
+    assert [row["metric"] for row in found["rows"]] == ["exact_match", "exact_match"]
+    trained, untouched = (found["runs"][label][0]["test"]["personal"] for label in ("fedit", "zero_shot"))
+    assert trained["loss"] < untouched["loss"] - 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("task.metric=accuracy", "multiple_choice has the metrics likelihood_accuracy, generated_accuracy"),
+        ("task.metric=generated_accuracy", "needs `generated: true`"),
+        ("task.template=hello", "must hold"),
+        ("task.template=chat", "no chat template"),
+        ("task.tasks=[good, bat]", "no folder 'bat'"),
+        ("task.choices=[maybe, perhaps]", "is none of the choices maybe, perhaps"),
+        ("task.answer=solution", "no column 'solution'"),
+        ("task.preset=gsm9k", "did you mean 'gsm8k'"),
+    ],
+)
+def test_mistakes_are_one_line(choice_file, tmp_path, override, line):
+    with pytest.raises(UserError, match=line) as caught:
+        run(choice_file, "fedit", tmp_path / "run", [override])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
