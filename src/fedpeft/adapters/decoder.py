@@ -2,18 +2,25 @@
 
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedpeft.adapters.pretrained import load_pretrained
+from fedpeft.adapters.pretrained import DeviceMap, load_pretrained
 
 
 def load_decoder(
-    name: str, *, dtype: str = "float32", device: str = "cpu"
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantization: str | None = None,
+    device_map: DeviceMap = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The named causal language model in eval mode, and its tokenizer: with a padding token, and padding on the left,
     so that every row of a batch goes on where its prompt ends.
 
-    `name`, `dtype`, `device` and what they raise: see `load_pretrained`.
+    The arguments and what they raise: see `load_pretrained`.
     """
-    model, tokenizer = load_pretrained(AutoModelForCausalLM, name, dtype, device)
+    model, tokenizer = load_pretrained(
+        AutoModelForCausalLM, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
+    )
     tokenizer.padding_side = "left"
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id  # generate would say so at every call

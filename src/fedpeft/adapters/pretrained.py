@@ -8,36 +8,60 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedpeft.adapters.gguf import plain_folder
+from fedpeft.adapters.quantized import quantization_config, shareable_
 from fedpeft.errors import UserError
 
 PACKAGE_PREFIX = "package:"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DeviceMap = str | dict[str, int | str] | None
 
 
-def load_pretrained(factory: Any, name: str, dtype: str, device: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The named model as `factory` (`AutoModel`, `AutoModelForCausalLM`) makes it, in eval mode on `device`, and its
-    tokenizer, always with a padding token.
+def load_pretrained(
+    factory: Any,
+    name: str,
+    *,
+    dtype: str,
+    device: str,
+    quantization: str | None = None,
+    device_map: DeviceMap = None,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The named model as `factory` (`AutoModel`, `AutoModelForCausalLM`) makes it, in eval mode, and its tokenizer,
+    always with a padding token.
 
     `name`: a hub id, a local folder, a local GGUF file, or "package:" and the name of an installed distribution that
-    carries a Hugging Face folder or a GGUF file (its files are read, the package is never imported). Raises
-    `UserError` when the model is not there or cannot be read, the package is not installed, the dtype is unknown, the
-    device is not there or the tokenizer has neither a padding nor an end token.
+    carries a Hugging Face folder or a GGUF file (its files are read, the package is never imported).
+    `quantization`: None, "8bit" or "4bit" (NF4 with doubly quantised scales, as QLoRA, arXiv 2305.14314), both by
+    bitsandbytes, with products in `dtype`. `device_map`: None for all on `device`, or what transformers spreads a model
+    by, "auto" for one. Raises `UserError` when the model is not there or cannot be read, the package is not installed,
+    the dtype or quantisation is unknown, bitsandbytes or the device is not there, or the tokenizer has neither a
+    padding nor an end token.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
     place = _device(device)
+    if device_map is not None and device != "cpu":
+        raise UserError(f"device_map: it says where the model lies, leave device out. Received: device {device!r}")
+    options: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    if quantization is not None or device_map is not None:
+        options["device_map"] = {"": place} if device_map is None else device_map
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, DTYPES[dtype])
     source = _source(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = factory.from_pretrained(source, dtype=DTYPES[dtype], trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        model = factory.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(
             f"backbone {name!r} could not be loaded: {reason} Give a hub id (needs a network), a local "
             f"folder, or '{PACKAGE_PREFIX}<distribution>'."
         ) from error
     _set_padding(name, tokenizer, model)
-    return model.to(place).eval(), tokenizer
+    if "device_map" not in options:
+        model = model.to(place)
+    if quantization == "8bit":
+        shareable_(model)
+    return model.eval(), tokenizer
 
 
 def _device(name: str) -> torch.device:
