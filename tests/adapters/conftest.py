@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from fedpeft.adapters import SequenceClassifier, Slot, is_head, lora_config, merged_names
@@ -19,8 +20,8 @@ PAD = 1
 torch.set_num_threads(1)
 
 
-def tiny_config(architecture: str, width: int = 32, layers: int = 3) -> Any:
-    common: dict[str, Any] = {"vocab_size": 60, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2}
+def tiny_config(architecture: str, width: int = 32, layers: int = 3, **other: Any) -> Any:
+    common: dict[str, Any] = {"vocab_size": 60, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2} | other
     if architecture == "gpt2":
         sizes = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64}
         return AutoConfig.for_model("gpt2", **common, **sizes)
@@ -34,12 +35,28 @@ def tiny_config(architecture: str, width: int = 32, layers: int = 3) -> Any:
 def tiny() -> Callable[..., PreTrainedModel]:
     """tiny("llama") -> a causal language model; tiny("bert") -> an encoder. Weights large enough to matter."""
 
-    def build(architecture: str, seed: int = 0, **sizes: int) -> PreTrainedModel:
+    def build(architecture: str, seed: int = 0, **sizes: Any) -> PreTrainedModel:
         torch.manual_seed(seed)
         factory = AutoModelForCausalLM if architecture in DECODERS else AutoModel
         model = factory.from_config(tiny_config(architecture, **sizes)).eval()
         _spread(model)
         return model
+
+    return build
+
+
+@pytest.fixture
+def folder(tiny, tmp_path) -> Callable[..., str]:
+    """A saved tiny LLaMA whose tokenizer has an end token and no padding token."""
+
+    def build(architecture="llama", **special):
+        model = tiny(architecture)
+        model.config.pad_token_id = None
+        model.save_pretrained(str(tmp_path))
+        words = Tokenizer(models.WordLevel({"<s>": 0, "<unk>": 1, "</s>": 2, "good": 3, "bad": 4}, unk_token="<unk>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", **special).save_pretrained(str(tmp_path))
+        return str(tmp_path)
 
     return build
 

@@ -2,28 +2,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from fedpeft.adapters import load_backbone
 from fedpeft.adapters.pretrained import package_model
 from fedpeft.errors import UserError
-
-
-@pytest.fixture
-def folder(tiny, tmp_path):
-    """A saved tiny LLaMA whose tokenizer has an end token and no padding token."""
-
-    def build(architecture="llama", **special):
-        model = tiny(architecture)
-        model.config.pad_token_id = None
-        model.save_pretrained(str(tmp_path))
-        words = Tokenizer(models.WordLevel({"<s>": 0, "<unk>": 1, "</s>": 2, "good": 3, "bad": 4}, unk_token="<unk>"))
-        words.pre_tokenizer = pre_tokenizers.Whitespace()
-        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", **special).save_pretrained(str(tmp_path))
-        return str(tmp_path)
-
-    return build
 
 
 def test_a_local_folder_with_a_padding_token_filled_in(folder):

@@ -22,6 +22,5 @@ def load_decoder(
         AutoModelForCausalLM, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
     )
     tokenizer.padding_side = "left"
-    if model.generation_config is not None and model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id  # generate would say so at every call
+    model.generation_config.pad_token_id = tokenizer.pad_token_id  # rows that end early are filled with it
     return model, tokenizer
