@@ -65,7 +65,13 @@ class Experiment(BaseModel):
     cross_evaluation: bool = Field(
         False, description="after the last round, score every client's personal model on every client's test rows"
     )
-    workers: int | None = Field(None, ge=1, description="clients trained at once; default: the machine's cores")
+    engine: Literal["local", "batched"] = Field(
+        "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"
+    )
+    clients_at_once: int = Field(8, ge=1, description="batched: most clients in one forward")
+    workers: int | None = Field(
+        None, ge=1, description="clients trained at once; default: the machine's cores; on a GPU 1"
+    )
 
     def method_name(self, label: str) -> str:
         """The method that a label stands for. Raises UserError when there is none of that name."""

@@ -7,7 +7,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedpeft.adapters import LoReftConfig, Slot, lora_config
 from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule, generate, likelihoods, token_losses
+from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Padding, batches, encode_prompts, labelled, scored
+from fedpeft.tasks.prompts import prompt_maker
 from fedpeft.tasks.types import Example
 
 PADDING = Padding(0, "left")
@@ -36,7 +38,7 @@ def slot(request, tiny_decoder):
 
 @pytest.fixture
 def rows(tokenizer):
-    return encode_prompts(ROWS, tokenizer, 32, lambda text: text + " :")
+    return encode_prompts(ROWS, tokenizer, 32, lambda row: row.text + " :")
 
 
 def log_shares(slot, prompt, rest):
@@ -94,7 +96,7 @@ def test_generation_scores_the_answer_found(slot, rows, tokenizer, monkeypatch):
     task = Generation(tokenizer, 4, answer_rule("number", ()), "exact_match")
     answers = [("4.0", "is 4"), ("3", "2 plus 2"), ("-3", "")]
     examples = [Example(row.text, 0, target="is 4", answer=gold) for row, (gold, _) in zip(ROWS, answers, strict=True)]
-    encoded = encode_prompts(examples, tokenizer, 32, lambda text: text)
+    encoded = encode_prompts(examples, tokenizer, 32, lambda row: row.text)
     scores = task.scores(slot, encoded, PADDING)
     assert scores["exact_match"] == pytest.approx(2 / 3)
     sums = [-log_shares(slot, row.input_ids, row.target).sum() for row in encoded]
@@ -118,11 +120,11 @@ def test_answers_are_found_by_the_rule_asked_for(extract, text, gold, right):
 
 def test_a_long_prompt_loses_its_beginning_and_the_target_stays(tokenizer):
     long = Example("good " * 40 + "bad", 0, target="answer is yes", answer="yes", choices=("yes", "no"))
-    (row,) = encode_prompts([long], tokenizer, 12, lambda text: text)
+    (row,) = encode_prompts([long], tokenizer, 12, lambda row: row.text)
     bad, good = tokenizer("bad")["input_ids"][0], tokenizer("good")["input_ids"][0]
     assert row.input_ids == (good,) * 7 + (bad,)
     assert row.length == 12
-    (short,) = encode_prompts([Example("good", 0, target="bad " * 40)], tokenizer, 12, lambda text: text)
+    (short,) = encode_prompts([Example("good", 0, target="bad " * 40)], tokenizer, 12, lambda row: row.text)
     assert (len(short.input_ids), len(short.target)) == (1, 11)
 
 
@@ -132,3 +134,16 @@ def test_a_training_batch_holds_the_targets_of_its_rows(rows):
         row = rows[at]
         assert tuple(labels[labels != -100].tolist()) == row.target
         assert tuple(ids[-row.length :].tolist()) == row.input_ids + row.target
+
+
+def test_prompts_are_filled_with_what_the_row_has(tokenizer):
+    task = TaskConfig(source="x", kind="generation", template="Q {text}\nA", template_pair="Q {text} I {text_pair} A")
+    prompt = prompt_maker(task, tokenizer)
+    assert prompt(Example("one {text_pair}", 0)) == "Q one {text_pair}\nA"
+    assert prompt(Example("one", 0, "two {text}")) == "Q one I two {text} A"
+    plain = prompt_maker(TaskConfig(source="x", kind="generation"), tokenizer)
+    assert plain(Example("one", 0, "two")) == "one\ntwo\n"
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<say>"
+    chat = prompt_maker(TaskConfig(source="x", kind="generation", template="chat"), tokenizer)
+    assert chat(Example("one", 0)) == "<user>one<say>"
+    tokenizer.chat_template = None

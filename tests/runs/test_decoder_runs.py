@@ -148,3 +148,12 @@ def test_mistakes_are_one_line(choice_file, tmp_path, override, line):
         run(choice_file, "fedit", tmp_path / "run", [override])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_batched_engine_gives_the_local_engines_result(choice_file, tmp_path):
+    """Two clients at once in the second run; the same scores, and losses equal but for rounding."""
+    alone = run(choice_file, "fedreft", tmp_path / "local")
+    together = run(choice_file, "fedreft", tmp_path / "batched", ["engine=batched", "clients_at_once=2", "workers=1"])
+    for client in ("good", "bad"):
+        one, two = (r["test_by_client"]["personal"][client]["loss"] for r in (alone, together))
+        assert two == pytest.approx(one, rel=1e-4)

@@ -37,7 +37,11 @@ def parquet(path):
     pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), path)
 
 
-WRITERS = {"a.jsonl": jsonl, "a.jsonl.gz": jsonl_gz, "a.csv": csv_file, "a.parquet": parquet}
+def json_array(path):
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+
+
+WRITERS = {"a.json": json_array, "a.jsonl": jsonl, "a.jsonl.gz": jsonl_gz, "a.csv": csv_file, "a.parquet": parquet}
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -4,6 +4,7 @@ Importing this package makes PEFT know our tuners: `get_peft_model(model, LoReft
 `PeftModel.from_pretrained(model, folder)`.
 """
 
+from fedpeft.adapters.adapted import Adapted
 from fedpeft.adapters.backbone import load_backbone
 from fedpeft.adapters.blocks import block_count
 from fedpeft.adapters.decoder import load_decoder
@@ -16,6 +17,7 @@ from fedpeft.adapters.reft import LoReftConfig, LoReftModel
 from fedpeft.adapters.slot import Slot, Tensors
 
 __all__ = [
+    "Adapted",
     "LoReftConfig",
     "LoReftModel",
     "MaskedLoraConfig",

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from fedpeft.federation.message import Message, Scalar
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import _optimiser
+from fedpeft.federation.training import make_optimiser
 from fedpeft.tasks.encode import IGNORE, Batch, Padding, scored
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class BatchedEngine(LocalEngine):
             if self.method.penalty(slot, message, client) is None:
                 names, lr = self.method.trains(slot, message), self.method.lr(message, self.settings)
                 shuffle = generator(self.seed, "shuffle", message.round, message.client)
-                optimiser = _optimiser(slot, names, lr, self.settings.weight_decay)
+                optimiser = make_optimiser(slot, names, lr, self.settings.weight_decay)
                 courses.append(Course(message, client, slot, place, reported, optimiser, self.settings, shuffle))
             else:
                 log.info("client %s trains alone: the method adds a penalty to its loss", message.client)
@@ -189,7 +189,7 @@ def train_together(stack: Stack, courses: Sequence[Course]) -> None:
         task, padding = drawn[0][0].client.task, drawn[0][0].client.padding
         sizes = [len(batch["input_ids"]) for _, batch in drawn]
         rows = stack.rows([course.place for (course, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
-        losses = task.losses(cast(Slot, rows), joined([batch for _, batch in drawn], padding))  # (rows,)
+        losses = task.losses(rows, joined([batch for _, batch in drawn], padding))  # (rows,)
         sums = [own.sum() for own in losses.split(sizes)]
         means = [loss / scored(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]
         torch.stack(means).sum().backward()

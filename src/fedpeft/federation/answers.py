@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import Adapted
 from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, by_length, padded, scored
 from fedpeft.tasks.extract import exact_choice, extract_choice, extract_letter, extract_number, number_matches
 
@@ -20,7 +20,7 @@ ROWS = 16  # scored at once
 AnswerRule = Callable[[str, str], bool]  # of the written text and the right answer
 
 
-def answer_logits(model: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
+def answer_logits(model: Adapted, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits (batch, kept, vocabulary), float32, that predict the labels (batch, kept) of the last columns.
 
     LoReFT edits the tokens before each row's first label. `batch` is padded on the left.
@@ -39,7 +39,7 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def token_losses(model: Slot, batch: Batch) -> Tensor:
+def token_losses(model: Adapted, batch: Batch) -> Tensor:
     """(batch,): cross entropy summed over each row's target."""
     found, labels = answer_logits(model, batch)
     losses = nn.functional.cross_entropy(found.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
@@ -61,7 +61,7 @@ class _Candidate:
 
 
 @torch.no_grad()
-def likelihoods(model: Slot, rows: Sequence[Encoded], padding: Padding) -> list[list[float]]:
+def likelihoods(model: Adapted, rows: Sequence[Encoded], padding: Padding) -> list[list[float]]:
     """By row and choice, log p(choice | prompt): the sum over the choice's tokens, not normalised by length.
 
     Choices that differ in their last token only are read from one forward pass.
@@ -87,7 +87,7 @@ def likelihoods(model: Slot, rows: Sequence[Encoded], padding: Padding) -> list[
     return scores
 
 
-def _log_shares(model: Slot, contexts: Sequence[_Candidate], padding: Padding) -> Tensor:
+def _log_shares(model: Adapted, contexts: Sequence[_Candidate], padding: Padding) -> Tensor:
     """(contexts, kept, vocabulary): log probabilities of the next token, from the last token of each prompt on."""
     batch = padded([context.input_ids for context in contexts], padding)
     mask = batch["attention_mask"]
@@ -103,7 +103,7 @@ def _log_shares(model: Slot, contexts: Sequence[_Candidate], padding: Padding) -
 
 @torch.no_grad()
 def generate(
-    model: Slot, rows: Sequence[Encoded], padding: Padding, tokenizer: Any, new_tokens: int, **sampling: Any
+    model: Adapted, rows: Sequence[Encoded], padding: Padding, tokenizer: Any, new_tokens: int, **sampling: Any
 ) -> list[str]:
     """What the model writes after each prompt, greedily unless `sampling` says otherwise."""
     written = [""] * len(rows)
@@ -126,11 +126,11 @@ class MultipleChoice:
         self.tokenizer, self.new_tokens, self.trigger = tokenizer, new_tokens, trigger
         self.generated, self.metric = generated, metric
 
-    def losses(self, model: Slot, batch: Batch) -> Tensor:
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
         return token_losses(model, batch)
 
     @torch.inference_mode()
-    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the right choice, the end of the text left out."""
         right = tokens = 0
         loss = 0.0
@@ -154,11 +154,11 @@ class Generation:
     def __init__(self, tokenizer: Any, new_tokens: int, right: AnswerRule, metric: str) -> None:
         self.tokenizer, self.new_tokens, self.right, self.metric = tokenizer, new_tokens, right, metric
 
-    def losses(self, model: Slot, batch: Batch) -> Tensor:
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
         return token_losses(model, batch)
 
     @torch.inference_mode()
-    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the target."""
         parts = list(batches(rows, ROWS, padding.id, padding.side))
         loss = sum(float(token_losses(model, part).sum()) for part in parts) / sum(scored(part) for part in parts)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import Adapted
 from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
 from fedpeft.tasks.metrics import classification_scores, regression_scores
 
@@ -21,16 +21,16 @@ class Task(Protocol):
         """Which of the scores a table shows."""
         ...
 
-    def losses(self, model: Slot, batch: Batch) -> Tensor:
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
         """(batch,): each row's loss, summed over its labels that count (`fedpeft.tasks.encode.scored`)."""
         ...
 
-    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """The metrics over the rows as the model stands, with `loss`, their mean per label, and `examples`."""
         ...
 
 
-def logits(model: Slot, batch: Batch) -> Tensor:
+def logits(model: Adapted, batch: Batch) -> Tensor:
     """(batch, outputs) of a classifier."""
     inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
     return model.model(**inputs).logits
@@ -42,11 +42,11 @@ class Classification:
     def __init__(self, num_labels: int, metric: str = "accuracy") -> None:
         self.num_labels, self.metric = num_labels, metric
 
-    def losses(self, model: Slot, batch: Batch) -> Tensor:
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(logits(model, batch), batch["labels"].to(model.device), reduction="none")
 
     @torch.inference_mode()
-    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         predictions: list[int] = []
         labels: list[int] = []
         loss = 0.0
@@ -68,11 +68,11 @@ class Regression:
     def __init__(self, metric: str) -> None:
         self.metric = metric
 
-    def losses(self, model: Slot, batch: Batch) -> Tensor:
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
         return (logits(model, batch).squeeze(-1) - batch["labels"].to(model.device).float()).square()
 
     @torch.inference_mode()
-    def scores(self, model: Slot, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         predictions: list[float] = []
         values: list[float] = []
         for batch in batches(rows, ROWS, padding.id, padding.side):

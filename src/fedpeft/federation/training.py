@@ -29,7 +29,7 @@ def train_locally(
     gradients are complete, before the optimiser moves. LoReFT's R is put back on the manifold after every step and
     never decayed (facts: a decayed or averaged parametrisation loses orthonormality).
     """
-    optimiser = _optimiser(model, names, lr, settings.weight_decay)
+    optimiser = make_optimiser(model, names, lr, settings.weight_decay)
     micro_batch = client.spec.allotment.micro_batch or settings.batch_size
     losses: list[Tensor] = []  # stay on the device: no sync per step
     labels = 0
@@ -49,7 +49,8 @@ def train_locally(
     return float(torch.stack(losses).sum()) / labels
 
 
-def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
+def make_optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the named tensors, which alone require gradients from now on; none is left over."""
     for name, parameter in zip(model.names, model.parameters(), strict=True):
         parameter.requires_grad_(name in names)  # what is not trained costs no gradient
         parameter.grad = None  # a client that failed in the middle of a step may have left some

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpeft.adapters import Slot, load_backbone
-from fedpeft.adapters.decoder import load_decoder
+from fedpeft.adapters import Slot, load_backbone, load_decoder
 from fedpeft.budgets import Allotment
 from fedpeft.config import Experiment, ModelConfig
+from fedpeft.engines.batched import BatchedEngine
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models, seeded
 from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule
@@ -78,7 +78,7 @@ def make_task(config: TaskConfig, num_labels: int, tokenizer: Any) -> Task:
 def encoded(config: TaskConfig, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """The examples as token ids, in the form that the kind of task takes."""
     if config.kind in IS_DECODERS:
-        return encode_prompts(examples, tokenizer, max_length, prompt_maker(config.template, tokenizer))
+        return encode_prompts(examples, tokenizer, max_length, prompt_maker(config, tokenizer))
     return (encode_numbers if config.kind == "regression" else encode)(examples, tokenizer, max_length)
 
 
@@ -112,8 +112,7 @@ def assemble(
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
     clients = [Client(s, splits[s.id], task, padding, initial[s.id], seed) for s in everyone]
-    workers = experiment.workers or os.cpu_count() or 1
-    engine = LocalEngine(method, clients, templates, experiment.training, seed, workers)
+    engine = _engine(experiment, method, clients, templates, seed)
     known = {spec.id: templates[spec.id] for spec in specs}
     info = FederationInfo(
         tuple(specs),
@@ -123,6 +122,17 @@ def assemble(
     state = method.start(info, seed)
     federation = Federation(method, engine, state, specs, audience, experiment.training, seed)
     return Built(federation, engine, data, templates[audience[0].id], tokenizer, task)
+
+
+def _engine(
+    experiment: Experiment, method: Method[Any], clients: list[Client], templates: dict[str, Slot], seed: int
+) -> LocalEngine:
+    on_gpu = experiment.model.device != "cpu"
+    workers = experiment.workers or (1 if on_gpu else os.cpu_count()) or 1
+    if experiment.engine == "batched":
+        at_once = experiment.clients_at_once
+        return BatchedEngine(method, clients, templates, experiment.training, seed, workers, at_once)
+    return LocalEngine(method, clients, templates, experiment.training, seed, workers)
 
 
 def deal(

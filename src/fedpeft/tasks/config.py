@@ -29,6 +29,7 @@ class TaskConfig(BaseModel):
     labels: list[str] | None = Field(None, description="names by index, where the column holds 0, 1, 2 ...")
     # decoders: multiple_choice and generation
     template: str = Field("{text}\n", description="the prompt around {text}; 'chat': the tokenizer's own chat template")
+    template_pair: str | None = Field(None, description="the prompt of a row with a second text: {text}, {text_pair}")
     trigger: str = Field("the correct answer is ", description="multiple_choice: what is written before the choice")
     answer: str = Field("answer", description="the column of the right answer, short")
     target: str = Field("output", description="generation: the column of the text learned")
@@ -58,6 +59,8 @@ class TaskConfig(BaseModel):
             raise ValueError("generated_accuracy needs `generated: true`")
         if self.template != "chat" and "{text}" not in self.template:
             raise ValueError("the template must hold {text}")
+        if self.template_pair is not None and not all(name in self.template_pair for name in ("{text}", "{text_pair}")):
+            raise ValueError("template_pair must hold {text} and {text_pair}")
         return self
 
 

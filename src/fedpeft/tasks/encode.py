@@ -56,7 +56,7 @@ def encode_numbers(examples: Sequence[Example], tokenizer: Any, max_length: int)
 
 
 def encode_prompts(
-    examples: Sequence[Example], tokenizer: Any, max_length: int, prompt: Callable[[str], str]
+    examples: Sequence[Example], tokenizer: Any, max_length: int, prompt: Callable[[Example], str]
 ) -> list[Encoded]:
     """Prompt, target and choices as token ids. What exceeds `max_length` is taken from the prompt's beginning.
 
@@ -64,7 +64,7 @@ def encode_prompts(
     begins every text (BOS) stays. Prompt and target are tokenised apart, so that the prompt is the same in training
     and generation [choice].
     """
-    return [_encode_prompt(example, tokenizer, max_length, prompt(example.text)) for example in examples]
+    return [_encode_prompt(example, tokenizer, max_length, prompt(example)) for example in examples]
 
 
 def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: str) -> Encoded:

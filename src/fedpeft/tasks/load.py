@@ -163,9 +163,9 @@ def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int],
 
 
 def _example(row: Row, texts: list[str], task: TaskConfig, index: dict[str, int], unknown: str) -> Example:
-    if task.kind in IS_DECODERS:
-        return prompted(row, "\n".join(texts), task, index)
     pair = texts[1] if len(texts) > 1 else None
+    if task.kind in IS_DECODERS:
+        return prompted(row, texts[0], pair, task, index)
     value = _label_value(row, task.label)
     if task.kind == "regression":
         return Example(texts[0], 0, pair, value=_number(row, value))

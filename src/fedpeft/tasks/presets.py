@@ -23,6 +23,11 @@ INSTRUCTION = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{text}\n\n### Response:\n"
 )
+WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{text}\n\n### Input:\n{text_pair}\n\n### Response:\n"
+)
 GSM8K = "{text}\nAnswer the above question. First think step by step and then answer the final number.\n"
 
 
@@ -44,6 +49,7 @@ class Preset:
     target: str | None = None
     answer: str | None = None
     template: str | None = None
+    template_pair: str | None = None
     trigger: str | None = None
     extract: Literal["choice", "number", "letter", "text"] | None = None
     metric: str | None = None
@@ -76,8 +82,8 @@ def preset(name: str, from_hub: bool = False) -> dict[str, Any]:
     return {**filled, **known.on_hub, "source": known.hub}
 
 
-_KEYS = ("kind", "text", "text_pair", "label", "labels", "target", "answer", "template", "trigger", "extract",
-         "metric", "max_new_tokens")  # fmt: skip
+_KEYS = ("kind", "text", "text_pair", "label", "labels", "target", "answer", "template", "template_pair", "trigger",
+         "extract", "metric", "max_new_tokens")  # fmt: skip
 
 
 def _commonsense(folder: str, hub: str | None) -> Preset:
@@ -153,6 +159,7 @@ PRESETS: dict[str, Preset] = {
     # ---- instructions; `input` is empty in most rows
     "alpaca": Preset(
         "generation", "alpaca", "instruction", "input", target="output", answer="output", template=INSTRUCTION,
+        template_pair=WITH_INPUT,
         extract="text", max_new_tokens=512, reported=("loss",), hub="yahma/alpaca-cleaned", on_hub={},
     ),
 }  # fmt: skip

@@ -5,29 +5,32 @@ from typing import Any
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.extract import choices_of
+from fedpeft.tasks.extract import choices_of, number_matches
 from fedpeft.tasks.types import Example
 
 IS_DECODERS = ("multiple_choice", "generation")
 
 
-def prompted(row: dict[str, Any], text: str, task: TaskConfig, labels: dict[str, int]) -> Example:
+def prompted(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig, labels: dict[str, int]) -> Example:
     """One row of a decoder's task; `labels` gives answers an index, by which rows are dealt to clients.
 
     multiple_choice: learns trigger + answer, and the choices are candidates for the place of the answer. generation:
-    learns the target column. Raises UserError where the answer is empty or none of the choices.
+    learns the target column. Raises UserError where the answer is empty, none of the choices or not the number that
+    scoring needs.
     """
     answer = answer_of(row, task)
     if task.kind == "generation":
         target = str(row[task.target]).strip()
         if not target:
             raise UserError(f"{row['@where']}: the target (column {task.target!r}) is empty; fill it or remove the row")
-        return Example(text, 0, target=target, answer=answer)
+        if task.extract == "number":
+            _require_number(answer, row["@where"])
+        return Example(text, 0, pair, target=target, answer=answer)
     choices = tuple(task.choices) if task.choices else choices_of(text)
     if answer not in choices:
         raise UserError(f"{row['@where']}: the answer {answer!r} is none of the choices {', '.join(choices)}")
     index = labels.get(answer, 0)  # a newcomer may know an answer that nobody had
-    return Example(text, index, target=task.trigger + answer, answer=answer, choices=choices)
+    return Example(text, index, pair, target=task.trigger + answer, answer=answer, choices=choices)
 
 
 def answer_of(row: dict[str, Any], task: TaskConfig) -> str:
@@ -38,15 +41,33 @@ def answer_of(row: dict[str, Any], task: TaskConfig) -> str:
     return answer
 
 
-def prompt_maker(template: str, tokenizer: Any) -> Callable[[str], str]:
-    """The template as a function from a text to a prompt. Raises UserError for 'chat' where there is no such one."""
-    if template != "chat":
-        return lambda text: template.replace("{text}", text)
+def _require_number(answer: str, where: str) -> None:
+    try:
+        number_matches(None, answer)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def prompt_maker(task: TaskConfig, tokenizer: Any) -> Callable[[Example], str]:
+    """The task's templates as a function from a row to its prompt. Raises UserError for 'chat' where the tokenizer has
+    no such template."""
+    if task.template != "chat":
+        return lambda row: filled(task, row.text, row.text_pair)
     if not tokenizer.chat_template:
         raise UserError("task.template: this model's tokenizer has no chat template; write one with {text} in it")
 
-    def chat(text: str) -> str:
-        turns = [{"role": "user", "content": text}]
+    def chat(row: Example) -> str:
+        turns = [{"role": "user", "content": row.text if row.text_pair is None else f"{row.text}\n{row.text_pair}"}]
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     return chat
+
+
+def filled(task: TaskConfig, text: str, pair: str | None) -> str:
+    """The template around a text; a second text goes below the first where no template is there for both."""
+    if pair is None:
+        return task.template.replace("{text}", text)
+    if task.template_pair is None:
+        return task.template.replace("{text}", f"{text}\n{pair}")
+    before, _, after = task.template_pair.partition("{text_pair}")  # one after the other: a text may hold braces
+    return before.replace("{text}", text) + pair + after.replace("{text}", text)

@@ -17,7 +17,7 @@ Tables = dict[str, list[Row]]  # by split: train, validation, test
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
            "dev": "validation", "test": "test"}  # fmt: skip
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".csv", ".parquet")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 _HUB = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # the short names people write
 
 
@@ -100,6 +100,8 @@ def _read_file(path: Path) -> list[Row]:
 
 
 def _json_rows(text: str, path: Path) -> list[Row]:
+    if text.lstrip().startswith("["):
+        return _json_array(text, path)
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -112,6 +114,18 @@ def _json_rows(text: str, path: Path) -> list[Row]:
             raise UserError(f"task.source: {path}:{number}: expected an object of columns, received {line[:40]!r}")
         rows.append(row | {"@where": f"{path}:{number}"})
     return rows
+
+
+def _json_array(text: str, path: Path) -> list[Row]:
+    """One array of objects, as LLM-Adapters' files are."""
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"task.source: {path}: not valid JSON ({error})") from error
+    wrong = next((row for row in rows if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise UserError(f"task.source: {path}: expected objects of columns, received {str(wrong)[:40]!r}")
+    return [row | {"@where": f"{path}, row {i}"} for i, row in enumerate(rows, 1)]
 
 
 def _csv_rows(text: str, path: Path) -> list[Row]:
