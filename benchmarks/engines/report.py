@@ -1,0 +1,58 @@
+"""What the contestants took, against each other."""
+
+from statistics import median
+from typing import Any
+
+Runs = dict[str, list[dict[str, Any]]]  # by contestant, one per repeat
+AGAINST = ("plain", "flower", "flower_kept", "pfl")
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def summary(runs: Runs) -> dict[str, Any]:
+    """By contestant: seconds, memory, and how many times as long the others took, repeat by repeat."""
+    found = {}
+    for name, own in runs.items():
+        ratios = {
+            other: spread(
+                [theirs["whole_seconds"] / mine["whole_seconds"] for theirs, mine in zip(runs[other], own, strict=True)]
+            )
+            for other in AGAINST
+            if other in runs and other != name
+        }
+        found[name] = {
+            "whole_seconds": spread([run["whole_seconds"] for run in own]),
+            "round_seconds": spread([median(run["round_seconds"]) for run in own]),
+            "first_step_seconds": spread([run["first_step_seconds"] for run in own]),
+            "model_seconds": spread([run["model_seconds"] for run in own]),
+            "peak_memory_mib": spread([run["peak_memory_mib"] for run in own]),
+            "whole_seconds_of_others_over_own": ratios,
+        }
+    return found
+
+
+def difference(runs: Runs) -> dict[str, float]:
+    """By contestant: how far the mean loss of any round, in any repeat, is from that of the first contestant."""
+    first = next(iter(runs.values()))[0]["losses"]
+    return {
+        name: max(abs(a - b) for run in own for a, b in zip(run["losses"], first, strict=True))
+        for name, own in runs.items()
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    against = [name for name in AGAINST if name in found]
+    headings = ["", "whole s", "round s", "first step s", "MiB", *(f"{name} / own" for name in against)]
+    rows = [headings]
+    for name, own in found.items():
+        kept = own["whole_seconds_of_others_over_own"]
+        cells = [_cell(own[key]) for key in ("whole_seconds", "round_seconds", "first_step_seconds")]
+        rows.append([name, *cells, f"{own['peak_memory_mib']['median']:.0f}", *(_cell(kept.get(a)) for a in against)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _cell(found: dict[str, float] | None) -> str:
+    return "-" if found is None else f"{found['median']:.2f} ({found['min']:.2f}-{found['max']:.2f})"
