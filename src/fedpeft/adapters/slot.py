@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -14,6 +15,8 @@ from fedpeft.adapters import merged
 from fedpeft.adapters.checkpointing import checkpointing_
 from fedpeft.adapters.masked import MaskedRows, set_rows_
 from fedpeft.adapters.names import is_head, lora_pairs, merged_names, rows_name
+from fedpeft.adapters.prefix import PrefixCache
+from fedpeft.adapters.prefix_blocks import frozen_blocks
 from fedpeft.adapters.reft.model import LoReftModel
 
 Tensors = dict[str, Tensor]
@@ -143,6 +146,16 @@ class Slot:
         """Switches activation checkpointing of the transformer blocks on or off: the same gradients, less memory, one
         more forward. Raises `UserError` when the blocks cannot be found."""
         checkpointing_(self.model.get_base_model(), on)
+
+    @cached_property
+    def frozen_blocks(self) -> int:
+        """How many blocks at the bottom compute the same whatever this slot trains or has merged; see `cached`."""
+        return frozen_blocks(self.model.get_base_model())
+
+    def cached(self, cache: PrefixCache) -> AbstractContextManager[None]:
+        """Until the end of the block the frozen blocks' states come from `cache`, which may serve other slots too;
+        without such blocks nothing changes. Do not clone the slot inside."""
+        return cache.serving(self.model.get_base_model(), self.frozen_blocks)
 
     def parameters(self, names: Sequence[str] | None = None) -> list[nn.Parameter]:
         """The live parameters in the order of `names` (all of them when None)."""

@@ -1,0 +1,181 @@
+"""Hidden states that no adapter touches, computed once per row and kept: the frozen-prefix cache. Ours [choice].
+
+Below the first block that is trained, edited or merged into, a row gives the same states for every client, epoch,
+round and method, and in evaluation (adapters run in eval mode, without dropout). They are kept by the row's tokens.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fedpeft.adapters.blocks import find_blocks
+from fedpeft.adapters.prefix_blocks import Computed, FrozenPrefix, frozen_tensors
+from fedpeft.errors import UserError
+
+log = logging.getLogger(__name__)
+MIB = 2**20
+ALIGNED = 64  # bytes: where a row begins in the file, for every dtype and vector unit
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """What a cache holds and has done: rows, bytes, and rows looked up, computed and computed but not kept."""
+
+    rows: int
+    used: int
+    limit: int
+    looked_up: int
+    computed: int
+    refused: int
+
+    def __str__(self) -> str:
+        full = f", {self.refused:,} of them not kept for want of room" if self.refused else ""
+        return (
+            f"{self.rows:,} rows in {self.used / MIB:.1f} of {self.limit / MIB:.1f} MiB; "
+            f"{self.looked_up:,} looked up, {self.computed:,} computed{full}"
+        )
+
+
+class PrefixCache:
+    """Keeps states within `limit_mib`, for any number of models and threads.
+
+    Each missing row is computed alone, without padding, whoever asks first and whether or not there is room for it. So
+    results depend neither on the order of clients nor on the number of workers nor on the limit, to the bit. They are
+    those without a cache to the bit where a batch has no padding, and else to rounding (about 1e-6 of a state in
+    float32): attention sums a padded row in another order. Nothing is ever thrown out; what has no room is computed
+    again each time, which costs more than having no cache.
+
+    `dtype` (bfloat16, say) is what states are kept in, and rounds them; None keeps them as computed. They lie on the
+    model's device, or with `folder` in a nameless file there, mapped into memory and gone with the process. Raises
+    `UserError` for a limit that is not positive, or a folder that is not there or has less room than the limit.
+    """
+
+    def __init__(self, limit_mib: float, dtype: torch.dtype | None = None, folder: Path | None = None) -> None:
+        if not limit_mib > 0:
+            raise UserError(f"prefix cache: the limit is a positive number of MiB. Received: {limit_mib!r}")
+        self.limit, self.dtype = int(limit_mib * MIB), dtype
+        self._file = None if folder is None else _File(folder, self.limit)
+        self._lock = threading.Lock()
+        self._rows: dict[bytes, Computed] = {}
+        self._digests = WeakIdKeyDictionary()  # frozen tensor -> (its version, digest of its values)
+        self._used = self._looked_up = self._computed = self._refused = 0
+        self._told = False
+
+    @contextmanager
+    def serving(self, model: nn.Module, blocks: int) -> Iterator[None]:
+        """Until the end of the block the lowest `blocks` blocks of `model` return kept states.
+
+        `blocks` as `frozen_blocks` counts them; with 0 nothing changes. One thread may use the model, which must not be
+        copied meanwhile. A call that gives more than tokens, mask, positions and labels (a key-value cache, embeddings,
+        a wish for all hidden states) runs as without a cache, and so does one with a row in more than one piece.
+        Positions that are not given count from each row's first real token. Raises `ValueError` when a parameter of
+        these blocks is trained.
+        """
+        if blocks == 0:
+            if not self._told:
+                log.info("the prefix cache is off for an adapter: nothing lies below the first block it touches")
+            self._told = True
+            yield
+            return
+        with FrozenPrefix(model, blocks, self._identity(model, blocks), self).installed():
+            yield
+
+    @property
+    def use(self) -> CacheUse:
+        """What the cache holds and has done so far."""
+        with self._lock:
+            counts = (self._looked_up, self._computed, self._refused)
+            return CacheUse(len(self._rows), self._used, self.limit, *counts)
+
+    def states(self, keys: Sequence[bytes], compute: Callable[[int], Computed]) -> list[Computed]:
+        """What was kept under each key; for the i-th, where there is nothing, what `compute(i)` gives, now kept."""
+        with self._lock:
+            found = [self._rows.get(key) for key in keys]
+            self._looked_up += len(keys)
+        return [self._kept(keys[i], compute(i)) if row is None else row for i, row in enumerate(found)]
+
+    def _kept(self, key: bytes, row: Computed) -> Computed:
+        """The row in the cache's dtype and place. Two threads that computed it hold equal bits: either may stay."""
+        row = row.stored_as(self.dtype)
+        size = row.states.numel() * row.states.element_size()
+        size += -size % ALIGNED
+        with self._lock:
+            self._computed += 1
+            if key in self._rows:
+                return self._rows[key]
+            if self._used + size > self.limit:
+                self._refused += 1
+                return row
+            if self._file is not None:
+                row = row.moved(self._file.write(row.states, self._used))
+            self._used += size
+            self._rows[key] = row
+            return row
+
+    # ---- which frozen prefix it is
+
+    def _identity(self, model: nn.Module, blocks: int) -> bytes:
+        """A digest of all that decides what the prefix computes: equal for copies of one backbone, loaded or shared."""
+        digest = hashlib.blake2b(digest_size=32)
+        config: Any = model.config
+        settings = (blocks, str(config._attn_implementation), torch.get_num_threads(), _autocast(model))
+        digest.update(json.dumps([config.to_dict(), settings], sort_keys=True, default=str).encode())
+        for name, tensor in frozen_tensors(model, find_blocks(model), blocks):
+            if tensor.requires_grad:
+                raise ValueError(f"What a prefix cache keeps is frozen. Received: {name} is trained")
+            digest.update(self._digest(tensor))
+        return digest.digest()
+
+    def _digest(self, tensor: Tensor) -> bytes:
+        """Of the values, once for each tensor: clones share theirs."""
+        with self._lock:
+            known = self._digests.get(tensor)
+            if known is None or known[0] != tensor._version:
+                values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+                digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
+                digest.update(values.numpy().data)
+                known = self._digests[tensor] = (tensor._version, digest.digest())
+            return known[1]
+
+
+def _autocast(model: nn.Module) -> str:
+    kind = next(model.parameters()).device.type
+    return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
+
+
+class _File:
+    """`size` bytes of a file without a name, mapped into memory."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        if not folder.is_dir():
+            raise UserError(f"prefix cache: the folder is not there. Received: {folder}")
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise UserError(
+                f"prefix cache: {folder} has {free / MIB:.0f} MiB free, the limit is {size / MIB:.0f} MiB. "
+                "Give a lower limit or another folder."
+            )
+        # Written as a file and read as memory: a full disk then raises where a mapped page would kill the process.
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (open as long as the cache)
+        self._bytes = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(size,))
+
+    def write(self, tensor: Tensor, at: int) -> Tensor:
+        """The same values, read from the file."""
+        values = tensor.cpu().contiguous()
+        size = values.numel() * values.element_size()
+        self._file.seek(at)
+        self._file.write(values.view(-1).view(torch.uint8).numpy().data)
+        return torch.from_numpy(self._bytes[at : at + size]).view(values.dtype).view(values.shape)

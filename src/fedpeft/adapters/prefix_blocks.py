@@ -1,0 +1,183 @@
+"""Which blocks at the bottom of a model are frozen, and their forward while a cache serves them."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from fedpeft.adapters.blocks import find_blocks, unwrapped
+from fedpeft.adapters.reft.layer import LoReftLayer
+
+PER_TOKEN = ("input_ids", "token_type_ids", "position_ids")  # what the prefix reads, each (batch, length)
+SERVED = {*PER_TOKEN, "attention_mask", "labels", "logits_to_keep", "return_dict"}
+Blocks = tuple[str, nn.ModuleList]
+
+
+def frozen_blocks(model: nn.Module) -> int:
+    """How many blocks at the bottom compute the same whatever is trained or merged.
+
+    A block whose output LoReFT edits counts: its computation comes before the edit. Blocks count from the first up to
+    one with an adapter inside; 0 when anything in front of the blocks, or beside them in the backbone, has one. Raises
+    `UserError` when the blocks cannot be found.
+    """
+    name, blocks = find_blocks(model)
+    top, seen, count = name.split(".")[0], False, len(blocks)
+    for path, module in model.named_modules():
+        seen = seen or path == name
+        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        if path.startswith(f"{name}."):
+            block = int(path.removeprefix(f"{name}.").split(".")[0])
+            count = min(count, block + 1 if module is blocks[block] and isinstance(module, LoReftLayer) else block)
+        elif not seen or path.split(".")[0] == top:
+            return 0
+    return count
+
+
+def frozen_tensors(model: nn.Module, found: Blocks, count: int) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and their names: of the lowest `count` blocks, and of all outside the blocks that has no adapter."""
+    name, blocks = found
+    for i, block in enumerate(blocks[:count]):
+        yield from ((f"{name}.{i}.{inner}", parameter) for inner, parameter in unwrapped(block).named_parameters())
+    adapted = [
+        f"{path}."
+        for path, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    for path, parameter in model.named_parameters():
+        if not path.startswith((f"{name}.", *adapted)):
+            yield path, parameter
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The states (length, width) of one row's tokens as they leave the prefix."""
+
+    states: Tensor
+    dtype: torch.dtype  # as the block gave them
+    parts: int  # the block returns a tuple of so many things; 0: the states alone
+
+    def stored_as(self, dtype: torch.dtype | None) -> "Computed":
+        """The same, rounded to `dtype`."""
+        return self if dtype is None else self.moved(self.states.to(dtype))
+
+    def moved(self, states: Tensor) -> "Computed":
+        """The same with the states in another place."""
+        return replace(self, states=states)
+
+
+class Store(Protocol):
+    """Where states are kept; `PrefixCache` is one."""
+
+    def states(self, keys: Sequence[bytes], compute: Callable[[int], Computed]) -> list[Computed]: ...
+
+
+class _Reached(Exception):
+    """Ends a forward that has left the prefix."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
+class FrozenPrefix:
+    """The lowest blocks of one model while a store serves them; `identity` names them in the store."""
+
+    def __init__(self, model: nn.Module, count: int, identity: bytes, store: Store) -> None:
+        self._model, self._identity, self._store = model, identity, store
+        self._blocks = [unwrapped(block) for block in find_blocks(model)[1][:count]]
+        self._argument_names = list(inspect.signature(model.forward).parameters)
+        self.returned: Any = None  # what the blocks return in this forward; None: they compute
+        self.alone = False  # whether one missing row runs, through the prefix only
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Until the end of the block the model's forwards ask the store."""
+        plain = [block.forward for block in self._blocks]
+        hooks = [
+            self._model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self._model.register_forward_hook(self._end, always_call=True),
+        ]
+        try:
+            for block, forward in zip(self._blocks, plain, strict=True):
+                # On the instance: hooks on the block (LoReFT's edit is one) stay outside and see what is returned.
+                block.forward = _Served(self, forward, last=block is self._blocks[-1])
+            yield
+        finally:
+            for block, forward in zip(self._blocks, plain, strict=True):
+                block.forward = forward
+            for hook in hooks:
+                hook.remove()
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
+        given = {name: value for name, value in given.items() if value is not None}
+        served = "input_ids" in given and given.keys() <= SERVED
+        self.returned = self._look_up(given) if served else None
+
+    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
+        self.returned = None
+
+    def _look_up(self, given: dict[str, Any]) -> Any:
+        ids = given["input_ids"]
+        real = given.get("attention_mask", torch.ones_like(ids)).cpu() != 0
+        tokens = {name: given[name].cpu() for name in PER_TOKEN if name in given}
+        if any(t.shape != real.shape for t in tokens.values()) or not _in_one_piece(real):
+            return None
+        chosen = torch.stack(list(tokens.values()))[:, real]  # (kinds, tokens of the batch)
+        rows = chosen.split(real.sum(-1).tolist(), 1)  # (kinds, length) each
+        prefix = self._identity + ",".join(tokens).encode()
+        keys = [hashlib.blake2b(prefix + row.numpy().tobytes(), digest_size=32).digest() for row in rows]
+        found = self._store.states(keys, lambda i: self._compute(dict(zip(tokens, rows[i], strict=True)), ids.device))
+        flat = torch.cat([row.states for row in found]).to(ids.device, found[0].dtype)  # (tokens of the batch, width)
+        if not bool(real.all()):
+            places = real.flatten().nonzero().squeeze(1).to(ids.device)
+            flat = flat.new_zeros(real.numel(), flat.shape[1]).index_copy_(0, places, flat)
+        states = flat.view(*real.shape, -1)  # (batch, length, width), zero on padding
+        return (states, *[None] * (found[0].parts - 1)) if found[0].parts else states
+
+    def _compute(self, row: dict[str, Tensor], device: torch.device) -> Computed:
+        """One row by itself and without padding, so that its bits depend on nothing else.
+
+        Outside of inference mode, whose tensors no later step could keep for its backward pass, and past the model's
+        hooks, which belong to the batch.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            inputs = {name: tokens.clone().unsqueeze(0).to(device) for name, tokens in row.items()}
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            self.alone = True
+            try:
+                self._model.forward(**inputs)
+            except _Reached as reached:
+                output = reached.output
+            finally:
+                self.alone = False
+            states, parts = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
+            return Computed(states[0].contiguous(), states.dtype, parts)
+
+
+class _Served:
+    """A block's forward that returns what was kept, where there is something for this batch."""
+
+    def __init__(self, prefix: FrozenPrefix, plain: Callable[..., Any], last: bool) -> None:
+        self._prefix, self._plain, self._last = prefix, plain, last
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._prefix.returned is not None:
+            return self._prefix.returned
+        output = self._plain(*args, **kwargs)
+        if self._last and self._prefix.alone:
+            raise _Reached(output)
+        return output
+
+
+def _in_one_piece(real: Tensor) -> bool:
+    """Whether the real tokens of every row of (batch, length) are side by side, and there are any."""
+    before = nn.functional.pad(real, (1, 0))[:, :-1]
+    return bool(((real & ~before).sum(-1) == 1).all())
