@@ -45,6 +45,7 @@ CONTESTANTS = {
     "flower_kept": ("flower_kept.py", "flower"),
     "pfl": ("pfl_research.py", "pfl"),
     "fedpeft": ("fedpeft_local.py", "own"),
+    "fedpeft_batched": ("fedpeft_batched.py", "own"),
 }
 
 

@@ -1,0 +1,20 @@
+"""fedpeft's batched engine: several clients in one forward and one backward."""
+
+from fedpeft_local import Parts
+from work import Rounds, Work, contest
+
+from fedpeft.engines.batched import BatchedEngine
+
+AT_ONCE = 8  # clients
+
+
+def run(work: Work, rounds: Rounds) -> None:
+    parts = Parts(work)
+    engine = BatchedEngine(
+        parts.method, parts.clients, parts.templates, parts.settings, parts.seed, parts.workers, AT_ONCE
+    )
+    parts.compete(engine, rounds)
+
+
+if __name__ == "__main__":
+    contest(run)
