@@ -27,6 +27,10 @@ class ModelConfig(BaseModel):
     max_length: int = Field(64, ge=4, description="tokens kept of each text")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
     device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
+    quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the frozen weights, by bitsandbytes")
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="spreads a model over devices as transformers does; auto for one it finds"
+    )
 
 
 class Level(BaseModel):
@@ -62,8 +66,8 @@ class Experiment(BaseModel):
         description="options by label; `method:` names the method where the label does not; "
         "a list of learning rates is tuned on validation by `compare`",
     )
-    cross_evaluation: bool = Field(
-        False, description="after the last round, score every client's personal model on every client's test rows"
+    cross_evaluation: bool | list[str] = Field(
+        False, description="of which methods to score every client's personal model on every client's test rows"
     )
     engine: Literal["local", "batched"] = Field(
         "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"

@@ -9,6 +9,7 @@ import yaml
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs.compare import compare
+from fedpeft.runs.fitting import with_fitted_levels
 from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import Nobody, Settings, resume, start
 
@@ -157,3 +158,10 @@ def test_the_batched_engine_gives_the_local_engines_result(choice_file, tmp_path
     for client in ("good", "bad"):
         one, two = (r["test_by_client"]["personal"][client]["loss"] for r in (alone, together))
         assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_budgets_are_measured_for_encoders_only(choice_file, tmp_path):
+    experiment = load_experiment(choice_file, ["resources=[{memory_mib: 900}]"])
+    with pytest.raises(UserError, match="measured for encoders"):
+        with_fitted_levels(experiment, print, tmp_path / "probes.json")
+    assert not (tmp_path / "probes.json").exists()

@@ -41,15 +41,14 @@ class FederationInfo:
     dimensions: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)  # by client, LoRA module:
     # (d_out, d_in) of the adapted layer
 
-    def common_start(self, method: str) -> Tensors:
+    def common_start(self) -> Tensors:
         """The start shared by all clients. Raises UserError when their adapters differ in layout."""
         first = self.initial[self.clients[0].id]
         for spec in self.clients:
             if layout(self.initial[spec.id]) != layout(first):
                 raise UserError(
-                    f"method {method}: every client needs the same adapter, but clients "
-                    f"{self.clients[0].id!r} and {spec.id!r} differ in rank, layers or density; "
-                    "give them one level, or set this method's `levels: lowest`"
+                    f"this method needs the same adapter at every client, but {self.clients[0].id!r} and {spec.id!r} "
+                    "differ in rank, layers or density; give them one level, or set the method's `levels: lowest`"
                 )
         return first
 

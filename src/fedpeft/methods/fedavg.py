@@ -38,7 +38,7 @@ class FedAvg(Method[GlobalState]):
         return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> GlobalState:
-        return GlobalState(info.common_start(type(self).__name__))
+        return GlobalState(info.common_start())
 
     def send(self, state: GlobalState, client: ClientSpec) -> Tensors:
         return state.tensors

@@ -35,7 +35,7 @@ class FedExLora(Method[MergedState]):
         return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> MergedState:
-        common = info.common_start("fedex_lora")
+        common = info.common_start()
         return MergedState(common, shapes_of(info))
 
     def send(self, state: MergedState, client: ClientSpec) -> Tensors:

@@ -66,7 +66,7 @@ class FedReft(Method[FedReftState]):
         return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> FedReftState:
-        return FedReftState(info.common_start("fedreft"), {}, None)
+        return FedReftState(info.common_start(), {}, None)
 
     def objection(self, state: FedReftState, reply: Reply) -> str | None:
         return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None

@@ -39,7 +39,7 @@ class Ifca(Method[IfcaState]):
         return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> IfcaState:
-        first = info.common_start("ifca")
+        first = info.common_start()
         others = [redrawn(first, generator(seed, "ifca", j)) for j in range(1, self.options.clusters)]
         return IfcaState((first, *others))
 

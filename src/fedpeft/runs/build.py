@@ -55,12 +55,11 @@ def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) ->
 
 def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
     """The frozen backbone, for encoders' tasks with the head that everyone starts from, and its tokenizer."""
+    where: dict[str, Any] = model.model_dump(include={"dtype", "device", "quantization", "device_map"})
     if task.kind in IS_DECODERS:
-        return load_decoder(model.name, dtype=model.dtype, device=model.device)
+        return load_decoder(model.name, **where)
     with seeded(seed, "head"):
-        return load_backbone(
-            model.name, num_labels=num_labels, pooling=model.pooling, dtype=model.dtype, device=model.device
-        )
+        return load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
 
 
 def make_task(config: TaskConfig, num_labels: int, tokenizer: Any) -> Task:

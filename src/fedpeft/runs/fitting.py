@@ -10,9 +10,11 @@ from pathlib import Path
 
 from fedpeft.budgets.choose import Budget, Wanted
 from fedpeft.config import Experiment, Level
+from fedpeft.errors import UserError
 from fedpeft.runs.budget import describe_fit, fit, probed
 from fedpeft.runs.measure import Workload
 from fedpeft.runs.probe import ProbeFile
+from fedpeft.tasks.prompts import IS_DECODERS
 
 RANK = 8  # wanted where a level with a budget does not say
 
@@ -31,6 +33,11 @@ def with_fitted_levels(experiment: Experiment, say: Callable[[str], None], cache
     if not any(_limited(level) for level in experiment.resources):
         return experiment
     model, training = experiment.model, experiment.training
+    if experiment.task.kind in IS_DECODERS:
+        raise UserError(
+            "resources: memory_mib and other budgets are measured for encoders, whose cost is not a decoder's; "
+            f"give rank, layers and micro_batch instead. Received: a task of kind {experiment.task.kind}"
+        )
     workload = Workload(model.name, model.max_length, training.batch_size, model.dtype, model.device)
     file = ProbeFile(cache)
     found = probed(file, workload, lambda what, done, total: say(f"dry step {done + 1} of {total}: {what}"))

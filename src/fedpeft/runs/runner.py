@@ -93,7 +93,8 @@ def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer
         final = progress.final_scores()
         resolved = settings.as_dict()["experiment"]
         result = summarise(resolved, built, final, folder, progress.seconds, peak_memory_mib())
-        if settings.experiment.cross_evaluation:
+        wanted = settings.experiment.cross_evaluation
+        if wanted is True or (wanted and settings.label in wanted):
             result["cross"] = cross_matrix(built)
         if keep:
             export_adapters(folder.path / "clients", built, settings.experiment)
