@@ -59,7 +59,7 @@ def load_pretrained(
     _set_padding(name, tokenizer, model)
     if "device_map" not in options:
         model = model.to(place)
-    if quantization == "8bit":
+    if quantization is not None:
         shareable_(model)
     return model.eval(), tokenizer
 

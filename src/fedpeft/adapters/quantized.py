@@ -31,16 +31,18 @@ def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesCo
 
 
 def shareable_(model: nn.Module) -> None:
-    """Lets copies of an 8-bit model share its weights; call it once the model is loaded and where it stays.
+    """Lets copies of a quantised model share its weights; call it once the model is loaded and where it stays.
 
-    bitsandbytes leaves a weight's scales on the parameter until the layer first runs, and then moves them into the
-    layer: a second layer on the same parameter would find none and compute nonsense. So they are moved now, and as
-    buffers they are shared when a model is copied.
+    Some layers of bitsandbytes rewrite their weight when they first run, and a second layer on the same parameter then
+    computes nonsense. In 8 bits the scales move from the parameter into the layer: here they move at once, and as
+    buffers they are shared when a model is copied. In 4 bits on a CPU weights are packed anew for inference: not here.
     """
-    from bitsandbytes.nn import Linear8bitLt
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     for layer in model.modules():
         if isinstance(layer, Linear8bitLt):
             layer.init_8bit_state()
             layer.register_buffer("int8_weight", layer.state.CB, persistent=False)  # (d_out, d_in)
             layer.register_buffer("int8_scale", layer.state.SCB, persistent=False)  # (d_out,)
+        elif isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
