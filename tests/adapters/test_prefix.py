@@ -133,10 +133,19 @@ def test_other_inputs_of_a_token_count(extra, build, padded):
     assert cache.use.rows == 6
 
 
+class Watched(PrefixCache):
+    """Remembers what it gave."""
+
+    def states(self, keys, compute):
+        self.given = super().states(keys, compute)
+        return self.given
+
+
 def test_training_after_evaluation_in_inference_mode(build, padded):
-    slot, batch, cache = build("reft", "llama", [1]), padded(), PrefixCache(1)
+    slot, batch, cache = build("reft", "llama", [1]), padded(), Watched(1)
     with torch.inference_mode(), slot.cached(cache):
         slot.model(**{name: tensor.clone() for name, tensor in batch.items()})
+    assert not any(row.states.is_inference() for row in cache.given)
     assert_close(cached_step(slot, cache, batch), step(slot, batch), 2e-6)
     assert cache.use.computed == 3
 
