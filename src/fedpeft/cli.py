@@ -178,6 +178,29 @@ def predict(
 
 
 @app.command()
+def bench(
+    experiment: ExperimentFile,
+    method: Annotated[str | None, typer.Option(help="a label or a method's name; default: the file's first")] = None,
+    overrides: Overrides = None,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds timed under each option, after the first")] = 3,
+) -> None:
+    """Time the experiment's own rounds under each option of the engine, and say which to choose on this machine."""
+    from fedpeft.display import bench_table
+    from fedpeft.runs.bench import bench as time_options
+    from fedpeft.runs.environment import environment
+
+    loaded = _fitted(_load(experiment, overrides))
+    label = method or next(iter(loaded.methods))
+    loaded.build_method(label)
+    with console.status("loading") as status:
+        timed = time_options(loaded, label, experiment.parent, status.update, rounds)
+    machine = environment()
+    console.print(
+        bench_table(label, timed, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}")
+    )
+
+
+@app.command()
 def join(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
     data: Annotated[Path, typer.Option(help="the newcomer's rows: a file, or a folder of splits")],

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedpeft.adapters import DTYPES, PrefixCache
 from fedpeft.errors import UserError
 from fedpeft.federation.method import Method
 from fedpeft.federation.settings import TrainingConfig
@@ -49,6 +50,21 @@ class Level(BaseModel):
     seconds_per_round: float | None = Field(None, gt=0, description="most its training may take in a round")
 
 
+class PrefixCacheConfig(BaseModel):
+    """Hidden states below the first adapted block, computed once per row and kept in memory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit_mib: float = Field(1024, gt=0, description="most it may hold; 1,000 rows of 64 tokens of width 384: 94 MiB")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="kept rounded to; null: as computed")
+    folder: str | None = Field(None, description="on disk, mapped into memory, instead of in memory")
+
+    def make(self) -> PrefixCache:
+        """An empty cache. Raises UserError where the folder will not do."""
+        dtype = None if self.dtype is None else DTYPES[self.dtype]
+        return PrefixCache(self.limit_mib, dtype, None if self.folder is None else Path(self.folder))
+
+
 class Experiment(BaseModel):
     """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
 
@@ -71,6 +87,9 @@ class Experiment(BaseModel):
     )
     engine: Literal["local", "batched"] = Field(
         "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"
+    )
+    prefix_cache: PrefixCacheConfig | None = Field(
+        None, description="for adapters in upper blocks only: what lies below them is computed once per row"
     )
     clients_at_once: int = Field(8, ge=1, description="batched: most clients in one forward")
     workers: int | None = Field(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fedpeft.federation.engine import Outcome, Scores
 from fedpeft.federation.federation import RoundRecord
+from fedpeft.runs.bench import Timed
 from fedpeft.runs.build import Built
 
 MIB = 1024 * 1024
@@ -107,6 +108,27 @@ def cross_table(result: dict[str, Any]) -> Table:
     for model, line in matrix.items():
         cells = (f"[green]{100 * v:.1f}[/]" if v == best[rows] else f"{100 * v:.1f}" for rows, v in line.items())
         table.add_row(model, *cells)
+    return table
+
+
+def bench_table(label: str, timed: Sequence[Timed], machine: str) -> Table:
+    """Seconds of a round by option, the fastest first, and how to choose it."""
+    plain = next(one for one in timed if one.results == "exact")
+    table = Table(title=f"{label}: seconds of a round", caption=machine, header_style="bold")
+    for heading in ("option", "median", "least to most", "first", "speed-up", "results", "in the experiment file"):
+        table.add_column(heading, justify="right" if heading in ("median", "first", "speed-up") else "left")
+    for one in timed:
+        settings = {key: value for key, value in one.settings.items() if value != plain.settings[key]}
+        written = ", ".join(f"{k}: {'{}' if k == 'prefix_cache' else v}" for k, v in settings.items())
+        table.add_row(
+            one.option,
+            f"{one.seconds:.2f}",
+            f"{min(one.later):.2f} - {max(one.later):.2f}",
+            f"{one.first:.2f}",
+            f"{plain.seconds / one.seconds:.2f}x",
+            one.results,
+            written or "workers: 1",
+        )
     return table
 
 

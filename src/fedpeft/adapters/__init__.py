@@ -13,14 +13,18 @@ from fedpeft.adapters.heads import SequenceClassifier
 from fedpeft.adapters.lora import lora_config
 from fedpeft.adapters.masked import MaskedLoraConfig
 from fedpeft.adapters.names import interventions, is_head, lora_pairs, merged_names
+from fedpeft.adapters.prefix import PrefixCache
+from fedpeft.adapters.pretrained import DTYPES
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel
 from fedpeft.adapters.slot import Slot, Tensors
 
 __all__ = [
+    "DTYPES",
     "Adapted",
     "LoReftConfig",
     "LoReftModel",
     "MaskedLoraConfig",
+    "PrefixCache",
     "SequenceClassifier",
     "Slot",
     "Tensors",

@@ -46,7 +46,7 @@ def load_pretrained(
         options["device_map"] = {"": place} if device_map is None else device_map
     if quantization is not None:
         options["quantization_config"] = quantization_config(quantization, DTYPES[dtype])
-    source = _source(name)
+    source = readable(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = factory.from_pretrained(source, trust_remote_code=False, **options)
@@ -74,8 +74,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _source(name: str) -> str:
-    """What transformers can read: a hub id or a folder."""
+def readable(name: str) -> str:
+    """What transformers can read, a hub id or a folder, for a name as `load_pretrained` takes it. Raises `UserError` as
+    it does."""
     source = str(package_model(name)) if name.startswith(PACKAGE_PREFIX) else name
     is_gguf = source.endswith(".gguf") and Path(source).is_file()
     return str(plain_folder(Path(source))) if is_gguf else source

@@ -6,6 +6,7 @@ are the local engine's but for rounding: products are summed in another order.
 
 Clients train alone, as in the local engine, where the method writes its own training loop or adds a penalty to the
 loss, and where a client was allotted a micro-batch or activation checkpointing: both are there to take less memory.
+The prefix cache serves those and evaluation, not the joint pass.
 """
 
 import logging
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import PrefixCache, Slot
 from fedpeft.adapters.stacked import Stack
 from fedpeft.engines.local import LocalEngine, finite
 from fedpeft.federation.client import Client
@@ -44,8 +45,9 @@ class BatchedEngine(LocalEngine):
         seed: int,
         workers: int,
         at_once: int,
+        cache: PrefixCache | None = None,
     ) -> None:
-        super().__init__(method, clients, templates, settings, seed, workers)
+        super().__init__(method, clients, templates, settings, seed, workers, cache)
         self.at_once = at_once
 
     def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:

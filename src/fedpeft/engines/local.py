@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 import torch
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import PrefixCache, Slot
 from fedpeft.federation.client import Client, ClientState
 from fedpeft.federation.engine import Outcome, Scores, Which
 from fedpeft.federation.message import Message, Reply, Tensors
@@ -40,8 +40,9 @@ class LocalEngine:
         settings: TrainingConfig,
         seed: int,
         workers: int,
+        cache: PrefixCache | None = None,
     ) -> None:
-        self.method, self.settings, self.seed = method, settings, seed
+        self.method, self.settings, self.seed, self.cache = method, settings, seed, cache
         self.clients = {client.spec.id: client for client in clients}
         self.templates = templates
         self._own = threading.local()
@@ -114,7 +115,7 @@ class LocalEngine:
         failure: str | None = None
         before, client.local = client.local, replace(client.local)  # a round that fails leaves the client as it was
         try:
-            with _checkpointing(slot, client):
+            with self._cached(slot), _checkpointing(slot, client):
                 reply = self.method.train(slot, message, client, self.settings, shuffle)
         except Exception as error:  # the boundary between a client and the federation: any failure is one client's
             failure = f"{type(error).__name__}: {error}"
@@ -133,12 +134,16 @@ class LocalEngine:
             self.method.personal(slot, message, client)
         return slot
 
+    def _cached(self, slot: Slot) -> AbstractContextManager[None]:
+        return nullcontext() if self.cache is None else slot.cached(self.cache)
+
     def _scores(self, slot: Slot, rows_of: str, split: str) -> Scores:
         known = self._scored.setdefault((rows_of, split), {})
         key = fingerprint(slot.snapshot())
         scores = known.get(key)  # personal and trained are often one and the same model
         if scores is None:
-            scores = known[key] = self.clients[rows_of].scores(slot, split)
+            with self._cached(slot):
+                scores = known[key] = self.clients[rows_of].scores(slot, split)
             for stale in list(known)[: -len(WHICH)]:
                 known.pop(stale, None)  # another worker may have been here
         return scores

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpeft.adapters import Slot, load_backbone, load_decoder
+from fedpeft.adapters import PrefixCache, Slot, load_backbone, load_decoder
 from fedpeft.budgets import Allotment
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines.batched import BatchedEngine
@@ -44,13 +44,18 @@ class Built:
     task: Task
 
 
-def build(experiment: Experiment, method: Method[Any], seed: int, base: Path) -> Built:
-    """Loads data and backbone and joins them. Deterministic in (experiment, seed). Raises UserError."""
+def build(
+    experiment: Experiment, method: Method[Any], seed: int, base: Path, cache: PrefixCache | None = None
+) -> Built:
+    """Loads data and backbone and joins them. Deterministic in (experiment, seed). Raises UserError.
+
+    `cache` is one that other runs share; without it the experiment gets its own, where it asks for one.
+    """
     data = load_task(experiment.task, experiment.partition, seed, base)
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
     # One simulated client that holds everything is bound by nobody's resources.
     dealt = {} if method.pooled else deal(experiment, method, [client.id for client in data.clients], model[0], seed)
-    return assemble(experiment, method, seed, data, model, dealt)
+    return assemble(experiment, method, seed, data, model, dealt, cache)
 
 
 def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
@@ -88,6 +93,7 @@ def assemble(
     data: FederatedData,
     model: tuple[nn.Module, Any],
     dealt: dict[str, Allotment],
+    cache: PrefixCache | None = None,
 ) -> Built:
     """A federation of the clients in `data`, before its first round; `dealt` is what they can carry, by id."""
     torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
@@ -111,7 +117,9 @@ def assemble(
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
     clients = [Client(s, splits[s.id], task, padding, initial[s.id], seed) for s in everyone]
-    engine = _engine(experiment, method, clients, templates, seed)
+    if cache is None and experiment.prefix_cache is not None:
+        cache = experiment.prefix_cache.make()
+    engine = _engine(experiment, method, clients, templates, seed, cache)
     known = {spec.id: templates[spec.id] for spec in specs}
     info = FederationInfo(
         tuple(specs),
@@ -124,14 +132,19 @@ def assemble(
 
 
 def _engine(
-    experiment: Experiment, method: Method[Any], clients: list[Client], templates: dict[str, Slot], seed: int
+    experiment: Experiment,
+    method: Method[Any],
+    clients: list[Client],
+    templates: dict[str, Slot],
+    seed: int,
+    cache: PrefixCache | None,
 ) -> LocalEngine:
     on_gpu = experiment.model.device != "cpu"
     workers = experiment.workers or (1 if on_gpu else os.cpu_count()) or 1
     if experiment.engine == "batched":
         at_once = experiment.clients_at_once
-        return BatchedEngine(method, clients, templates, experiment.training, seed, workers, at_once)
-    return LocalEngine(method, clients, templates, experiment.training, seed, workers)
+        return BatchedEngine(method, clients, templates, experiment.training, seed, workers, at_once, cache)
+    return LocalEngine(method, clients, templates, experiment.training, seed, workers, cache)
 
 
 def deal(

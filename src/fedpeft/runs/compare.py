@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from fedpeft.adapters import PrefixCache
 from fedpeft.config import Experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import write_atomically
@@ -41,6 +42,7 @@ def compare(
         experiment.method_name(label)
     chosen_seeds = [experiment.seed + i for i in range(seeds)]
     grid = {label: experiment.learning_rates(label) for label in labels}
+    cache = None if experiment.prefix_cache is None else experiment.prefix_cache.make()
     total = sum(len(rates) - 1 + seeds for rates in grid.values())
     done = 0
 
@@ -48,7 +50,7 @@ def compare(
         nonlocal done
         planned(label, done, total)
         done += 1
-        return finished(Settings(experiment, label, seed, lr, base), out, observer)
+        return finished(Settings(experiment, label, seed, lr, base), out, observer, cache)
 
     tuned: dict[str, dict[str, float]] = {}
     best: dict[str, float | None] = {}
@@ -77,16 +79,16 @@ def compare(
     return comparison
 
 
-def finished(settings: Settings, out: Path, observer: Observer) -> dict[str, Any]:
+def finished(settings: Settings, out: Path, observer: Observer, cache: PrefixCache | None = None) -> dict[str, Any]:
     """The result of one run under `out`: read, resumed or run. Raises UserError when other settings are there."""
     rate = settings.experiment.build_method(settings.label, settings.lr).options.lr
     path = out / settings.label / f"lr{rate:g}-seed{settings.seed}"
     folder = RunFolder(path)
     if not (path / "experiment.yaml").exists():
-        return start(settings, path, observer, keep=False)
+        return start(settings, path, observer, keep=False, cache=cache)
     if _without_workers(folder.settings) != _without_workers(settings.as_dict()):
         raise UserError(f"{path} holds a run of other settings; give another --out or remove it")
-    return resume(path, observer, keep=False)
+    return resume(path, observer, keep=False, cache=cache)
 
 
 def _without_workers(kept: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
+from fedpeft.adapters import PrefixCache
 from fedpeft.config import Experiment, parse_experiment
 from fedpeft.federation.client import ClientState
 from fedpeft.federation.engine import Outcome, Scores, Which
@@ -62,27 +63,30 @@ class Settings:
         return cls(experiment, label, experiment.seed, None, Path(kept["base"]))
 
 
-def start(settings: Settings, path: Path, observer: Observer, keep: bool = True) -> dict[str, Any]:
-    """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint.
+def start(
+    settings: Settings, path: Path, observer: Observer, keep: bool = True, cache: PrefixCache | None = None
+) -> dict[str, Any]:
+    """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint; `cache` is
+    one that other runs share.
 
     Nothing is written before model and data are found to be in order.
     """
     RunFolder.require_free(path)
-    built = _build(settings)
+    built = _build(settings, cache)
     return _run(RunFolder.create(path, settings.as_dict()), built, settings, observer, keep)
 
 
-def resume(path: Path, observer: Observer, keep: bool = True) -> dict[str, Any]:
+def resume(path: Path, observer: Observer, keep: bool = True, cache: PrefixCache | None = None) -> dict[str, Any]:
     """Continues a run from its last checkpoint; returns its result, at once if it has one."""
     folder = RunFolder(path)
     settings = Settings.of(folder)
-    return folder.result or _run(folder, _build(settings), settings, observer, keep)
+    return folder.result or _run(folder, _build(settings, cache), settings, observer, keep)
 
 
-def _build(settings: Settings) -> Built:
+def _build(settings: Settings, cache: PrefixCache | None) -> Built:
     reset_peak_memory()
     method = settings.experiment.build_method(settings.label, settings.lr)
-    return build(settings.experiment, method, settings.seed, settings.base)
+    return build(settings.experiment, method, settings.seed, settings.base, cache)
 
 
 def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer, keep: bool) -> dict[str, Any]:

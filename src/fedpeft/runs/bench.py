@@ -1,0 +1,76 @@
+"""How fast an experiment's rounds are under each option of the engine, on this machine, by running them.
+
+The options share one backbone in memory, and their rounds take turns, so that a machine that is busy for a while slows
+all of them alike. The first round is told apart: caches fill in it, and libraries warm up.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fedpeft.config import Experiment, PrefixCacheConfig
+from fedpeft.runs.build import Built, assemble, deal, load_model
+from fedpeft.tasks.load import load_task
+
+ROUNDS = 3  # timed, after the first
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One option: seconds of its first round and of each later one, and what it does to the results."""
+
+    option: str
+    settings: dict[str, Any]
+    results: str
+    first: float
+    later: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The median of the later rounds."""
+        return median(self.later)
+
+
+def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """What may be chosen: a name, the settings, and what they do to the results."""
+    cores = os.cpu_count() or 1
+    plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None}
+    cache = experiment.prefix_cache or PrefixCacheConfig.model_validate({})
+    several = {} if cores == 1 else {"workers": cores}
+    yield "1 worker", plain, "exact"
+    if several:
+        yield f"{cores} workers", plain | several, "the same to the bit"
+    yield "prefix cache", plain | several | {"prefix_cache": cache}, "the same but for rounding"
+    yield "batched engine", plain | several | {"engine": "batched"}, "the same but for rounding"
+
+
+def bench(
+    experiment: Experiment, label: str, base: Path, say: Callable[[str], None], rounds: int = ROUNDS
+) -> list[Timed]:
+    """Times the rounds of the experiment, without evaluation, under each option; the fastest first. Raises UserError."""
+    seed = experiment.seed
+    data = load_task(experiment.task, experiment.partition, seed, base)
+    model = load_model(experiment.model, experiment.task, len(data.labels), seed)
+    built: dict[str, tuple[Built, dict[str, Any], str]] = {}
+    for name, settings, results in options(experiment):
+        chosen, method = experiment.model_copy(update=settings), experiment.build_method(label)
+        ids = [client.id for client in data.clients]
+        dealt = {} if method.pooled else deal(chosen, method, ids, model[0], seed)
+        built[name] = (assemble(chosen, method, seed, data, model, dealt), settings, results)
+    seconds: dict[str, list[float]] = {name: [] for name in built}
+    try:
+        for round_ in range(1 + rounds):
+            for name, (one, _, _) in built.items():
+                say(f"round {round_ + 1} of {1 + rounds}: {name}")
+                began = time.perf_counter()
+                one.federation.step()
+                seconds[name].append(time.perf_counter() - began)
+    finally:
+        for one, _, _ in built.values():
+            one.engine.close()
+    timed = [Timed(n, s, r, seconds[n][0], tuple(seconds[n][1:])) for n, (_, s, r) in built.items()]
+    return sorted(timed, key=lambda one: one.seconds)

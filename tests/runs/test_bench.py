@@ -1,0 +1,42 @@
+"""The bench runs every option on the experiment itself; what it advises can be written in the file."""
+
+import pytest
+import yaml
+from rich.console import Console
+
+from fedpeft.config import load_experiment
+from fedpeft.display import bench_table
+from fedpeft.runs.bench import bench
+
+
+@pytest.fixture(scope="module")
+def timed(request, tmp_path_factory, tiny_model, tiny_data):
+    file = tmp_path_factory.mktemp("bench") / "experiment.yaml"
+    settings = {
+        "name": "tiny",
+        "model": {"name": str(tiny_model), "max_length": 16},
+        "task": {"source": str(tiny_data)},
+        "partition": {"kind": "natural", "column": "site"},
+        "methods": {"fedit": {"adapter": {"layers": [1]}}},
+    }
+    file.write_text(yaml.safe_dump(settings))
+    said = []
+    return file, bench(load_experiment(file), "fedit", file.parent, said.append, rounds=2), said
+
+
+def test_every_option_ran_and_the_fastest_is_first(timed):
+    _, found, said = timed
+    assert {"1 worker", "prefix cache", "batched engine"} <= {one.option for one in found}
+    assert all(len(one.later) == 2 and min(one.first, *one.later) > 0 for one in found)
+    assert [one.seconds for one in found] == sorted(one.seconds for one in found)
+    assert len(said) == 3 * len(found)
+
+
+def test_the_settings_shown_are_settings(timed):
+    file, found, _ = timed
+    console = Console(width=200, record=True)
+    console.print(bench_table("fedit", found, "a machine"))
+    text = console.export_text()
+    assert "1.00x" in text and "prefix_cache: {}" in text
+    experiment = load_experiment(file, ["prefix_cache={}", "engine=batched", "workers=2"])
+    assert experiment.prefix_cache is not None
