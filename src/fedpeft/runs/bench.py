@@ -51,7 +51,7 @@ def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]
 def bench(
     experiment: Experiment, label: str, base: Path, say: Callable[[str], None], rounds: int = ROUNDS
 ) -> list[Timed]:
-    """Times the rounds of the experiment, without evaluation, under each option; the fastest first. Raises UserError."""
+    """Times rounds of the experiment, without evaluation, under each option; the fastest first. Raises UserError."""
     seed = experiment.seed
     data = load_task(experiment.task, experiment.partition, seed, base)
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
