@@ -1,4 +1,4 @@
-"""The LM evaluation harness on adapted models: `python -m fedpeft.harness run --model fedpeft ...`, see docs/lm_eval.md.
+"""The LM evaluation harness on adapted models: `python -m fedpeft.harness --model fedpeft ...`; see docs/lm_eval.md.
 
 The harness scores answers by their likelihood and tells the model nothing of where the prompt ends, so that LoReFT
 would edit the last tokens of the answer, or padding. Here the prompt is what is edited, as in training.
@@ -11,14 +11,13 @@ import torch
 
 import fedpeft.adapters  # noqa: F401  (PEFT knows LoReFT and masked LoRA from here on)
 from fedpeft.adapters.pretrained import readable
-from fedpeft.errors import UserError
 
 try:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-except ImportError as error:
-    raise UserError("the LM evaluation harness is not installed. Run: pip install 'fedpeft[eval]'") from error
+except ImportError as error:  # nothing of ours is on the stack yet that would show a UserError as one line
+    raise SystemExit("the LM evaluation harness is not installed. Run: pip install 'fedpeft[eval]'") from error
 
 Request = tuple[Any, list[int], list[int]]  # (texts for the harness's cache, prompt, answer)
 
