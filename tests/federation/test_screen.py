@@ -1,9 +1,11 @@
+import statistics
+
 import pytest
 import torch
 
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import layout
-from fedpeft.federation.screen import screen, update_norm
+from fedpeft.federation.screen import finite, medians_of_others, screen, update_norm
 
 
 def reply(client, value=1.0, examples=5, **tensors):
@@ -49,3 +51,17 @@ def test_update_norm_is_the_euclidean_norm_of_the_change():
     before = {"a": torch.ones(2, 2), "b": torch.zeros(3)}
     after = {"a": torch.full((2, 2), 4.0), "b": torch.tensor([0.0, 8.0, 0.0])}
     assert update_norm(after, before) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [3.0, 1.0, 2.0], [5.0, 5.0, 1.0, 9.0], [4.0] * 5, [0.5, 7, 2, 9, 1, 3]])
+def test_medians_of_all_the_others_are_those_of_the_lists_without_one(values):
+    expected = [statistics.median(values[:i] + values[i + 1 :]) for i in range(len(values))]
+    assert medians_of_others(values) == pytest.approx(expected)
+
+
+def test_large_values_are_finite_and_one_that_is_not_is_found():
+    large = torch.full((4,), 3e38)
+    assert finite([large, torch.tensor([1, 2]), large.bfloat16()])
+    assert not finite([large, torch.tensor([0.0, float("inf")])])
+    assert not finite([torch.tensor([float("nan")]), large])
+    assert finite([])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fedpeft.adapters import PrefixCache, Slot
 from fedpeft.adapters.stacked import Stack
-from fedpeft.engines.local import LocalEngine, finite
+from fedpeft.engines.local import LocalEngine, diverged
 from fedpeft.federation.client import Client
 from fedpeft.federation.engine import Outcome
 from fedpeft.federation.message import Message, Scalar
@@ -111,7 +111,7 @@ class BatchedEngine(LocalEngine):
             client, before = course.client, course.client.local
             client.local = replace(before)
             reply = self.method.finish(course.slot, course.message, client, course.loss(), course.reported)
-            if finite(client.local):
+            if not diverged(client.local):
                 seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
                 outcomes.append(Outcome(course.message.client, reply, None, seconds))
             else:

@@ -22,6 +22,7 @@ from fedpeft.federation.engine import Outcome, Scores, Which
 from fedpeft.federation.message import Message, Reply, Tensors
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
+from fedpeft.federation.screen import finite
 from fedpeft.federation.settings import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class LocalEngine:
         except Exception as error:  # the boundary between a client and the federation: any failure is one client's
             failure = f"{type(error).__name__}: {error}"
             log.exception("client %s failed in round %d", message.client, message.round)
-        if failure is None and not finite(client.local):
+        if failure is None and diverged(client.local):
             reply, failure = None, "local training diverged: its tensors are not finite"
         if failure is not None:
             client.local = before
@@ -162,13 +163,9 @@ def _checkpointing(slot: Slot, client: Client) -> Iterator[None]:
         slot.checkpointing_(False)
 
 
-def finite(state: ClientState) -> bool:
-    """Whether every tensor that a client keeps is finite, and not so large that its norm is not."""
-    kept = [t for t in (*(state.trained or {}).values(), *state.kept.values()) if t.is_floating_point()]
-    if not kept:
-        return True
-    norms = torch._foreach_norm(kept)  # one call: this runs once for every client and round
-    return bool(torch.stack(list(norms)).isfinite().all())
+def diverged(state: ClientState) -> bool:
+    """Whether anything that a client keeps is not finite."""
+    return not finite((*(state.trained or {}).values(), *state.kept.values()))
 
 
 def fingerprint(tensors: Tensors) -> bytes:

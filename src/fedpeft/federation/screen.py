@@ -1,9 +1,10 @@
 """The screen: what is malformed never reaches an aggregation rule, and the reason is on record."""
 
-from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from fedpeft.federation.message import Reply, Tensors
 from fedpeft.federation.method import Layout
@@ -33,8 +34,7 @@ def screen(
     if norm_limit is None or len(usable) < 3:
         return usable, quarantined
     norms = {reply.client: update_norm(reply.tensors, reference(reply)) for reply in usable}
-    for client, norm in norms.items():
-        others = median(value for name, value in norms.items() if name != client)
+    for (client, norm), others in zip(norms.items(), medians_of_others(list(norms.values())), strict=True):
         if others > 0 and norm > norm_limit * others:
             quarantined[client] = f"update norm {norm:.3g} is {norm / others:.0f}x the others' median {others:.3g}"
     return [reply for reply in usable if reply.client not in quarantined], quarantined
@@ -48,8 +48,9 @@ def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
         dtype, shape = expected[name]
         if tensor.shape != shape or tensor.dtype != dtype:
             return f"{name}: expected {tuple(shape)} {dtype}, received {tuple(tensor.shape)} {tensor.dtype}"
-        if not torch.isfinite(tensor).all():
-            return f"{name}: not finite"
+    floating = {name: tensor for name, tensor in reply.tensors.items() if tensor.is_floating_point()}
+    if not finite(floating.values()):
+        return f"{next(name for name, tensor in floating.items() if not finite([tensor]))}: not finite"
     examples = reply.scalars.get("examples")
     if examples != known:
         return f"number of examples is {known}, received {examples!r}"
@@ -58,9 +59,35 @@ def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
 
 def update_norm(after: Tensors, before: Tensors) -> float:
     """Euclidean norm of the change in float64; what was not sent (a fresh LoRA, say) counts from zero."""
-    squares = [
-        (tensor.double() - before[name].double() if name in before else tensor.double()).square().sum()
+    changes = [
+        tensor - before[name] if name in before else tensor
         for name, tensor in after.items()
         if tensor.is_floating_point()
     ]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    return _norm(changes)
+
+
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every value is finite. A few calls for all tensors: this runs for every client and round."""
+    return math.isfinite(_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
+
+
+def medians_of_others(values: Sequence[float]) -> list[float]:
+    """For each of at least two values the median of all the others."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ordered = [values[i] for i in order]
+    others = [0.0] * len(values)
+    low, high = (len(values) - 2) // 2, (len(values) - 1) // 2  # of the others' middle ones
+    for place, i in enumerate(order):
+        others[i] = (ordered[low + (low >= place)] + ordered[high + (high >= place)]) / 2
+    return others
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    if not tensors:
+        return 0.0
+    norm = float(torch.stack(torch._foreach_norm(tensors)).norm())
+    if math.isfinite(norm):
+        return norm
+    # The square of a large finite float32 is not one; twice as slow, so only here.
+    return float(torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).norm())
