@@ -11,6 +11,7 @@ import torch
 
 import fedpeft.adapters  # noqa: F401  (PEFT knows LoReFT and masked LoRA from here on)
 from fedpeft.adapters.pretrained import readable
+from fedpeft.errors import UserError
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -67,4 +68,7 @@ class AdaptedLM(HFLM):
 
 
 if __name__ == "__main__":
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except UserError as error:
+        raise SystemExit(str(error)) from error

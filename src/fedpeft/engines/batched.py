@@ -112,6 +112,7 @@ class BatchedEngine(LocalEngine):
             client.local = replace(before)
             reply = self.method.finish(course.slot, course.message, client, course.loss(), course.reported)
             if not diverged(client.local):
+                self._forget(client)
                 seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
                 outcomes.append(Outcome(course.message.client, reply, None, seconds))
             else:

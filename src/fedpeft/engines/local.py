@@ -125,7 +125,13 @@ class LocalEngine:
             reply, failure = None, "local training diverged: its tensors are not finite"
         if failure is not None:
             client.local = before
+        self._forget(client)
         return Outcome(message.client, reply, failure, time.perf_counter() - began)
+
+    def _forget(self, client: Client) -> None:
+        """Drops what nobody will ask for: with thousands of clients it would be most of the memory."""
+        if not self.settings.before_aggregation and not self.method.remembers:
+            client.local.trained = None
 
     def _loaded(self, message: Message, which: Which) -> Slot:
         client, slot = self.clients[message.client], self._slot(message.client)

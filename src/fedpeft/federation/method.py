@@ -68,6 +68,7 @@ class Method(ABC, Generic[State]):
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    remembers: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
     pooled: ClassVar[bool] = False  # train one client that holds everybody's rows (an upper reference)
 
     def __init__(self, options: Any) -> None:

@@ -58,7 +58,7 @@ def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
 
 
 def update_norm(after: Tensors, before: Tensors) -> float:
-    """Euclidean norm of the change in float64; what was not sent (a fresh LoRA, say) counts from zero."""
+    """Euclidean norm of the change; what was not sent (a fresh LoRA, say) counts from zero."""
     changes = [
         tensor - before[name] if name in before else tensor
         for name, tensor in after.items()

@@ -20,4 +20,9 @@ class TrainingConfig(BaseModel):
         gt=1,
         description="quarantine an update whose norm is above this many times the others' median; null: never",
     )
+    before_aggregation: bool = Field(
+        True,
+        description="score what each client's last local training left, too; false keeps no such models, which with "
+        "thousands of clients saves memory, checkpoints and time",
+    )
     evaluate_every: int = Field(1, ge=0, description="validate every this many rounds; 0: after the last round only")

@@ -23,6 +23,7 @@ class Centralised(FedAvg):
     """The same number of epochs over the pooled rows as every client makes over its own."""
 
     Options = CentralisedOptions
+    remembers = False
     pooled = True
 
     def penalty(self, model: Slot, message: Message, client: Client) -> None:

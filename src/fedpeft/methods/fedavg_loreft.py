@@ -27,6 +27,7 @@ class FedAvgLoReft(FedAvg):
     """FedAvg over R, W and b, with retraction."""
 
     Options = FedAvgLoReftOptions
+    remembers = False
 
     def objection(self, state: GlobalState, reply: Reply) -> str | None:
         return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None

@@ -97,6 +97,7 @@ class FedHftState:
 
 class FedHft(Method[FedHftState]):
     Options = FedHftOptions
+    remembers = False
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         return self.options.adapter.config(model, client, masked=self.options.masks == "before")

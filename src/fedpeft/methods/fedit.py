@@ -19,3 +19,4 @@ class FedIt(FedAvg):
     """FedAvg over LoRA's A and B."""
 
     Options = FedItOptions
+    remembers = False

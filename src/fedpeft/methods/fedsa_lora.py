@@ -14,6 +14,8 @@ from fedpeft.methods.fedit import FedIt
 class FedSaLora(FedIt):
     """FedAvg over the A's."""
 
+    remembers = True
+
     def send(self, state: GlobalState, client: ClientSpec) -> Tensors:
         return only_a(state.tensors)
 

@@ -23,6 +23,7 @@ class FlexLoraOptions(MethodOptions):
 
 class FlexLora(Ranked):
     Options = FlexLoraOptions
+    remembers = False
 
     def aggregate(self, state: RankedState, replies: Sequence[Reply]) -> RankedState:
         tensors = state.tensors | mean_heads(replies)

@@ -42,6 +42,7 @@ class HetLoraOptions(MethodOptions):
 
 class HetLora(Ranked):
     Options = HetLoraOptions
+    remembers = False
 
     def penalty(self, model: Slot, message: Message, client: Client) -> Callable[[], Tensor] | None:
         tails = [self._tail_of(model, module, rank) for module, rank in ranks_of(message.tensors).items()]

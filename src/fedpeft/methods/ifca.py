@@ -34,6 +34,7 @@ class IfcaState:
 
 class Ifca(Method[IfcaState]):
     Options = IfcaOptions
+    remembers = False
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         return self.options.adapter.config(model, client)

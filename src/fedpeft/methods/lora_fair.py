@@ -24,6 +24,7 @@ class LoraFair(FedIt):
     """FedIT with the corrected B."""
 
     Options = LoraFairOptions
+    remembers = False
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
         weights = by_examples(replies)

@@ -27,6 +27,8 @@ class RoLoraState(GlobalState):
 class RoLora(FedIt):
     """FedAvg over the factor whose turn it is."""
 
+    remembers = True
+
     def start(self, info: FederationInfo, seed: int) -> RoLoraState:
         return RoLoraState(super().start(info, seed).tensors)
 

@@ -116,7 +116,7 @@ def row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "lr": first["options"]["lr"],
         "personal": over(lambda run: run["test"]["personal"]["by_client"]),
         "worst_client": over(lambda run: run["test"]["personal"]["worst_client"]),
-        "trained": over(lambda run: run["test"]["trained"]["by_client"]),
+        "trained": over(lambda run: run["test"]["trained"]["by_client"]) if "trained" in first["test"] else None,
         "adapter_parameters": first["adapter_parameters"],
         "head_parameters": first["head_parameters"],
         "bytes_down": over(lambda run: run["bytes_down"]),

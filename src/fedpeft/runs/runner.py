@@ -143,7 +143,8 @@ class _Progress:
     def final_scores(self) -> dict[str, dict[str, Scores]]:
         """The test split, looked at once, after the last round: by which model, then by client."""
         federation = self.built.federation
-        scores = {which: self._evaluated("test", which) for which in get_args(Which)}
+        asked = get_args(Which) if federation.settings.before_aggregation else ("personal",)
+        scores = {which: self._evaluated("test", which) for which in asked}
         lines = [
             {"round": federation.round, "split": "test", "model": which, "client": client, **values}
             for which, by_client in scores.items()
