@@ -1,13 +1,12 @@
 """fedpeft's local engine: worker threads that share one frozen backbone."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from work import Rounds, Work, contest
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters.adapted import Adapted
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models
 from fedpeft.federation.client import Client, ClientSpec
@@ -26,7 +25,7 @@ class Marked(Classification):
         super().__init__(work.labels)
         self.work = work
 
-    def losses(self, model: Slot, batch: Batch) -> Tensor:
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
         self.work.first_step()
         return super().losses(model, batch)
 
@@ -64,12 +63,8 @@ class Parts:
         for _ in range(self.settings.rounds):
             rounds.begin()
             record = federation.step()
-            rounds.end(losses(record.scalars.values()))
+            rounds.end([float(scalars["loss"]) for scalars in record.scalars.values()])
         engine.close()
-
-
-def losses(scalars: Sequence[Any]) -> list[float]:
-    return [float(of_one["loss"]) for of_one in scalars]
 
 
 def run(work: Work, rounds: Rounds) -> None:

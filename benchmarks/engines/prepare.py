@@ -41,9 +41,9 @@ def deal(groups: dict[str, list[Example]], settings: Settings) -> dict[str, list
     order, share = sorted(groups), settings.steps * settings.batch
     dealt = {}
     for k in range(settings.clients):
-        group = order[k % len(order)]
-        own, groups[group] = groups[group][:share], groups[group][share:]
+        name = order[k % len(order)]
+        own, groups[name] = groups[name][:share], groups[name][share:]
         if len(own) < share:
-            raise UserError(f"{group or 'the source'} has too few rows for {settings.clients} clients of {share} rows")
+            raise UserError(f"{name or 'the source'} has too few rows for {settings.clients} clients of {share} rows")
         dealt[f"client-{k:02d}"] = own
     return dealt

@@ -10,6 +10,7 @@ results/engines_<adapter>_<data>.json.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ CONTESTANTS = {
     "pfl": ("pfl_research.py", "pfl"),
     "fedpeft": ("fedpeft_local.py", "own"),
     "fedpeft_batched": ("fedpeft_batched.py", "own"),
+    "fedpeft_cached": ("fedpeft_cached.py", "own"),
 }
 
 
@@ -60,7 +62,11 @@ def once(name: str, python: str, work: Work) -> dict[str, Any]:
         command = [python, str(HERE / CONTESTANTS[name][0]), str(work.folder)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | FAIR | {MARK: mark})
         tree = Tree(mark)
-        code = tree.watch(process)
+        try:
+            code = tree.watch(process)
+        except BaseException:  # stopped from outside: nothing of ours stays behind
+            tree.end(patience=0)
+            raise
         whole = time.time() - began
         tree.end()
     if code != 0 or not (work.folder / "result.json").exists():
@@ -97,6 +103,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     wanted, load = arguments(), os.getloadavg()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     pythons = {"own": sys.executable, "flower": wanted.flower_python, "pfl": wanted.pfl_python}
     names = [name for name in wanted.contestants if pythons[CONTESTANTS[name][1]]]
     for name in sorted(set(wanted.contestants) - set(names)):

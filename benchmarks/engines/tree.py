@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "FEDPEFT_BENCHMARK"
@@ -33,13 +34,14 @@ class Tree:
         self._known = {pid: self._known.get(pid) or self._is_member(pid) for pid in there}
         return [pid for pid, member in self._known.items() if member]
 
-    def end(self) -> None:
-        """Waits until all have ended; those that do not are killed."""
-        until = time.monotonic() + PATIENCE
+    def end(self, patience: float = PATIENCE) -> None:
+        """Waits until all have ended; those that have not after `patience` seconds are killed."""
+        until = time.monotonic() + patience
         while (left := self.members()) and time.monotonic() < until:
             time.sleep(EVERY)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.kill(pid, signal.SIGKILL)
 
     def _is_member(self, pid: int) -> bool:
         try:

@@ -106,8 +106,9 @@ _marked: set[str] = set()  # of this process
 def adamw(model: PeftModel, lr: float) -> torch.optim.AdamW:
     """AdamW over what is trained; after each of its steps LoReFT's R is put back on orthonormal rows."""
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
-    if isinstance(model.base_model, LoReftModel):
-        optimiser.register_step_post_hook(lambda *_: model.base_model.retract_())
+    tuner = model.base_model
+    if isinstance(tuner, LoReftModel):
+        optimiser.register_step_post_hook(lambda *_: tuner.retract_())
     return optimiser
 
 
