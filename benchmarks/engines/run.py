@@ -131,7 +131,7 @@ def main() -> int:
         print(f"{name}: loss by round {losses}; largest difference from {names[0]}'s {apart[name]:.1e}")
     print(table(found))
     result = {
-        "environment": environment() | {"load_before": load},
+        "environment": environment() | {"load_before": load, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
         "settings": asdict(settings) | {"model": MODEL, "data": data, "repeats": wanted.repeats},
         "largest_loss_difference": apart,
         "contestants": found,
