@@ -91,6 +91,47 @@ def footprint() -> str:
     return "\n\n".join(["## what a FedHFT client carries and sends", note, markdown(headings, rows)])
 
 
+def budget() -> str:
+    found = json.loads((RESULTS / "budget_bench.json").read_text())
+    grid = [p for p in found["points"] if not p["fitted"] and not p["allotment"]]
+    levers = [p for p in found["points"] if not p["fitted"] and p["allotment"]]
+    sizes = sorted({p["rows"] for p in grid})
+    cells = {(p["backbone"], p["tokens"], p["rows"]): p for p in grid}
+    rows = [
+        [backbone, str(tokens), *(against(cells[backbone, tokens, size]) for size in sizes)]
+        for backbone, tokens in dict.fromkeys((p["backbone"], p["tokens"]) for p in grid)
+    ]
+    worst = "; ".join(
+        f"{kind}: at most {w['over_percent']:.1f} % over and {w['under_percent']:.1f} % under"
+        for kind, w in found["worst"].items()
+    )
+    note = (
+        "Peak MiB of a training process, predicted / measured (ratio); no point of the grid was fitted. "
+        f"Worst, {worst}. {machine(found)}"
+    )
+    changed = [[", ".join(f"{k} {v}" for k, v in p["allotment"].items()), against(p)] for p in levers]
+    lines = ["## budgets", note, markdown(["backbone", "tokens", *(f"{size} rows" for size in sizes)], rows)]
+    return "\n\n".join([*lines, markdown(["MiniLM, 16 x 64, rank 8 but for", "predicted / measured"], changed)])
+
+
+def against(point: dict) -> str:
+    return f"{point['predicted_mib']:.0f} / {point['measured_mib']:.0f} ({point['ratio']:.2f})"
+
+
+def crossed(name: str) -> str:
+    """Every client's model on every client's rows, mean over the seeds."""
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    parts = [f"## {name}: whose model (rows) on whose test rows (columns)"]
+    for label, runs in found["runs"].items():
+        matrices = [run["cross"] for run in runs if "cross" in run]
+        if matrices:
+            clients = list(matrices[0])
+            means = [[100 * sum(m[a][b] for m in matrices) / len(matrices) for b in clients] for a in clients]
+            rows = [[client, *(f"{v:.1f}" for v in line)] for client, line in zip(clients, means, strict=True)]
+            parts += [f"{label}, {runs[0]['metric']} %, mean of {len(matrices)} seeds", markdown(["", *clients], rows)]
+    return "\n\n".join(parts)
+
+
 def ablation(clients: int) -> str:
     found = json.loads((RESULTS / f"ablation_{clients}_clients.json").read_text())
     rows = []
@@ -124,6 +165,11 @@ def main() -> None:
         parts.append(resources())
     if (RESULTS / "footprint.json").exists():
         parts.append(footprint())
+    if (RESULTS / "budget_bench.json").exists():
+        parts.append(budget())
+    reasoning = [n for n in ("reasoning_dt", "reasoning_mt", "gsm8k") if (RESULTS / f"{n}.json").exists()]
+    parts += [comparison(name) for name in reasoning]
+    parts += [crossed(name) for name in reasoning if name != "gsm8k"]
     (RESULTS / "README.md").write_text("\n\n".join(parts) + "\n")
     print(f"wrote {RESULTS / 'README.md'}")
 

@@ -22,8 +22,8 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
 
 
 def attach(backbone: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
-    """A PEFT model over a copy of `backbone` that shares every parameter; its adapter is drawn from `seed`."""
-    shared = copy.deepcopy(backbone, memo={id(p): p for p in backbone.parameters()})
+    """A PEFT model over a copy of `backbone` that shares every tensor; its adapter is drawn from `seed`."""
+    shared = copy.deepcopy(backbone, memo={id(t): t for t in (*backbone.parameters(), *backbone.buffers())})
     with seeded(seed, "adapter"):
         return get_peft_model(shared, config)
 

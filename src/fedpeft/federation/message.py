@@ -68,13 +68,11 @@ def decode(data: bytes) -> Message:
 
 def wire_size(message: Message) -> int:
     """`len(encode(message))` in bytes, without copying a tensor."""
-    layout = tuple((name, str(t.dtype), tuple(t.shape)) for name, t in message.tensors.items())
-    payload = sum(t.numel() * t.element_size() for t in message.tensors.values())
-    return _LENGTH.size + len(_header(message)) + _blob_overhead(layout) + payload
+    layout = tuple((name, t.dtype, t.shape) for name, t in message.tensors.items())
+    return _LENGTH.size + len(_header(message)) + _blob_size(layout)
 
 
 @lru_cache(maxsize=256)
-def _blob_overhead(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> int:
-    # The safetensors header depends on names, dtypes and shapes only: save zeros of that layout once and measure.
-    zeros = {n: torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch."))) for n, dtype, shape in layout}
-    return len(save(zeros)) - sum(t.numel() * t.element_size() for t in zeros.values())
+def _blob_size(layout: tuple[tuple[str, torch.dtype, torch.Size], ...]) -> int:
+    # A safetensors blob's length depends on names, dtypes and shapes only: save zeros of that layout once and measure.
+    return len(save({name: torch.zeros(shape, dtype=dtype) for name, dtype, shape in layout}))

@@ -88,7 +88,7 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
             inner = nn.functional.linear(hidden, down, b.flatten().to(hidden.dtype))  # (batch, length, g * r)
             mask = self.tracker.mask(positions, tied, R.shape[1], inner.dtype)
             if mask is not None:
-                inner = inner * mask
+                inner = inner * mask.to(inner.device)  # blocks may lie on several
             result = result + inner @ R.flatten(0, 1).to(hidden.dtype)
         return result
 
