@@ -44,7 +44,8 @@ def contents(path):
 @pytest.mark.parametrize("label", BUILT_IN)
 def test_every_method_learns_the_task_and_exports_every_client(experiment_file, tmp_path, label):
     result = start(settings(experiment_file, label, ["training.rounds=8"]), tmp_path / "run", Nobody())
-    assert result["test"]["personal"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
+    learned = result["test"]["personal"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
+    assert learned == (label != "zero_shot")
     assert len(contents(tmp_path / "run")[1]) == 3
     assert result["rows"]["site0"]["test"] > 0
     if label == "local":

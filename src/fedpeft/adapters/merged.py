@@ -58,7 +58,7 @@ class MergedDelta(nn.Module):
 
 def delta_of(layer: LoraLayer) -> MergedDelta | None:
     """What is merged into a LoRA layer's base layer, if anything."""
-    delta = dict(layer.get_base_layer().named_children()).get(CHILD)
+    delta = getattr(layer.get_base_layer(), CHILD, None)
     return delta if isinstance(delta, MergedDelta) else None
 
 

@@ -24,16 +24,19 @@ def screen(
     `objection`, and (from three usable replies on, where `norm_limit` is given) an update norm, the distance to the
     method's `reference`, at most that many times the median of the other clients' norms.
     """
-    usable, quarantined = [], {}
+    norms: dict[str, float] = {}
+    quarantined = {}
     for reply in replies:
-        reason = _malformed(reply, expected[reply.client], examples[reply.client]) or objection(reply)
+        reason = _malformed(reply, expected[reply.client], examples[reply.client])
+        if reason is None:
+            norms[reply.client] = update_norm(reply.tensors, reference(reply))
+            reason = _not_finite(reply, norms[reply.client]) or objection(reply)
         if reason:
             quarantined[reply.client] = reason
-        else:
-            usable.append(reply)
+            norms.pop(reply.client, None)
+    usable = [reply for reply in replies if reply.client in norms]
     if norm_limit is None or len(usable) < 3:
         return usable, quarantined
-    norms = {reply.client: update_norm(reply.tensors, reference(reply)) for reply in usable}
     for (client, norm), others in zip(norms.items(), medians_of_others(list(norms.values())), strict=True):
         if others > 0 and norm > norm_limit * others:
             quarantined[client] = f"update norm {norm:.3g} is {norm / others:.0f}x the others' median {others:.3g}"
@@ -48,13 +51,18 @@ def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
         dtype, shape = expected[name]
         if tensor.shape != shape or tensor.dtype != dtype:
             return f"{name}: expected {tuple(shape)} {dtype}, received {tuple(tensor.shape)} {tensor.dtype}"
-    floating = {name: tensor for name, tensor in reply.tensors.items() if tensor.is_floating_point()}
-    if not finite(floating.values()):
-        return f"{next(name for name, tensor in floating.items() if not finite([tensor]))}: not finite"
     examples = reply.scalars.get("examples")
     if examples != known:
         return f"number of examples is {known}, received {examples!r}"
     return None
+
+
+def _not_finite(reply: Reply, norm: float) -> str | None:
+    if math.isfinite(norm):  # then every value is: one pass over the tensors serves both checks
+        return None
+    return next(
+        (f"{name}: not finite" for name, t in reply.tensors.items() if not finite([t])), "its norm is not finite"
+    )
 
 
 def update_norm(after: Tensors, before: Tensors) -> float:
