@@ -172,7 +172,7 @@ def predict(
     from fedpeft.runs.predict import predict as predict_texts
 
     for found in predict_texts(path, client, text, temperature, max_new_tokens):
-        said = found.get("written") or found.get("label") or f"{found['number']:.3f}"
+        said = f"{found['number']:.3f}" if "number" in found else found.get("label", found.get("written"))
         share = f"  {found['probability']:.2f}" if "probability" in found else ""
         console.print(f"{said}{share}  {found['text']}", markup=False, highlight=False)
 

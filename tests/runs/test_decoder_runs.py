@@ -8,6 +8,7 @@ import yaml
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
+from fedpeft.methods import BUILT_IN
 from fedpeft.runs.compare import compare
 from fedpeft.runs.fitting import with_fitted_levels
 from fedpeft.runs.predict import predict
@@ -165,3 +166,13 @@ def test_budgets_are_measured_for_encoders_only(choice_file, tmp_path):
     with pytest.raises(UserError, match="measured for encoders"):
         with_fitted_levels(experiment, print, tmp_path / "probes.json")
     assert not (tmp_path / "probes.json").exists()
+
+
+@pytest.mark.parametrize("label", BUILT_IN)
+def test_every_method_runs_on_a_decoder(choice_file, tmp_path, label):
+    options = {"fedhft": ["methods.fedhft.warmup=1"]}.get(label, [])
+    result = run(choice_file, label, tmp_path / "run", ["training.rounds=3", "cross_evaluation=false", *options])
+    assert result["quarantined"] == 0
+    assert result["head_parameters"] == 0
+    assert 0 < result["test"]["personal"]["loss"] < 20
+    assert len(list((tmp_path / "run/clients").glob("*/adapter/adapter_model.safetensors"))) == 2

@@ -68,7 +68,9 @@ class FedHftOptions(MethodOptions):
     )
     warmup: int = Field(5, ge=1, description="rounds with one cluster before the first clustering")
     floor: float = Field(0.02, ge=0, lt=0.5, description="least responsibility of a cluster for a client")
-    feature: Literal["head", "update"] = Field("head", description="what clients are clustered by")
+    feature: Literal["head", "update"] = Field(
+        "head", description="what clients are clustered by; decoders, which have no head, always by their updates"
+    )
     importance: Literal["fisher", "energy"] = Field("fisher", description="what makes a row matter")
     masks: Literal["after", "before"] = Field("after", description="rows are chosen after training, or before it")
     normalize: Literal["responsibility", "count"] = Field("responsibility", description="the overlap's denominator")
@@ -188,7 +190,7 @@ class FedHft(Method[FedHftState]):
         return {name: tensor * (float(weights.sum()) / len(replies)) for name, tensor in mean.items()}
 
     def _features(self, state: FedHftState, replies: Sequence[Reply]) -> dict[str, Tensor]:
-        if self.options.feature == "head":
+        if self.options.feature == "head" and state.heads[0]:
             return {
                 r.client: torch.cat([t.flatten() for n, t in sorted(r.tensors.items()) if is_head(n)]) for r in replies
             }

@@ -76,7 +76,8 @@ def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: st
         given = given[:-1]  # some tokenizers end every text; the answer is still to come
     if tokenizer.bos_token_id is not None and given[:2] == [tokenizer.bos_token_id] * 2:
         given = given[1:]  # a chat template brings its own
-    target = (*plain(example.target or ""), tokenizer.eos_token_id)
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    target = plain(example.target or "") + end
     longest = max([len(target), *(len(plain(choice)) for choice in example.choices)])
     room = max(max_length - longest, max_length - max_length // 2)
     if len(given) > room:
@@ -85,8 +86,7 @@ def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: st
     start = (example.target or "").removesuffix(example.answer)
     choices = tuple(plain(start + choice) for choice in example.choices)
     gold = example.choices.index(example.answer) if example.choices else 0
-    end = target[: max_length - len(given)]
-    return Encoded(tuple(given), gold, end, choices, example.choices, example.answer)
+    return Encoded(tuple(given), gold, target[: max_length - len(given)], choices, example.choices, example.answer)
 
 
 def batches(
