@@ -5,14 +5,10 @@ from work import Rounds, Work, contest
 
 from fedpeft.engines.batched import BatchedEngine
 
-AT_ONCE = 8  # clients
-
 
 def run(work: Work, rounds: Rounds) -> None:
     parts = Parts(work)
-    engine = BatchedEngine(
-        parts.method, parts.clients, parts.templates, parts.settings, parts.seed, parts.workers, AT_ONCE
-    )
+    engine = BatchedEngine(parts.method, parts.clients, parts.templates, parts.settings, parts.seed, parts.workers)
     parts.compete(engine, rounds)
 
 

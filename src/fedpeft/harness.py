@@ -12,6 +12,7 @@ import torch
 import fedpeft.adapters  # noqa: F401  (PEFT knows LoReFT and masked LoRA from here on)
 from fedpeft.adapters.pretrained import readable
 from fedpeft.errors import UserError
+from fedpeft.tasks.encode import IGNORE, Padding, padded, token_labels
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -20,6 +21,7 @@ try:
 except ImportError as error:  # nothing of ours is on the stack yet that would show a UserError as one line
     raise SystemExit("the LM evaluation harness is not installed. Run: pip install 'fedpeft[eval]'") from error
 
+PADDING = Padding(0, "right")
 Request = tuple[Any, list[int], list[int]]  # (texts for the harness's cache, prompt, answer)
 
 
@@ -50,17 +52,12 @@ class AdaptedLM(HFLM):
     @torch.no_grad()
     def _scored(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         texts = [(prompt + answer)[-self.max_length :] for prompt, answer in rows]
-        length = max(len(text) for text in texts)
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        labels = torch.full_like(ids, -100)  # what stands before the first label is the prompt
-        for i, (text, (_, answer)) in enumerate(zip(texts, rows, strict=True)):
-            ids[i, : len(text)] = torch.tensor(text)
-            mask[i, : len(text)] = 1
-            labels[i, len(text) - len(answer) : len(text)] = torch.tensor(answer)
-        ids, mask, labels = ids.to(self.device), mask.to(self.device), labels.to(self.device)
-        logits = self.model(input_ids=ids, attention_mask=mask, labels=labels).logits[:, :-1]  # (rows, length - 1, v)
-        wanted, targets = labels[:, 1:] != -100, labels[:, 1:].clamp(min=0)  # (rows, length - 1)
+        batch = padded(texts, PADDING)
+        parts = [(len(text) - len(answer), tuple(answer)) for text, (_, answer) in zip(texts, rows, strict=True)]
+        batch["labels"] = token_labels(parts, batch, PADDING)  # what stands before the first label is the prompt
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        logits, labels = self.model(**batch).logits[:, :-1], batch["labels"]  # (rows, length - 1, v), (rows, length)
+        wanted, targets = labels[:, 1:] != IGNORE, labels[:, 1:].clamp(min=0)  # (rows, length - 1)
         loss = torch.nn.functional.cross_entropy(logits.float().mT, targets, reduction="none")
         totals = -(loss * wanted).sum(-1)
         greedy = ((logits.argmax(-1) == targets) | ~wanted).all(-1)

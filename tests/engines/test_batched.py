@@ -85,7 +85,9 @@ def built(method, backbone, task, allotments, target=False, at_once=None, settin
         splits = {"train": rows(i, spec.examples, target), "validation": rows(100 + i, 5, target)}
         clients.append(Client(spec, splits, task, padding, templates[spec.id].read(), 0))
     arguments = (method, clients, templates, settings, 0, 1)
-    engine = LocalEngine(*arguments) if at_once is None else BatchedEngine(*arguments, at_once)
+    engine = LocalEngine(*arguments) if at_once is None else BatchedEngine(*arguments)
+    if at_once is not None:
+        engine.at_once = at_once
     dimensions = {name: template.dimensions() for name, template in templates.items()}
     return engine, method.start(FederationInfo(tuple(specs), {c.spec.id: c.initial for c in clients}, dimensions), 0)
 

@@ -13,12 +13,11 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import PrefixCache, Slot
+from fedpeft.adapters import Slot
 from fedpeft.adapters.stacked import Stack
 from fedpeft.engines.local import LocalEngine, diverged
 from fedpeft.federation.client import Client
@@ -36,19 +35,7 @@ log = logging.getLogger(__name__)
 class BatchedEngine(LocalEngine):
     """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine."""
 
-    def __init__(
-        self,
-        method: Method[Any],
-        clients: Sequence[Client],
-        templates: dict[str, Slot],
-        settings: TrainingConfig,
-        seed: int,
-        workers: int,
-        at_once: int,
-        cache: PrefixCache | None = None,
-    ) -> None:
-        super().__init__(method, clients, templates, settings, seed, workers, cache)
-        self.at_once = at_once
+    at_once = 8
 
     def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
         """One local round per message, longest clients first; yields outcomes as groups of clients finish."""

@@ -28,15 +28,17 @@ def answer_logits(model: Adapted, batch: Batch) -> tuple[Tensor, Tensor]:
     labels, mask = batch["labels"], batch["attention_mask"]
     kept = labels.shape[1] - int((labels != IGNORE).any(0).int().argmax())  # on the CPU still: no sync
     prompt = (mask != 0) & ((labels != IGNORE).cumsum(-1) == 0)
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions(mask)}
+    return _last_logits(model, batch, prompt, kept + 1)[:, :-1], labels[:, -kept:].to(model.device)
+
+
+def _last_logits(model: Adapted, batch: Batch, prompt: Tensor, kept: int) -> Tensor:
+    """(batch, kept, vocabulary), float32, of the last columns; `prompt` (batch, length) bool is what LoReFT edits."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    counted = (mask.cumsum(-1) - 1).clamp(min=0)  # (batch, length), from each row's first real token
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": counted}
     with model.prompt(prompt.to(model.device)):
-        found = model.model(**{k: v.to(model.device) for k, v in inputs.items()}, logits_to_keep=kept + 1).logits
-    return found[:, :-1].float(), labels[:, -kept:].to(model.device)
-
-
-def positions(mask: Tensor) -> Tensor:
-    """(batch, length): counted from each row's first real token."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
+        found = model.model(**{k: v.to(model.device) for k, v in inputs.items()}, logits_to_keep=kept)
+    return found.logits.float()
 
 
 def token_losses(model: Adapted, batch: Batch) -> Tensor:
@@ -95,10 +97,7 @@ def _log_shares(model: Adapted, contexts: Sequence[_Candidate], padding: Padding
     before = torch.tensor([width - context.length + context.prompt for context in contexts])  # column after the prompt
     prompt = (mask != 0) & (torch.arange(width) < before[:, None])
     kept = max(context.length - context.prompt for context in contexts) + 1
-    inputs = batch | {"position_ids": positions(mask)}
-    with model.prompt(prompt.to(model.device)):
-        found = model.model(**{k: v.to(model.device) for k, v in inputs.items()}, logits_to_keep=kept).logits
-    return found.float().log_softmax(-1)
+    return _last_logits(model, batch, prompt, kept).log_softmax(-1)
 
 
 @torch.no_grad()

@@ -141,10 +141,11 @@ def _engine(
 ) -> LocalEngine:
     on_gpu = experiment.model.device != "cpu"
     workers = experiment.workers or (1 if on_gpu else os.cpu_count()) or 1
-    if experiment.engine == "batched":
-        at_once = experiment.clients_at_once
-        return BatchedEngine(method, clients, templates, experiment.training, seed, workers, at_once, cache)
-    return LocalEngine(method, clients, templates, experiment.training, seed, workers, cache)
+    kind = BatchedEngine if experiment.engine == "batched" else LocalEngine
+    engine = kind(method, clients, templates, experiment.training, seed, workers, cache)
+    if isinstance(engine, BatchedEngine):
+        engine.at_once = experiment.clients_at_once
+    return engine
 
 
 def deal(

@@ -25,6 +25,7 @@ def summarise(
     validation = [line for line in lines if line["split"] == "validation"]
     rounds = built.federation.round
     ((label, options),) = experiment["methods"].items()
+    adapter, head = _trained(built)
     return {
         "label": label,
         "method": options["method"],
@@ -44,8 +45,8 @@ def summarise(
             str(r): average(_by_client(validation, r), built.task.metric)
             for r in sorted({v["round"] for v in validation})
         },
-        "adapter_parameters": _count(built, head=False),
-        "head_parameters": _count(built, head=True),
+        "adapter_parameters": adapter,
+        "head_parameters": head,
         "bytes_down": mean(line["bytes_down"] for line in train),
         "bytes_up": mean(line["bytes_up"] for line in train if line["bytes_up"]) if any_up(train) else 0.0,
         "quarantined": sum("quarantined" in line for line in train),
@@ -82,12 +83,13 @@ def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
     return {line["client"]: line for line in lines if line["round"] == round_}
 
 
-def _count(built: Built, head: bool) -> int:
-    """Parameters that a client trains in a round; their mean, where clients differ."""
-    federation, counts = built.federation, []
+def _trained(built: Built) -> tuple[int, int]:
+    """Parameters of adapter and head that a client trains in a round; their means, where clients differ."""
+    federation, adapters, heads = built.federation, [], []
     for spec in federation.audience:
         initial, template = built.engine.clients[spec.id].initial, built.engine.templates[spec.id]
         first = Message(spec.id, 1, federation.method.send(federation.state, spec))
-        names = federation.method.trains(template, first)
-        counts.append(sum(initial[name].numel() for name in names if is_head(name) == head))
-    return round(mean(counts))
+        sizes = {name: initial[name].numel() for name in federation.method.trains(template, first)}
+        heads.append(sum(size for name, size in sizes.items() if is_head(name)))
+        adapters.append(sum(sizes.values()) - heads[-1])
+    return round(mean(adapters)), round(mean(heads))
