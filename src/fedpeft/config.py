@@ -27,6 +27,9 @@ class ModelConfig(BaseModel):
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
     max_length: int = Field(64, ge=4, description="tokens kept of each text")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    autocast: Literal["bfloat16"] | None = Field(
+        None, description="what matrices are multiplied in, faster and rounded; null: as stored"
+    )
     device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the frozen weights, by bitsandbytes")
     device_map: str | dict[str, int | str] | None = Field(

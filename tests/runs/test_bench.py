@@ -26,7 +26,7 @@ def timed(request, tmp_path_factory, tiny_model, tiny_data):
 
 def test_every_option_ran_and_the_fastest_is_first(timed):
     _, found, said = timed
-    assert {"1 worker", "prefix cache", "batched engine"} <= {one.option for one in found}
+    assert {"1 worker", "prefix cache", "batched engine", "bfloat16 products"} <= {one.option for one in found}
     assert all(len(one.later) == 2 and min(one.first, *one.later) > 0 for one in found)
     assert [one.seconds for one in found] == sorted(one.seconds for one in found)
     assert len(said) == 3 * len(found)
@@ -37,6 +37,6 @@ def test_the_settings_shown_are_settings(timed):
     console = Console(width=200, record=True)
     console.print(bench_table("fedit", found, "a machine"))
     text = console.export_text()
-    assert "1.00x" in text and "prefix_cache: {}" in text
-    experiment = load_experiment(file, ["prefix_cache={}", "engine=batched", "workers=2"])
+    assert "1.00x" in text and "prefix_cache: {}" in text and "model.autocast: bfloat16" in text
+    experiment = load_experiment(file, ["prefix_cache={}", "engine=batched", "workers=2", "model.autocast=bfloat16"])
     assert experiment.prefix_cache is not None

@@ -131,7 +131,7 @@ class PrefixCache:
         """A digest of all that decides what the prefix computes: equal for copies of one backbone, loaded or shared."""
         digest = hashlib.blake2b(digest_size=32)
         config: Any = model.config
-        settings = (blocks, str(config._attn_implementation), torch.get_num_threads(), _autocast(model))
+        settings = (blocks, str(config._attn_implementation), torch.get_num_threads())
         digest.update(json.dumps([config.to_dict(), settings], sort_keys=True, default=str).encode())
         for name, tensor in frozen_tensors(model, find_blocks(model), blocks):
             if tensor.requires_grad:
@@ -149,11 +149,6 @@ class PrefixCache:
                 digest.update(values.numpy().data)
                 known = self._digests[tensor] = (tensor._version, digest.digest())
             return known[1]
-
-
-def _autocast(model: nn.Module) -> str:
-    kind = next(model.parameters()).device.type
-    return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
 
 
 class _File:

@@ -132,7 +132,7 @@ class FrozenPrefix:
             return None
         chosen = torch.stack(list(tokens.values()))[:, real]  # (kinds, tokens of the batch)
         rows = chosen.split(real.sum(-1).tolist(), 1)  # (kinds, length) each
-        prefix = self._identity + ",".join(tokens).encode()
+        prefix = self._identity + f"{','.join(tokens)} {_autocast(ids.device.type)}".encode()
         keys = [hashlib.blake2b(prefix + row.numpy().tobytes(), digest_size=32).digest() for row in rows]
         found = self._store.states(keys, lambda i: self._compute(dict(zip(tokens, rows[i], strict=True)), ids.device))
         flat = torch.cat([row.states for row in found]).to(ids.device, found[0].dtype)  # (tokens of the batch, width)
@@ -175,6 +175,10 @@ class _Served:
         if self._last and self._prefix.alone:
             raise _Reached(output)
         return output
+
+
+def _autocast(kind: str) -> str:
+    return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
 
 
 def _in_one_piece(real: Tensor) -> bool:

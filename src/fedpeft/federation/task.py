@@ -1,6 +1,7 @@
 """What is learned and how it is scored: the part of a client's work that the kind of task decides."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -34,6 +35,26 @@ def logits(model: Adapted, batch: Batch) -> Tensor:
     """(batch, outputs) of a classifier."""
     inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
     return model.model(**inputs).logits
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Another task with its matrix products in a lower precision: weights, sums, losses and gradients keep theirs."""
+
+    task: Task
+    dtype: torch.dtype
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+        with torch.autocast(model.device.type, self.dtype):
+            return self.task.losses(model, batch)
+
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        with torch.autocast(model.device.type, self.dtype):
+            return self.task.scores(model, rows, padding)
 
 
 class Classification:

@@ -17,6 +17,7 @@ from fedpeft.runs.build import Built, assemble, deal, load_model
 from fedpeft.tasks.load import load_task
 
 ROUNDS = 3  # timed, after the first
+AUTOCAST = "model.autocast"  # as --set names it
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Timed:
 def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]:
     """What may be chosen: a name, the settings, and what they do to the results."""
     cores = os.cpu_count() or 1
-    plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None}
+    plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None, AUTOCAST: None}
     cache = experiment.prefix_cache or PrefixCacheConfig.model_validate({})
     several = {} if cores == 1 else {"workers": cores}
     yield "1 worker", plain, "exact"
@@ -46,6 +47,13 @@ def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]
         yield f"{cores} workers", plain | several, "the same to the bit"
     yield "prefix cache", plain | several | {"prefix_cache": cache}, "the same but for rounding"
     yield "batched engine", plain | several | {"engine": "batched"}, "the same but for rounding"
+    yield "bfloat16 products", plain | several | {AUTOCAST: "bfloat16"}, "rounded: compare the scores"
+
+
+def chosen(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
+    """The experiment under the settings of one option."""
+    model = experiment.model.model_copy(update={"autocast": settings[AUTOCAST]})
+    return experiment.model_copy(update={k: v for k, v in settings.items() if k != AUTOCAST} | {"model": model})
 
 
 def bench(
@@ -57,10 +65,10 @@ def bench(
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
     built: dict[str, tuple[Built, dict[str, Any], str]] = {}
     for name, settings, results in options(experiment):
-        chosen, method = experiment.model_copy(update=settings), experiment.build_method(label)
+        under, method = chosen(experiment, settings), experiment.build_method(label)
         ids = [client.id for client in data.clients]
-        dealt = {} if method.pooled else deal(chosen, method, ids, model[0], seed)
-        built[name] = (assemble(chosen, method, seed, data, model, dealt), settings, results)
+        dealt = {} if method.pooled else deal(under, method, ids, model[0], seed)
+        built[name] = (assemble(under, method, seed, data, model, dealt), settings, results)
     seconds: dict[str, list[float]] = {name: [] for name in built}
     try:
         for round_ in range(1 + rounds):

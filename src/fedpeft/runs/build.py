@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpeft.adapters import PrefixCache, Slot, load_backbone, load_decoder
+from fedpeft.adapters import DTYPES, PrefixCache, Slot, load_backbone, load_decoder
 from fedpeft.budgets import Allotment
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines.batched import BatchedEngine
@@ -19,7 +19,7 @@ from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.method import FederationInfo, Method
-from fedpeft.federation.task import Classification, Regression, Task
+from fedpeft.federation.task import Autocast, Classification, Regression, Task
 from fedpeft.runs.resources import allotments, lowest
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, encode, encode_numbers, encode_prompts
@@ -116,6 +116,8 @@ def assemble(
     initial = {name: template.read() for name, template in templates.items()}
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
+    if experiment.model.autocast is not None:
+        task = Autocast(task, DTYPES[experiment.model.autocast])
     clients = [Client(s, splits[s.id], task, padding, initial[s.id], seed) for s in everyone]
     if cache is None and experiment.prefix_cache is not None:
         cache = experiment.prefix_cache.make()

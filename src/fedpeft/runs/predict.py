@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import DTYPES, Slot
 from fedpeft.config import ModelConfig
 from fedpeft.federation.answers import generate
 from fedpeft.federation.task import logits
@@ -35,7 +35,8 @@ def predict(
     decoder = task.kind in IS_DECODERS
     examples = [Example(text, 0, target="" if decoder else None) for text in texts]
     rows = encoded(task, examples, tokenizer, config.max_length)
-    with torch.inference_mode():
+    products = None if config.autocast is None else DTYPES[config.autocast]
+    with torch.inference_mode(), torch.autocast(model.device.type, products, enabled=products is not None):
         if decoder:
             sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
             most = new_tokens or task.max_new_tokens
