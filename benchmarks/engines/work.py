@@ -64,7 +64,7 @@ class Work:
     def batches(self, client: str, round_: int) -> Iterator[Batch]:
         """The batches of one client in one round (from 1): exactly those that fedpeft's own client draws."""
         shuffle = generator(self.settings.seed, "shuffle", round_, client)
-        for batch in batches(self.rows[client], self.settings.batch, self.padding.id, self.padding.side, shuffle):
+        for batch in batches(self.rows[client], self.settings.batch, self.padding, shuffle):
             yield {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
 
     def backbone(self) -> SequenceClassifier:

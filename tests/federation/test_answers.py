@@ -129,7 +129,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_target_stays(tokenizer):
 
 
 def test_a_training_batch_holds_the_targets_of_its_rows(rows):
-    (batch,) = batches(rows, 8, 0, "left", torch.Generator().manual_seed(0))
+    (batch,) = batches(rows, 8, PADDING, torch.Generator().manual_seed(0))
     for at, labels, ids in zip(batch["rows"].tolist(), batch["labels"], batch["input_ids"], strict=True):
         row = rows[at]
         assert tuple(labels[labels != -100].tolist()) == row.target

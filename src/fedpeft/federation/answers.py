@@ -159,7 +159,7 @@ class Generation:
     @torch.inference_mode()
     def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the target."""
-        parts = list(batches(rows, ROWS, padding.id, padding.side))
+        parts = list(batches(rows, ROWS, padding))
         loss = sum(float(token_losses(model, part).sum()) for part in parts) / sum(scored(part) for part in parts)
         written = generate(model, rows, padding, self.tokenizer, self.new_tokens)
         right = sum(self.right(text, row.answer) for text, row in zip(written, rows, strict=True))

@@ -49,7 +49,7 @@ class Client:
 
     def batches(self, split: str, size: int, shuffle: torch.Generator | None = None) -> Iterator[Batch]:
         """Batches of a split; shuffled by the generator, or sorted by length when none is given."""
-        return batches(self.splits[split], size, self.padding.id, self.padding.side, shuffle)
+        return batches(self.splits[split], size, self.padding, shuffle)
 
     def scores(self, model: Slot, split: str) -> dict[str, float]:
         """Loss and metrics of the model as it stands on a split of this client's rows."""

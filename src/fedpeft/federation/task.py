@@ -71,7 +71,7 @@ class Classification:
         predictions: list[int] = []
         labels: list[int] = []
         loss = 0.0
-        for batch in batches(rows, ROWS, padding.id, padding.side):
+        for batch in batches(rows, ROWS, padding):
             found = logits(model, batch)
             loss += float(nn.functional.cross_entropy(found, batch["labels"].to(found.device), reduction="sum"))
             predictions += found.argmax(-1).tolist()  # (batch,)
@@ -96,7 +96,7 @@ class Regression:
     def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         predictions: list[float] = []
         values: list[float] = []
-        for batch in batches(rows, ROWS, padding.id, padding.side):
+        for batch in batches(rows, ROWS, padding):
             predictions += logits(model, batch).squeeze(-1).tolist()
             values += batch["labels"].tolist()
         squares = [(p - v) ** 2 for p, v in zip(predictions, values, strict=True)]

@@ -25,7 +25,7 @@ from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, encode, encode_numbers, encode_prompts
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.metrics import METRICS
-from fedpeft.tasks.prompts import IS_DECODERS, prompt_maker
+from fedpeft.tasks.prompts import DECODER_KINDS, prompt_maker
 from fedpeft.tasks.types import Example, FederatedData
 
 POOLED = "*"  # no client can have this id
@@ -61,7 +61,7 @@ def build(
 def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
     """The frozen backbone, for encoders' tasks with the head that everyone starts from, and its tokenizer."""
     where: dict[str, Any] = model.model_dump(include={"dtype", "device", "quantization", "device_map"})
-    if task.kind in IS_DECODERS:
+    if task.kind in DECODER_KINDS:
         return load_decoder(model.name, **where)
     with seeded(seed, "head"):
         return load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
@@ -81,7 +81,7 @@ def make_task(config: TaskConfig, num_labels: int, tokenizer: Any) -> Task:
 
 def encoded(config: TaskConfig, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """The examples as token ids, in the form that the kind of task takes."""
-    if config.kind in IS_DECODERS:
+    if config.kind in DECODER_KINDS:
         return encode_prompts(examples, tokenizer, max_length, prompt_maker(config, tokenizer))
     return (encode_numbers if config.kind == "regression" else encode)(examples, tokenizer, max_length)
 
@@ -141,7 +141,7 @@ def _engine(
     seed: int,
     cache: PrefixCache | None,
 ) -> LocalEngine:
-    on_gpu = experiment.model.device != "cpu"
+    on_gpu = experiment.model.device != "cpu" or experiment.model.device_map is not None
     workers = experiment.workers or (1 if on_gpu else os.cpu_count()) or 1
     kind = BatchedEngine if experiment.engine == "batched" else LocalEngine
     engine = kind(method, clients, templates, experiment.training, seed, workers, cache)

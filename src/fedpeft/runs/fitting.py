@@ -14,7 +14,7 @@ from fedpeft.errors import UserError
 from fedpeft.runs.budget import describe_fit, fit, probed
 from fedpeft.runs.measure import Workload
 from fedpeft.runs.probe import ProbeFile
-from fedpeft.tasks.prompts import IS_DECODERS
+from fedpeft.tasks.prompts import DECODER_KINDS
 
 RANK = 8  # wanted where a level with a budget does not say
 
@@ -33,7 +33,7 @@ def with_fitted_levels(experiment: Experiment, say: Callable[[str], None], cache
     if not any(_limited(level) for level in experiment.resources):
         return experiment
     model, training = experiment.model, experiment.training
-    if experiment.task.kind in IS_DECODERS:
+    if experiment.task.kind in DECODER_KINDS:
         raise UserError(
             "resources: memory_mib and other budgets are measured for encoders, whose cost is not a decoder's; "
             f"give rank, layers and micro_batch instead. Received: a task of kind {experiment.task.kind}"

@@ -14,7 +14,7 @@ from fedpeft.runs.build import encoded, load_model
 from fedpeft.runs.export import adapter_card
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, labelled
-from fedpeft.tasks.prompts import IS_DECODERS
+from fedpeft.tasks.prompts import DECODER_KINDS
 from fedpeft.tasks.types import Example
 
 
@@ -32,7 +32,7 @@ def predict(
     backbone, tokenizer = load_model(config, task, len(card["labels"]), seed=0)  # a head is loaded over the one drawn
     model = Slot(PeftModel.from_pretrained(backbone, str(run / "clients" / client / "adapter")))
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
-    decoder = task.kind in IS_DECODERS
+    decoder = task.kind in DECODER_KINDS
     examples = [Example(text, 0, target="" if decoder else None) for text in texts]
     rows = encoded(task, examples, tokenizer, config.max_length)
     products = None if config.autocast is None else DTYPES[config.autocast]

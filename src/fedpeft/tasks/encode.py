@@ -90,7 +90,7 @@ def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: st
 
 
 def batches(
-    rows: Sequence[Encoded], batch_size: int, pad_id: int, pad_side: str, shuffle: torch.Generator | None = None
+    rows: Sequence[Encoded], batch_size: int, padding: Padding, shuffle: torch.Generator | None = None
 ) -> Iterator[Batch]:
     """Batches padded to their longest row: input_ids and attention_mask (batch, length), labels, and rows (batch,).
 
@@ -108,7 +108,6 @@ def batches(
     starts = list(range(0, len(order), batch_size))
     if shuffle is not None:
         starts = [starts[i] for i in torch.randperm(len(starts), generator=shuffle).tolist()]
-    padding = Padding(pad_id, pad_side)
     for start in starts:
         chosen = order[start : start + batch_size]
         yield labelled([rows[i] for i in chosen], padding) | {"rows": torch.tensor(chosen)}

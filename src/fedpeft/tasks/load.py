@@ -16,7 +16,7 @@ from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
 from fedpeft.tasks.divide import Divided, carve, drop_shared, thinned
 from fedpeft.tasks.partition import deal, follow, label_shares
-from fedpeft.tasks.prompts import IS_DECODERS, answer_of, prompted
+from fedpeft.tasks.prompts import DECODER_KINDS, answer_of, prompted
 from fedpeft.tasks.sources import Row, Tables, read_source
 from fedpeft.tasks.types import ClientData, Example, FederatedData
 
@@ -112,7 +112,7 @@ def _place_column(partition: PartitionConfig) -> str | None:
 
 
 def _answer_columns(task: TaskConfig) -> tuple[str, ...]:
-    if task.kind in IS_DECODERS:
+    if task.kind in DECODER_KINDS:
         return (task.answer, task.target) if task.kind == "generation" else (task.answer,)
     return (task.label,)
 
@@ -155,7 +155,7 @@ def _label_value(row: Row, column: str) -> str:
 
 def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int], unknown: str) -> Item:
     texts = [_text(row, task.text)]
-    if task.text_pair and (task.kind not in IS_DECODERS or row[task.text_pair]):  # an instruction may have no input
+    if task.text_pair and (task.kind not in DECODER_KINDS or row[task.text_pair]):  # an instruction may have no input
         texts.append(_text(row, task.text_pair))
     key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
     place = client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
@@ -164,7 +164,7 @@ def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int],
 
 def _example(row: Row, texts: list[str], task: TaskConfig, index: dict[str, int], unknown: str) -> Example:
     pair = texts[1] if len(texts) > 1 else None
-    if task.kind in IS_DECODERS:
+    if task.kind in DECODER_KINDS:
         return prompted(row, texts[0], pair, task, index)
     value = _label_value(row, task.label)
     if task.kind == "regression":

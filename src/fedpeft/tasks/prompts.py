@@ -8,7 +8,7 @@ from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.extract import choices_of, number_matches
 from fedpeft.tasks.types import Example
 
-IS_DECODERS = ("multiple_choice", "generation")
+DECODER_KINDS = ("multiple_choice", "generation")
 
 
 def prompted(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig, labels: dict[str, int]) -> Example:
