@@ -102,11 +102,10 @@ class Federation:
 
     def _screen(self, replies: list[Reply], messages: list[Message], record: RoundRecord) -> list[Reply]:
         sent = {message.client: message for message in messages}
-        expected = {message.client: self.method.expects(self.state, message) for message in messages}
         usable, quarantined = screen(
             replies,
             {spec.id: spec.examples for spec in self.specs},
-            expected,
+            lambda reply: self.method.expects(self.state, sent[reply.client]),
             lambda reply: self.method.objection(self.state, reply),
             lambda reply: self.method.reference(self.state, sent[reply.client], reply),
             self.settings.norm_limit,

@@ -13,7 +13,7 @@ from fedpeft.federation.method import Layout
 def screen(
     replies: Sequence[Reply],
     examples: Mapping[str, int],
-    expected: Mapping[str, Layout],
+    expected: Callable[[Reply], Layout],
     objection: Callable[[Reply], str | None],
     reference: Callable[[Reply], Tensors],
     norm_limit: float | None,
@@ -27,7 +27,7 @@ def screen(
     norms: dict[str, float] = {}
     quarantined = {}
     for reply in replies:
-        reason = _malformed(reply, expected[reply.client], examples[reply.client])
+        reason = _malformed(reply, expected(reply), examples[reply.client])
         if reason is None:
             norms[reply.client] = update_norm(reply.tensors, reference(reply))
             reason = _not_finite(reply, norms[reply.client]) or objection(reply)
