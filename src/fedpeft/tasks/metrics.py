@@ -1,9 +1,9 @@
-"""Scores of classifications and regressions."""
+"""Scores of classifications and regressions.
+
+scikit-learn and SciPy's statistics are imported where they are first needed: they would delay the first training step.
+"""
 
 from collections.abc import Sequence
-
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 METRICS = {  # by kind of task; the first is what tables show unless the task says otherwise
     "classification": ("accuracy", "f1", "macro_f1", "matthews"),
@@ -20,6 +20,8 @@ def classification_scores(predictions: Sequence[int], labels: Sequence[int], num
     Macro F1 is over the classes that occur among labels or predictions: a client may not hold all `num_labels`.
     Matthews' coefficient is 0 where it is not defined (one class only).
     """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
     present = [c for c in range(num_labels) if c in set(labels) | set(predictions)]
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
@@ -34,6 +36,8 @@ def regression_scores(predictions: Sequence[float], values: Sequence[float]) -> 
 
     All are 0 where correlation is not defined: one row, or one value throughout.
     """
+    from scipy.stats import pearsonr, spearmanr
+
     constant = len(set(predictions)) < 2 or len(set(values)) < 2
     pearson = 0.0 if constant else float(pearsonr(predictions, values).statistic)
     spearman = 0.0 if constant else float(spearmanr(predictions, values).statistic)
