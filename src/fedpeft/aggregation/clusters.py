@@ -7,21 +7,21 @@ responsibilities, clusters matched to the old ones, a floor, and the number of c
 clients: with a variance per cluster and direction it finds clusters among twelve clients of pure noise nearly always.
 That of hard clusters which share one diagonal covariance, unbiased for the means taken out of it, nearly never does;
 but it sometimes splits a true cluster, which the mixture's does not.
+
+scikit-learn and SciPy are imported where they are needed: their second would delay the first step of every experiment.
 """
 
 import warnings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from fedpeft.aggregation.lowrank import Factors
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 STARTS = 5  # k-means++ starts of a cold fit
 LEAST_VARIANCE = 1e-3  # of a cluster, relative to the widest direction: features have no natural unit
@@ -80,13 +80,18 @@ def sketch(factors: Factors, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _projected(features: Tensor, components: int, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+
     raw = features.double().cpu().numpy()
     kept = min(components, len(raw) - 1, raw.shape[1])
     solver = "arpack" if kept < min(raw.shape) else "full"  # a few directions of many: no full decomposition
     return PCA(kept, svd_solver=solver, random_state=seed).fit_transform(raw)  # (clients, components)
 
 
-def _fitted(points: np.ndarray, number: int, previous: Tensor | None, seed: int) -> GaussianMixture:
+def _fitted(points: np.ndarray, number: int, previous: Tensor | None, seed: int) -> "GaussianMixture":
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     means = _means(points, number, previous)
     mixture = GaussianMixture(
         number,
@@ -102,7 +107,7 @@ def _fitted(points: np.ndarray, number: int, previous: Tensor | None, seed: int)
         return mixture.fit(points)
 
 
-def _preferred(points: np.ndarray, fits: list[GaussianMixture], seed: int) -> int:
+def _preferred(points: np.ndarray, fits: list["GaussianMixture"], seed: int) -> int:
     """The place of the fit that both BICs can bear, of fits in order of their number of clusters."""
     if len(fits) == 1:
         return 0
@@ -113,6 +118,9 @@ def _preferred(points: np.ndarray, fits: list[GaussianMixture], seed: int) -> in
 
 def _hard_bic(points: np.ndarray, number: int, seed: int) -> float:
     """BIC of `number` hard clusters by k-means: their means, sizes and one diagonal covariance are its parameters."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     clients, width = points.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -141,5 +149,7 @@ def _means(points: np.ndarray, number: int, previous: Tensor | None) -> np.ndarr
 
 def _matched(previous: Tensor, shares: Tensor) -> list[int]:
     """New clusters in the order of the old ones whose clients they share; those without an old one come last."""
+    from scipy.optimize import linear_sum_assignment
+
     _, new = linear_sum_assignment((previous.double().cpu().mT @ shares).numpy(), maximize=True)  # (old, new)
     return [*new, *(j for j in range(shares.shape[1]) if j not in new)]

