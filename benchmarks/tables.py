@@ -5,6 +5,7 @@ python benchmarks/tables.py
 
 import json
 from pathlib import Path
+from statistics import mean, stdev
 
 from fedpeft.display import HEADINGS, MIB, cells
 
@@ -23,20 +24,28 @@ def machine(found: dict) -> str:
     return f"{env['processor']}, {env['cores']} cores; {versions}."
 
 
-def comparison(name: str) -> str:
+def comparison(name: str, losses: bool = False) -> str:
+    """One row per method; with `losses`, what a decoder loses per token of the right answers beside its score."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
     base = next((row for row in found["rows"] if row["label"] == "fedit"), found["rows"][0])
-    rows = [[*cells(row), f"1/{base['adapter_parameters'] / row['adapter_parameters']:.0f}"] for row in found["rows"]]
+    rows = []
+    for row in found["rows"]:
+        size = row["adapter_parameters"]
+        rows.append([*cells(row), f"1/{base['adapter_parameters'] / size:.0f}" if size else "-"])
+        if losses:
+            own = [run["test"]["personal"]["loss"] for run in found["runs"][row["label"]]]
+            rows[-1].append(f"{mean(own):.3f} ± {stdev(own):.3f}")
+    metric = found["rows"][0].get("metric", "accuracy")
     tried = {label: " ".join(f"{lr}: {100 * v:.1f}" for lr, v in rates.items()) for label, rates in
              found["tuned_on_validation"].items()}  # fmt: skip
     lines = [
         f"## {name}",
-        f"{len(found['seeds'])} seeds. {machine(found)}",
-        markdown([*HEADINGS, f"of {base['label']}'s"], rows),
+        f"{metric}, {len(found['seeds'])} seeds. {machine(found)}",
+        markdown([*HEADINGS, f"of {base['label']}'s", *(["answer loss"] if losses else [])], rows),
     ]
     if tried:
         each = "; ".join(f"{label} {what}" for label, what in tried.items())
-        lines.append(f"Validation accuracy (%) of each learning rate tried, first seed: {each}.")
+        lines.append(f"Validation {metric} (%) of each learning rate tried, first seed: {each}.")
     return "\n\n".join(lines)
 
 
@@ -168,7 +177,7 @@ def main() -> None:
     if (RESULTS / "budget_bench.json").exists():
         parts.append(budget())
     reasoning = [n for n in ("reasoning_dt", "reasoning_mt", "gsm8k") if (RESULTS / f"{n}.json").exists()]
-    parts += [comparison(name) for name in reasoning]
+    parts += [comparison(name, losses=True) for name in reasoning]
     parts += [crossed(name) for name in reasoning if name != "gsm8k"]
     (RESULTS / "README.md").write_text("\n\n".join(parts) + "\n")
     print(f"wrote {RESULTS / 'README.md'}")

@@ -179,7 +179,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     """One method's row as text, in the order of HEADINGS."""
     return [
         row["label"],
-        f"{row['lr']:g}",
+        f"{row['lr']:g}" if row["adapter_parameters"] + row["head_parameters"] else "-",
         *(_percent(row[key]) for key in ("personal", "worst_client", "trained")),
         f"{row['adapter_parameters']:,}",
         f"{row['head_parameters']:,}",
