@@ -1,9 +1,13 @@
 """Means against sums written out."""
 
+import math
+from operator import mul
+
 import pytest
 import torch
 
 from fedpeft.aggregation import leave_one_out_mean_mix, weighted_mean
+from fedpeft.aggregation.mean import BLOCK
 
 
 def test_weights_are_copies():
@@ -18,6 +22,24 @@ def test_a_thousand_points_lose_nothing_before_the_last_rounding(dtype):
     mean, rounding = weighted_mean(points), torch.finfo(dtype).eps
     assert mean.dtype == dtype
     assert torch.allclose(mean.double(), points.double().mean(0), rtol=0.51 * rounding + 1e-14, atol=0)
+
+
+@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_blocks_of_clients_add_up_to_the_exact_sum(count, dtype):
+    draw = torch.Generator().manual_seed(count)
+    points = torch.randn(count, 2, 3, generator=draw).to(dtype)
+    weights = torch.rand(count, generator=draw, dtype=torch.float64)
+    share = (weights / weights.sum()).tolist()
+    columns = points.double().flatten(1).T.tolist()
+    exact = torch.tensor([math.fsum(map(mul, share, column)) for column in columns], dtype=torch.float64).view(2, 3)
+    for given in (points, list(points)):
+        mean = weighted_mean(given, weights)
+        assert mean.dtype == dtype
+        if dtype == torch.float64:
+            torch.testing.assert_close(mean, exact, rtol=0, atol=1e-14)
+        else:
+            assert torch.equal(mean, exact.to(dtype))
 
 
 def test_each_row_is_the_mean_of_the_others():

@@ -1,7 +1,11 @@
 """Means of stacked points, and the convex weights of leave-one-out means."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+BLOCK = 64  # clients held in float64 at once: a thousand would cost more in fresh memory than in sums
 
 
 def normalised(weights: Tensor | None, count: int) -> Tensor:
@@ -14,13 +18,18 @@ def normalised(weights: Tensor | None, count: int) -> Tensor:
     return weights / weights.sum()
 
 
-def weighted_mean(points: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The mean over the first dimension: points (clients, ...), weights (clients,) -> (...), in the points' dtype.
+def weighted_mean(points: Tensor | Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+    """The mean over clients: points (clients, ...) or one (...) each, weights (clients,) -> (...), in their dtype.
 
-    Accumulated in float64 (bfloat16 points lose nothing before the last rounding).
+    Accumulated in float64 (bfloat16 points lose nothing before the last rounding), so many clients at a time.
     """
-    share = normalised(weights, points.shape[0]).to(points.device)
-    return torch.tensordot(share, points.double(), dims=1).to(points.dtype)
+    share = normalised(weights, len(points)).to(points[0].device)
+    total = torch.zeros_like(points[0], dtype=torch.float64)
+    for start in range(0, len(points), BLOCK):
+        block = points[start : start + BLOCK]
+        block = block if isinstance(block, Tensor) else torch.stack(list(block))  # (block, ...)
+        total += torch.tensordot(share[start : start + BLOCK], block.double(), dims=1)
+    return total.to(points[0].dtype)
 
 
 def leave_one_out_mean_mix(weights: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fedpeft.aggregation.mean import weighted_mean
@@ -29,14 +28,15 @@ def mixed_tensors(replies: Sequence[Tensors], groups: Sequence[Sequence[str]], m
 
 
 def _mean(replies: Sequence[Tensors], name: str, weights: Tensor | None) -> Tensor:
-    return weighted_mean(torch.stack([reply[name] for reply in replies]), weights)
+    return weighted_mean([reply[name] for reply in replies], weights)
 
 
 def _require_alike(replies: Sequence[Tensors]) -> None:
     if not replies:
         raise ValueError("An aggregate needs at least one client. Received: none.")
-    first = {name: tuple(tensor.shape) for name, tensor in replies[0].items()}
+    first = {name: tensor.shape for name, tensor in replies[0].items()}
     for reply in replies[1:]:
-        unlike = first.items() ^ {name: tuple(tensor.shape) for name, tensor in reply.items()}.items()
-        if unlike:
+        shapes = {name: tensor.shape for name, tensor in reply.items()}
+        if shapes != first:
+            unlike = {(name, tuple(shape)) for name, shape in first.items() ^ shapes.items()}
             raise ValueError(f"Clients' tensors differ in name or shape. Received: {sorted(unlike)[:3]}.")
