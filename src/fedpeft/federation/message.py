@@ -19,6 +19,7 @@ Scalar = bool | int | float | str
 
 _LENGTH = struct.Struct("<Q")
 _FORMAT = 1
+_JSON = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def _header(message: Message) -> bytes:
         "round": message.round,
         "scalars": dict(message.scalars),
     }
-    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+    return _JSON.encode(fields).encode()
 
 
 def encode(message: Message) -> bytes:

@@ -44,8 +44,8 @@ def screen(
 
 
 def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
-    missing, surplus = expected.keys() - reply.tensors.keys(), reply.tensors.keys() - expected.keys()
-    if missing or surplus:
+    if expected.keys() != reply.tensors.keys():
+        missing, surplus = expected.keys() - reply.tensors.keys(), reply.tensors.keys() - expected.keys()
         return f"keys differ: missing {sorted(missing)[:3]}, unexpected {sorted(surplus)[:3]}"
     for name, tensor in reply.tensors.items():
         dtype, shape = expected[name]
@@ -94,8 +94,8 @@ def medians_of_others(values: Sequence[float]) -> list[float]:
 def _norm(tensors: list[Tensor]) -> float:
     if not tensors:
         return 0.0
-    norm = float(torch.stack(torch._foreach_norm(tensors)).norm())
+    norm = math.hypot(*torch.stack(torch._foreach_norm(tensors)).tolist())
     if math.isfinite(norm):
         return norm
     # The square of a large finite float32 is not one; twice as slow, so only here.
-    return float(torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).norm())
+    return math.hypot(*torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).tolist())
