@@ -55,10 +55,12 @@ class Slot:
             up = layer.lora_B[model.active_adapter]
             if isinstance(up, MaskedRows):
                 self._masked[module] = up
+        self._merges = any(merged.delta_of(layer) is not None for layer in self._lora.values())
 
+    @torch.no_grad()
     def read(self) -> Tensors:
         """A copy of every trained tensor."""
-        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return {name: parameter.clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def write(self, tensors: Tensors) -> None:
@@ -67,11 +69,11 @@ class Slot:
         Raises `ValueError`, before anything is written, for a name the slot does not have or a wrong shape.
         """
         for name, tensor in tensors.items():
-            if name not in self._parameters:
+            parameter = self._parameters.get(name)
+            if parameter is None:
                 raise ValueError(f"A slot has tensors like {self.names[0]}, and not this one. Received: {name}")
-            expected = tuple(self._parameters[name].shape)
-            if tuple(tensor.shape) != expected:
-                raise ValueError(f"{name} has shape {expected}. Received: {tuple(tensor.shape)}")
+            if tensor.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(parameter.shape)}. Received: {tuple(tensor.shape)}")
         if tensors:
             torch._foreach_copy_([self._parameters[name] for name in tensors], list(tensors.values()))
 
@@ -83,6 +85,7 @@ class Slot:
         `ValueError`, before anything is changed, for another name, half a pair or a wrong shape.
         """
         merged.merge_(self._lora, self.model.active_adapter, factors)
+        self._merges = bool(factors)
 
     @property
     def merged(self) -> Tensors:
@@ -91,7 +94,7 @@ class Slot:
         Of factors larger than their product the slot keeps the product alone, and gives it back as a pair with an
         identity of the smaller dimension.
         """
-        return merged.factors_of(self._lora)
+        return merged.factors_of(self._lora) if self._merges else {}
 
     def set_rows(self, rows: Mapping[str, Tensor]) -> None:
         """Chooses which rows of the full B the masked modules train: (m,) int64 ascending, by module.
