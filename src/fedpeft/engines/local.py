@@ -8,8 +8,9 @@ import hashlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
@@ -28,6 +29,7 @@ from fedpeft.federation.settings import TrainingConfig
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 WHICH = get_args(Which)
+HAND_OVER = 0.01  # seconds: what a worker ends within it comes back together, so short rounds wake nobody each
 
 
 class LocalEngine:
@@ -46,7 +48,7 @@ class LocalEngine:
         self.method, self.settings, self.seed, self.cache = method, settings, seed, cache
         self.clients = {client.spec.id: client for client in clients}
         self.templates = templates
-        self._own = threading.local()
+        self._workers, self._own = workers, threading.local()
         self._scored: dict[tuple[str, str], dict[bytes, Scores]] = {}
         self._pool = ThreadPoolExecutor(workers, "client", initializer=torch.set_num_threads, initargs=(1,))
 
@@ -93,13 +95,30 @@ class LocalEngine:
     # ---- inside
 
     def _each(self, work: Callable[[Message], T], messages: Sequence[Message]) -> Iterator[T]:
-        futures: list[Future[T]] = [self._pool.submit(work, message) for message in messages]
+        todo = deque(messages)
+
+        def some() -> list[T]:
+            results, until = [], time.perf_counter() + HAND_OVER
+            while todo:
+                try:
+                    message = todo.popleft()
+                except IndexError:  # another worker was faster
+                    break
+                results.append(work(message))
+                if time.perf_counter() > until:
+                    break
+            return results
+
+        running: set[Future[list[T]]] = set()
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            while todo or running:
+                ahead = 2 * self._workers - len(running)  # one each under way and one waiting: nobody idles
+                running |= {self._pool.submit(some) for _ in range(ahead if todo else 0)}
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield from future.result()
         finally:
-            for future in futures:
-                future.cancel()
+            todo.clear()
 
     def _slot(self, client: str) -> Slot:
         slots: dict[int, Slot] = self._own.__dict__.setdefault("slots", {})
