@@ -13,7 +13,7 @@ from fedpeft.budgets import Allotment
 from fedpeft.engines.batched import BatchedEngine, joined
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models
-from fedpeft.federation.answers import MultipleChoice, token_losses
+from fedpeft.federation.answers import token_losses
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message
 from fedpeft.federation.method import FederationInfo, Method
@@ -194,54 +194,6 @@ def test_regression_learns_the_same(passes):
     method, backbone, task = made("fedit", **LORA), classifier(outputs=1), Regression("pearson")
     wanted = rounds(method, *built(method, backbone, task, LIKE))
     assert largest_difference(rounds(method, *built(method, backbone, task, LIKE, at_once=5)), wanted) < 1e-10
-
-
-class Choices(MultipleChoice):
-    """Which of two continuations is likelier."""
-
-    def __init__(self):
-        super().__init__(None, 4, "", False, "likelihood_accuracy")
-
-
-def evaluated(method, backbone, task, allotments, states, at_once=None):
-    """Scores of the models deployed and of those left by training, by client; twice, since what is known is kept."""
-    engine, state = built(method, backbone, task, allotments, target=isinstance(task, Choices), at_once=at_once)
-    if isinstance(task, Choices):
-        for client in engine.clients.values():
-            asked = client.splits["validation"]
-            client.splits["validation"] = [Encoded(r.input_ids, 0, choices=(r.target, (5, 6, 7))) for r in asked]
-    engine.restore(states)
-    messages = [Message(name, 2, method.send(state, client.spec)) for name, client in engine.clients.items()]
-    found = [engine.evaluate(messages, "validation", which) for which in ("personal", "trained", "personal")]
-    engine.close()
-    assert found[0] == found[2] and [list(one) for one in found] == [list(engine.clients)] * 3
-    return found
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "allotments", "decodes"),
-    [
-        ("fedit", LORA, LIKE, False),
-        ("local", LORA, UNLIKE, False),
-        ("fedreft", {"mixing": "validation"} | REFT, LIKE, False),
-        ("local", REFT, [Allotment(layers=layers) for layers in (None, (0,), (1,), None, (0, 1))], True),
-        ("flora", LORA, RANKS, True),
-    ],
-)
-def test_scores_are_the_local_engines(name, options, allotments, decodes, monkeypatch):
-    method = made(name, **options)
-    backbone, task = (decoder(), Choices()) if decodes else (classifier(), Classification(3))
-    _, states = rounds(method, *built(method, backbone, task, allotments, target=decodes), count=1)
-    wanted = evaluated(method, backbone, task, allotments, states)
-    asked, real = [], type(task).predict
-    monkeypatch.setattr(
-        type(task), "predict", lambda self, m, rows, p: (asked.append(len(rows)), real(self, m, rows, p))[1]
-    )
-    got = evaluated(method, backbone, task, allotments, states, at_once=3)
-    for one, other in zip(got, wanted, strict=True):
-        for client in other:
-            assert one[client] == pytest.approx(other[client], rel=1e-10)
-    assert asked.count(15) >= 1 and asked.count(10) >= 1  # three clients of five rows, then two
 
 
 @pytest.mark.parametrize(("name", "options"), [("fedit", LORA), ("fedreft", REFT)])

@@ -6,14 +6,13 @@ are the local engine's but for rounding: products are summed in another order.
 
 Clients train alone, as in the local engine, where the method writes its own training loop or adds a penalty to the
 loss, and where a client was allotted a micro-batch or activation checkpointing: both are there to take less memory.
-The prefix cache serves single models: with one, these clients and evaluation use it, the joint pass does not.
+The prefix cache serves those and evaluation, not the joint pass.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +21,19 @@ from fedpeft.adapters import Slot
 from fedpeft.adapters.stacked import Stack
 from fedpeft.engines.local import LocalEngine, diverged
 from fedpeft.federation.client import Client
-from fedpeft.federation.engine import Outcome, Scores, Which
+from fedpeft.federation.engine import Outcome
 from fedpeft.federation.message import Message, Scalar
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.training import make_optimiser
-from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, scored
+from fedpeft.tasks.encode import IGNORE, Batch, Padding, scored
 
 log = logging.getLogger(__name__)
 
 
 class BatchedEngine(LocalEngine):
-    """Trains and evaluates up to `at_once` clients in one pass; each worker has a stack of its own."""
+    """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine."""
 
     at_once = 8
 
@@ -43,18 +42,6 @@ class BatchedEngine(LocalEngine):
         groups = {group[0].client: group for group in self._groups(messages)}
         for outcomes in self._each(lambda m: self._train_group(groups[m.client]), [g[0] for g in groups.values()]):
             yield from outcomes
-
-    def evaluate(self, messages: Sequence[Message], split: str, which: Which) -> dict[str, Scores]:
-        """Scores by client id, in the order of the messages."""
-        if self.cache is not None:
-            return super().evaluate(messages, split, which)
-        groups = {group[0].client: group for group in self._alike(messages)}
-        found: dict[str, Scores] = {}
-        for scores in self._each(
-            lambda m: self._evaluate_group(groups[m.client], split, which), [g[0] for g in groups.values()]
-        ):
-            found |= scores
-        return {message.client: found[message.client] for message in messages}
 
     def alone(self, client: Client) -> str | None:
         """Why this client cannot train in one pass with others, as far as that is known before its round."""
@@ -66,22 +53,15 @@ class BatchedEngine(LocalEngine):
 
     def _groups(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Clients of like length are together, so that few rounds end with one client that goes on."""
-        together = []
+        kinds: dict[tuple[object, Padding], list[Message]] = {}
         for message in sorted(messages, key=lambda m: -self.clients[m.client].spec.examples):
-            reason = self.alone(self.clients[message.client])
+            client = self.clients[message.client]
+            reason = self.alone(client)
             if reason is None:
-                together.append(message)
+                kinds.setdefault((client.task, client.padding), []).append(message)
             else:
                 log.info("client %s trains alone: %s", message.client, reason)
                 yield [message]
-        yield from self._alike(together)
-
-    def _alike(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
-        """At most `at_once` clients each, in their order, whose rows can lie in one batch."""
-        kinds: dict[tuple[object, Padding], list[Message]] = {}
-        for message in messages:
-            client = self.clients[message.client]
-            kinds.setdefault((client.task, client.padding), []).append(message)
         for same in kinds.values():
             yield from (same[start : start + self.at_once] for start in range(0, len(same), self.at_once))
 
@@ -126,34 +106,6 @@ class BatchedEngine(LocalEngine):
                 client.local = before
                 others.append(course.message)  # diverged, and the local engine's code says so
         return outcomes + [self._train_one(message) for message in others]
-
-    def _evaluate_group(self, group: Sequence[Message], split: str, which: Which) -> dict[str, Scores]:
-        """Scores by client id. Batches are made of all their rows, longest first, whoever they are of."""
-        stack, places = self._stack(group)
-        found: dict[str, Scores] = {}
-        keys: dict[str, bytes] = {}
-        rows: list[Encoded] = []
-        owners: list[int] = []  # the slot of each row
-        for message, place in zip(group, places, strict=True):
-            scores, key = self._known(self._loaded(stack.slots[place], message, which), message.client, split)
-            if scores is not None:
-                found[message.client] = scores
-                continue
-            keys[message.client] = key
-            own = self.clients[message.client].splits[split]
-            rows += own
-            owners += [place] * len(own)
-        if not keys:
-            return found
-        some = self.clients[group[0].client]
-        predictions = iter(
-            some.task.predict(lambda chosen: stack.rows([owners[i] for i in chosen]), rows, some.padding)
-        )
-        for client, key in keys.items():
-            own = self.clients[client].splits[split]
-            scores = some.task.scores(list(islice(predictions, len(own))), own)
-            found[client] = self._keep(key, scores, client, split)
-        return found
 
     def _stack(self, group: Sequence[Message]) -> tuple[Stack, list[int]]:
         """This worker's stack, and which of its slots each client takes; grows with unlike templates met together."""

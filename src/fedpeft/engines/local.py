@@ -63,7 +63,7 @@ class LocalEngine:
         """Scores by client id, in the order of the messages."""
 
         def one(message: Message) -> tuple[str, Scores]:
-            slot = self._loaded(self._slot(message.client), message, which)
+            slot = self._loaded(message, which)
             return message.client, self._scores(slot, message.client, split)
 
         scores = dict(self._each(one, messages))
@@ -73,7 +73,7 @@ class LocalEngine:
         """Every client's personal model on every client's rows: by whose model, then by whose rows."""
 
         def one(message: Message) -> tuple[str, dict[str, Scores]]:
-            slot = self._loaded(self._slot(message.client), message, "personal")
+            slot = self._loaded(message, "personal")
             return message.client, {other.client: self._scores(slot, other.client, split) for other in messages}
 
         scores = dict(self._each(one, messages))
@@ -152,8 +152,8 @@ class LocalEngine:
         if not self.settings.before_aggregation and not self.method.remembers:
             client.local.trained = None
 
-    def _loaded(self, slot: Slot, message: Message, which: Which) -> Slot:
-        client = self.clients[message.client]
+    def _loaded(self, message: Message, which: Which) -> Slot:
+        client, slot = self.clients[message.client], self._slot(message.client)
         if which == "trained" and client.local.trained is not None:
             slot.restore(client.local.trained)
         else:
@@ -164,22 +164,14 @@ class LocalEngine:
         return nullcontext() if self.cache is None else slot.cached(self.cache)
 
     def _scores(self, slot: Slot, rows_of: str, split: str) -> Scores:
-        scores, key = self._known(slot, rows_of, split)
+        known = self._scored.setdefault((rows_of, split), {})
+        key = fingerprint(slot.snapshot())
+        scores = known.get(key)  # personal and trained are often one and the same model
         if scores is None:
             with self._cached(slot):
-                scores = self._keep(key, self.clients[rows_of].scores(slot, split), rows_of, split)
-        return scores
-
-    def _known(self, slot: Slot, rows_of: str, split: str) -> tuple[Scores | None, bytes]:
-        """What a model scored lately, and its key: personal and trained are often one and the same."""
-        key = fingerprint(slot.snapshot())
-        return self._scored.get((rows_of, split), {}).get(key), key
-
-    def _keep(self, key: bytes, scores: Scores, rows_of: str, split: str) -> Scores:
-        known = self._scored.setdefault((rows_of, split), {})
-        known[key] = scores
-        for stale in list(known)[: -len(WHICH)]:
-            known.pop(stale, None)  # another worker may have been here
+                scores = known[key] = self.clients[rows_of].scores(slot, split)
+            for stale in list(known)[: -len(WHICH)]:
+                known.pop(stale, None)  # another worker may have been here
         return scores
 
 
