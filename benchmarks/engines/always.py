@@ -23,7 +23,7 @@ from torch import nn
 
 from fedpeft.adapters import Slot, load_backbone, load_decoder, lora_config
 from fedpeft.federation.answers import likelihoods, token_losses
-from fedpeft.federation.task import Classification, alone
+from fedpeft.federation.task import Classification
 from fedpeft.runs.environment import environment
 from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, encode, labelled
 from fedpeft.tasks.sources import read_source
@@ -114,8 +114,8 @@ def decoder_cases() -> list[Case]:
         Case("logits of the answer's columns alone", step_with_all_logits, step),
         Case(
             "choices that differ in their last token read from one forward pass",
-            lambda: void(likelihoods(alone(slot), apart, padding)),
-            lambda: void(likelihoods(alone(slot), asked, padding)),
+            lambda: void(likelihoods(slot, apart, padding)),
+            lambda: void(likelihoods(slot, asked, padding)),
         ),
         Case("products in bfloat16 (model.autocast)", step, step_in_bfloat16),
     ]

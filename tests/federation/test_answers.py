@@ -7,7 +7,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedpeft.adapters import LoReftConfig, Slot, lora_config
 from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule, generate, likelihoods, token_losses
-from fedpeft.federation.task import alone
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Padding, batches, encode_prompts, labelled, scored
 from fedpeft.tasks.prompts import prompt_maker
@@ -68,7 +67,7 @@ def test_loreft_edits_the_prompt_and_not_the_answer(slot, rows):
 
 
 def test_choices_are_scored_by_the_sum_over_their_tokens(slot, rows):
-    found = likelihoods(alone(slot), rows, PADDING)
+    found = likelihoods(slot, rows, PADDING)
     for row, scores in zip(rows, found, strict=True):
         expected = [float(log_shares(slot, row.input_ids, choice).sum()) for choice in row.choices]
         assert scores == pytest.approx(expected, rel=1e-5)
@@ -76,8 +75,7 @@ def test_choices_are_scored_by_the_sum_over_their_tokens(slot, rows):
 
 
 def test_multiple_choice_counts_what_is_likeliest(slot, rows, tokenizer):
-    task = MultipleChoice(tokenizer, 4, "answer is ", True, "likelihood_accuracy")
-    scores = task.scores(task.predict(alone(slot), rows, PADDING), rows)
+    scores = MultipleChoice(tokenizer, 4, "answer is ", True, "likelihood_accuracy").scores(slot, rows, PADDING)
     logs = [[float(log_shares(slot, row.input_ids, c).sum()) for c in row.choices] for row in rows]
     right = [max(range(len(own)), key=own.__getitem__) == row.label for own, row in zip(logs, rows, strict=True)]
     assert scores["likelihood_accuracy"] == pytest.approx(sum(right) / 3)
@@ -87,8 +85,9 @@ def test_multiple_choice_counts_what_is_likeliest(slot, rows, tokenizer):
 
 
 def test_what_is_written_does_not_depend_on_the_rows_beside(slot, rows, tokenizer):
-    together = generate(alone(slot), rows, PADDING, tokenizer, 6)
-    assert together == [generate(alone(slot), [row], PADDING, tokenizer, 6)[0] for row in rows]
+    together = generate(slot, rows, PADDING, tokenizer, 6)
+    alone = [generate(slot, [row], PADDING, tokenizer, 6)[0] for row in rows]
+    assert together == alone
     assert any(together)
 
 
@@ -98,7 +97,7 @@ def test_generation_scores_the_answer_found(slot, rows, tokenizer, monkeypatch):
     answers = [("4.0", "is 4"), ("3", "2 plus 2"), ("-3", "")]
     examples = [Example(row.text, 0, target="is 4", answer=gold) for row, (gold, _) in zip(ROWS, answers, strict=True)]
     encoded = encode_prompts(examples, tokenizer, 32, lambda row: row.text)
-    scores = task.scores(task.predict(alone(slot), encoded, PADDING), encoded)
+    scores = task.scores(slot, encoded, PADDING)
     assert scores["exact_match"] == pytest.approx(2 / 3)
     sums = [-log_shares(slot, row.input_ids, row.target).sum() for row in encoded]
     assert scores["loss"] == pytest.approx(float(sum(sums)) / 9, rel=1e-5)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpeft.adapters import Adapted
-from fedpeft.federation.task import Models
-from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, by_length, padded
+from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, by_length, padded, scored
 from fedpeft.tasks.extract import exact_choice, extract_choice, extract_letter, extract_number, number_matches
 
 ROWS = 16  # scored at once
@@ -64,7 +63,7 @@ class _Candidate:
 
 
 @torch.no_grad()
-def likelihoods(models: Models, rows: Sequence[Encoded], padding: Padding) -> list[list[float]]:
+def likelihoods(model: Adapted, rows: Sequence[Encoded], padding: Padding) -> list[list[float]]:
     """By row and choice, log p(choice | prompt): the sum over the choice's tokens, not normalised by length.
 
     Choices that differ in their last token only are read from one forward pass.
@@ -81,7 +80,7 @@ def likelihoods(models: Models, rows: Sequence[Encoded], padding: Padding) -> li
     order = by_length(contexts, range(len(contexts)))
     for start in range(0, len(order), ROWS):
         chosen = [contexts[i] for i in order[start : start + ROWS]]
-        logs = _log_shares(models([context.row for context in chosen]), chosen, padding)
+        logs = _log_shares(model, chosen, padding)
         for context, log in zip(chosen, logs, strict=True):  # (kept, vocabulary)
             for i in context.choices:
                 ids = torch.tensor(rows[context.row].choices[i], device=log.device)
@@ -103,14 +102,13 @@ def _log_shares(model: Adapted, contexts: Sequence[_Candidate], padding: Padding
 
 @torch.no_grad()
 def generate(
-    models: Models, rows: Sequence[Encoded], padding: Padding, tokenizer: Any, new_tokens: int, **sampling: Any
+    model: Adapted, rows: Sequence[Encoded], padding: Padding, tokenizer: Any, new_tokens: int, **sampling: Any
 ) -> list[str]:
-    """What is written after each prompt, greedily unless `sampling` says otherwise."""
+    """What the model writes after each prompt, greedily unless `sampling` says otherwise."""
     written = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        model = models(chosen)
         batch = {k: v.to(model.device) for k, v in padded([rows[i].input_ids for i in chosen], padding).items()}
         options = {"do_sample": False, "pad_token_id": padding.id, "eos_token_id": tokenizer.eos_token_id} | sampling
         found = model.model.generate(**batch, max_new_tokens=new_tokens, **options)
@@ -131,25 +129,22 @@ class MultipleChoice:
         return token_losses(model, batch)
 
     @torch.inference_mode()
-    def predict(self, models: Models, rows: Sequence[Encoded], padding: Padding) -> list[tuple[list[float], str]]:
-        """Each row's log likelihood by choice, and what is written ("" where nobody asks)."""
-        written = [""] * len(rows)
-        if self.generated:
-            written = generate(models, rows, padding, self.tokenizer, self.new_tokens)
-        return list(zip(likelihoods(models, rows, padding), written, strict=True))
-
-    def scores(self, predictions: Sequence[tuple[list[float], str]], rows: Sequence[Encoded]) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the right choice, the end of the text left out."""
-        right = tokens = written = 0
+        right = tokens = 0
         loss = 0.0
-        for (logs, text), row in zip(predictions, rows, strict=True):
+        for row, logs in zip(rows, likelihoods(model, rows, padding), strict=True):
             gold = int(row.label)
             right += logs.index(max(logs)) == gold
-            written += exact_choice(text, row.names, self.trigger) == row.answer
             loss -= logs[gold]
             tokens += len(row.choices[gold])
         scores = {"likelihood_accuracy": right / len(rows), "loss": loss / tokens, "examples": len(rows)}
-        return scores | ({"generated_accuracy": written / len(rows)} if self.generated else {})
+        if self.generated:
+            written = generate(model, rows, padding, self.tokenizer, self.new_tokens)
+            pairs = zip(written, rows, strict=True)
+            found = [exact_choice(text, row.names, self.trigger) == row.answer for text, row in pairs]
+            scores["generated_accuracy"] = sum(found) / len(rows)
+        return scores
 
 
 class Generation:
@@ -162,19 +157,12 @@ class Generation:
         return token_losses(model, batch)
 
     @torch.inference_mode()
-    def predict(self, models: Models, rows: Sequence[Encoded], padding: Padding) -> list[tuple[float, str]]:
-        """Each row's loss, summed over its target, and what is written."""
-        losses: dict[int, float] = {}
-        for batch in batches(rows, ROWS, padding):
-            places = batch["rows"].tolist()
-            losses |= dict(zip(places, token_losses(models(places), batch).tolist(), strict=True))
-        written = generate(models, rows, padding, self.tokenizer, self.new_tokens)
-        return [(losses[i], text) for i, text in enumerate(written)]
-
-    def scores(self, predictions: Sequence[tuple[float, str]], rows: Sequence[Encoded]) -> dict[str, float]:
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the target."""
-        loss = sum(loss for loss, _ in predictions) / sum(len(row.target) for row in rows)
-        right = sum(self.right(text, row.answer) for (_, text), row in zip(predictions, rows, strict=True))
+        parts = list(batches(rows, ROWS, padding))
+        loss = sum(float(token_losses(model, part).sum()) for part in parts) / sum(scored(part) for part in parts)
+        written = generate(model, rows, padding, self.tokenizer, self.new_tokens)
+        right = sum(self.right(text, row.answer) for text, row in zip(written, rows, strict=True))
         return {"exact_match": right / len(rows), "loss": loss, "examples": len(rows)}
 
 

@@ -1,8 +1,8 @@
 """What is learned and how it is scored: the part of a client's work that the kind of task decides."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,6 @@ from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
 from fedpeft.tasks.metrics import classification_scores, regression_scores
 
 ROWS = 32  # scored at once: like training, but without activations to keep
-Models = Callable[[Sequence[int]], Adapted]  # by the rows' places: what runs them, one client's model or several's
-
-
-def alone(model: Adapted) -> Models:
-    """The same model for every row."""
-    return lambda rows: model
 
 
 class Task(Protocol):
@@ -32,12 +26,8 @@ class Task(Protocol):
         """(batch,): each row's loss, summed over its labels that count (`fedpeft.tasks.encode.scored`)."""
         ...
 
-    def predict(self, models: Models, rows: Sequence[Encoded], padding: Padding) -> list[Any]:
-        """What `scores` needs to know of each row, as the models stand."""
-        ...
-
-    def scores(self, predictions: Sequence[Any], rows: Sequence[Encoded]) -> dict[str, float]:
-        """The metrics over the rows, with `loss`, their mean per label, and `examples`."""
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        """The metrics over the rows as the model stands, with `loss`, their mean per label, and `examples`."""
         ...
 
 
@@ -62,12 +52,9 @@ class Autocast:
         with torch.autocast(model.device.type, self.dtype):
             return self.task.losses(model, batch)
 
-    def predict(self, models: Models, rows: Sequence[Encoded], padding: Padding) -> list[Any]:
-        with torch.autocast(models([0]).device.type, self.dtype):
-            return self.task.predict(models, rows, padding)
-
-    def scores(self, predictions: Sequence[Any], rows: Sequence[Encoded]) -> dict[str, float]:
-        return self.task.scores(predictions, rows)
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        with torch.autocast(model.device.type, self.dtype):
+            return self.task.scores(model, rows, padding)
 
 
 class Classification:
@@ -80,22 +67,18 @@ class Classification:
         return nn.functional.cross_entropy(logits(model, batch), batch["labels"].to(model.device), reduction="none")
 
     @torch.inference_mode()
-    def predict(self, models: Models, rows: Sequence[Encoded], padding: Padding) -> list[tuple[int, float]]:
-        """Each row's most likely label, and the loss."""
-        found: dict[int, tuple[int, float]] = {}
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        predictions: list[int] = []
+        labels: list[int] = []
+        loss = 0.0
         for batch in batches(rows, ROWS, padding):
-            places = batch["rows"].tolist()
-            shares = logits(models(places), batch)  # (batch, labels)
-            losses = nn.functional.cross_entropy(shares, batch["labels"].to(shares.device), reduction="none")
-            said = zip(shares.argmax(-1).tolist(), losses.tolist(), strict=True)
-            found |= dict(zip(places, said, strict=True))
-        return [found[i] for i in range(len(rows))]
-
-    def scores(self, predictions: Sequence[tuple[int, float]], rows: Sequence[Encoded]) -> dict[str, float]:
-        labels, losses = zip(*predictions, strict=True)
+            found = logits(model, batch)
+            loss += float(nn.functional.cross_entropy(found, batch["labels"].to(found.device), reduction="sum"))
+            predictions += found.argmax(-1).tolist()  # (batch,)
+            labels += batch["labels"].tolist()
         return {
-            **classification_scores(labels, [int(row.label) for row in rows], self.num_labels),
-            "loss": sum(losses) / len(rows),
+            **classification_scores(predictions, labels, self.num_labels),
+            "loss": loss / len(rows),
             "examples": len(rows),
         }
 
@@ -110,15 +93,11 @@ class Regression:
         return (logits(model, batch).squeeze(-1) - batch["labels"].to(model.device).float()).square()
 
     @torch.inference_mode()
-    def predict(self, models: Models, rows: Sequence[Encoded], padding: Padding) -> list[float]:
-        """Each row's number."""
-        found: dict[int, float] = {}
+    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        predictions: list[float] = []
+        values: list[float] = []
         for batch in batches(rows, ROWS, padding):
-            places = batch["rows"].tolist()
-            found |= dict(zip(places, logits(models(places), batch).squeeze(-1).tolist(), strict=True))
-        return [found[i] for i in range(len(rows))]
-
-    def scores(self, predictions: Sequence[float], rows: Sequence[Encoded]) -> dict[str, float]:
-        values = [float(row.label) for row in rows]
+            predictions += logits(model, batch).squeeze(-1).tolist()
+            values += batch["labels"].tolist()
         squares = [(p - v) ** 2 for p, v in zip(predictions, values, strict=True)]
         return {**regression_scores(predictions, values), "loss": sum(squares) / len(rows), "examples": len(rows)}

@@ -9,7 +9,7 @@ from peft import PeftModel
 from fedpeft.adapters import DTYPES, Slot
 from fedpeft.config import ModelConfig
 from fedpeft.federation.answers import generate
-from fedpeft.federation.task import alone, logits
+from fedpeft.federation.task import logits
 from fedpeft.runs.build import encoded, load_model
 from fedpeft.runs.export import adapter_card
 from fedpeft.tasks.config import TaskConfig
@@ -40,7 +40,7 @@ def predict(
         if decoder:
             sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
             most = new_tokens or task.max_new_tokens
-            found = [{"written": text} for text in generate(alone(model), rows, padding, tokenizer, most, **sampling)]
+            found = [{"written": text} for text in generate(model, rows, padding, tokenizer, most, **sampling)]
         else:
             found = _classified(model, rows, padding, card["labels"], task.kind == "regression")
     return [{"text": text} | said for text, said in zip(texts, found, strict=True)]
