@@ -34,7 +34,7 @@ def comparison(name: str, losses: bool = False) -> str:
         rows.append([*cells(row), f"1/{base['adapter_parameters'] / size:.0f}" if size else "-"])
         if losses:
             own = [run["test"]["personal"]["loss"] for run in found["runs"][row["label"]]]
-            rows[-1].append(f"{mean(own):.3f} ± {stdev(own):.3f}")
+            rows[-1].append(f"{mean(own):.3f}" + (f" ± {stdev(own):.3f}" if len(own) > 1 else ""))
     metric = found["rows"][0].get("metric", "accuracy")
     tried = {label: " ".join(f"{lr}: {100 * v:.1f}" for lr, v in rates.items()) for label, rates in
              found["tuned_on_validation"].items()}  # fmt: skip

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,13 +29,19 @@ class ModelConfig(BaseModel):
     max_length: int = Field(64, ge=4, description="tokens kept of each text")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
     autocast: Literal["bfloat16"] | None = Field(
-        None, description="what matrices are multiplied in, faster and rounded; null: as stored"
+        None,
+        description="what the backbone multiplies matrices in; fast where the processor has it; null: as stored",
     )
     device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the frozen weights, by bitsandbytes")
     device_map: str | dict[str, int | str] | None = Field(
         None, description="spreads a model over devices as transformers does; auto for one it finds"
     )
+
+    @property
+    def products(self) -> torch.dtype | None:
+        """What `autocast` names."""
+        return None if self.autocast is None else DTYPES[self.autocast]
 
 
 class Level(BaseModel):

@@ -75,3 +75,12 @@ def test_head_is_trained_saved_and_loaded_with_the_adapter(kind, tiny_classifier
 def test_wrong_values_are_refused(tiny_classifier):
     with pytest.raises(UserError, match=r"pooling: use one of mean, cls, last. Received: 'max'"):
         tiny_classifier("bert", "max")
+
+
+def test_logits_are_not_rounded_under_autocast(tiny_classifier):
+    """Rounded ones tie."""
+    ids = torch.randint(3, 40, (64, 7), generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits = tiny_classifier("bert")(ids, torch.ones_like(ids)).logits
+    assert logits.dtype == torch.float32
+    assert len(logits[:, 0].unique()) == len(ids.unique(dim=0)) == 64

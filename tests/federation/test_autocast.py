@@ -3,11 +3,11 @@
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from fedpeft.adapters import LoReftConfig, PrefixCache, Slot, lora_config
+from fedpeft.adapters import LoReftConfig, PrefixCache, Slot, load_decoder, lora_config
 from fedpeft.federation.answers import MultipleChoice
-from fedpeft.federation.task import Autocast
+from fedpeft.federation.task import Autocast, lowered
 from fedpeft.tasks.encode import Padding, encode_prompts, labelled
 from fedpeft.tasks.types import Example
 
@@ -20,7 +20,7 @@ ROWS = [
 
 @pytest.fixture(params=["lora", "loreft"])
 def slot(request, tiny_decoder):
-    model = AutoModelForCausalLM.from_pretrained(tiny_decoder)
+    model, _ = load_decoder(str(tiny_decoder))
     kinds = {"lora": lora_config(model, 2, 4.0, layers=[1]), "loreft": LoReftConfig(r=2, positions="all", layers=[1])}
     slot = Slot(get_peft_model(model, kinds[request.param]))
     draw = torch.Generator().manual_seed(3)
@@ -63,6 +63,16 @@ def test_scores_are_computed_alike(slot, plain, rows):
     assert lower.metric == plain.metric
     one, other = lower.scores(slot, rows, PADDING), plain.scores(slot, rows, PADDING)
     assert one["loss"] != other["loss"] and one["loss"] == pytest.approx(other["loss"], rel=2e-2)
+
+
+def test_logits_are_not_rounded(slot, rows):
+    """Rounded ones tie, and a tie goes to the first choice."""
+    with lowered(slot, torch.bfloat16), torch.no_grad():
+        logits = slot.model(
+            **{k: v for k, v in labelled(rows, PADDING).items() if k in ("input_ids", "attention_mask")}
+        )
+    assert logits.logits.dtype == torch.float32
+    assert not torch.equal(logits.logits, logits.logits.bfloat16().float())
 
 
 def test_a_cache_keeps_the_two_apart(slot, plain, rows):

@@ -4,10 +4,12 @@ import json
 import random
 
 import pytest
+import torch
 import yaml
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
+from fedpeft.federation.task import lowered
 from fedpeft.methods import BUILT_IN
 from fedpeft.runs.compare import compare
 from fedpeft.runs.fitting import with_fitted_levels
@@ -93,6 +95,27 @@ def test_a_run_resumes_to_the_bit(choice_file, tmp_path, monkeypatch):
     again = resume(tmp_path / "broken", Nobody())
     assert again["test_by_client"] == whole["test_by_client"]
     assert again["cross"] == whole["cross"]
+
+
+def test_autocast_is_in_training_scoring_and_prediction(choice_file, tmp_path):
+    plain = run(choice_file, "fedit", tmp_path / "plain", ["training.rounds=1"])
+    lower = run(choice_file, "fedit", tmp_path / "lower", ["training.rounds=1", "model.autocast=bfloat16"])
+    assert lower["test"]["personal"]["loss"] != plain["test"]["personal"]["loss"]
+    assert lower["test"]["personal"]["loss"] == pytest.approx(plain["test"]["personal"]["loss"], rel=0.05)
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "fedpeft.runs.predict.lowered", lambda model, dtype: (used.append(dtype), lowered(model, dtype))[1]
+        )
+        predict(tmp_path / "lower", "good", ["good great"])
+        predict(tmp_path / "plain", "good", ["good great"])
+    assert used == [torch.bfloat16, None]
+
+
+def test_a_budget_beside_autocast_is_one_line(choice_file, tmp_path):
+    levels = ["model.autocast=bfloat16", "task.kind=classification", "resources=[{memory_mib: 900}]"]
+    with pytest.raises(UserError, match=r"measured without model\.autocast"):
+        with_fitted_levels(load_experiment(choice_file, levels), lambda said: None, tmp_path)
 
 
 def test_an_exported_adapter_writes_answers(choice_file, tmp_path):

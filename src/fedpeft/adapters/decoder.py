@@ -1,8 +1,19 @@
 """Load a frozen decoder that writes text."""
 
+import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedpeft.adapters.pretrained import DeviceMap, load_pretrained
+
+
+class OutputLinear(nn.Linear):
+    """The layer of the logits, as it is stored also under autocast: logits rounded to three digits would tie."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., vocabulary), in the weight's dtype."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype))
 
 
 def load_decoder(
@@ -23,4 +34,7 @@ def load_decoder(
     )
     tokenizer.padding_side = "left"
     model.generation_config.pad_token_id = tokenizer.pad_token_id  # rows that end early are filled with it
+    output = model.get_output_embeddings()
+    if type(output) is nn.Linear:
+        output.__class__ = OutputLinear  # the same module under the same name, weights tied as they were
     return model, tokenizer

@@ -86,7 +86,8 @@ class SequenceClassifier(nn.Module):
             kwargs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
         pooled = pool(hidden, attention_mask, self.pooling)
-        logits = self.classifier(pooled.float())
+        with torch.autocast(pooled.device.type, enabled=False):  # scores that are rounded would tie
+            logits = self.classifier(pooled.float())
         return SequenceClassifierOutput(loss=None if labels is None else _loss(logits, labels), logits=logits)
 
 

@@ -1,8 +1,9 @@
 """What is learned and how it is scored: the part of a client's work that the kind of task decides."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,15 @@ def logits(model: Adapted, batch: Batch) -> Tensor:
     return model.model(**inputs).logits
 
 
+def lowered(model: Adapted, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Until the end of the block matrices are multiplied in `dtype`; as stored when None."""
+    return torch.autocast(model.device.type, dtype, enabled=dtype is not None)
+
+
 @dataclass(frozen=True)
 class Autocast:
-    """Another task with its matrix products in a lower precision: weights, sums, losses and gradients keep theirs."""
+    """Another task with the backbone's and adapter's matrix products in a lower precision; weights, logits, losses and
+    gradients keep theirs."""
 
     task: Task
     dtype: torch.dtype
@@ -49,11 +56,11 @@ class Autocast:
         return self.task.metric
 
     def losses(self, model: Adapted, batch: Batch) -> Tensor:
-        with torch.autocast(model.device.type, self.dtype):
+        with lowered(model, self.dtype):
             return self.task.losses(model, batch)
 
     def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
-        with torch.autocast(model.device.type, self.dtype):
+        with lowered(model, self.dtype):
             return self.task.scores(model, rows, padding)
 
 

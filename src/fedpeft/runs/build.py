@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpeft.adapters import DTYPES, PrefixCache, Slot, load_backbone, load_decoder
+from fedpeft.adapters import PrefixCache, Slot, load_backbone, load_decoder
 from fedpeft.budgets import Allotment
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines.batched import BatchedEngine
@@ -116,8 +116,8 @@ def assemble(
     initial = {name: template.read() for name, template in templates.items()}
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
-    if experiment.model.autocast is not None:
-        task = Autocast(task, DTYPES[experiment.model.autocast])
+    if experiment.model.products is not None:
+        task = Autocast(task, experiment.model.products)
     clients = [Client(s, splits[s.id], task, padding, initial[s.id], seed) for s in everyone]
     if cache is None and experiment.prefix_cache is not None:
         cache = experiment.prefix_cache.make()

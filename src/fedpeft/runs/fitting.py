@@ -38,6 +38,11 @@ def with_fitted_levels(experiment: Experiment, say: Callable[[str], None], cache
             "resources: memory_mib and other budgets are measured for encoders, whose cost is not a decoder's; "
             f"give rank, layers and micro_batch instead. Received: a task of kind {experiment.task.kind}"
         )
+    if model.autocast is not None:
+        raise UserError(
+            "resources: memory_mib and other budgets are measured without model.autocast, which keeps a second copy of "
+            f"the weights; leave it out, or give rank, layers and micro_batch instead. Received: {model.autocast}"
+        )
     workload = Workload(model.name, model.max_length, training.batch_size, model.dtype, model.device)
     file = ProbeFile(cache)
     found = probed(file, workload, lambda what, done, total: say(f"dry step {done + 1} of {total}: {what}"))

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from fedpeft.adapters import DTYPES, Slot
+from fedpeft.adapters import Slot
 from fedpeft.config import ModelConfig
 from fedpeft.federation.answers import generate
-from fedpeft.federation.task import logits
+from fedpeft.federation.task import logits, lowered
 from fedpeft.runs.build import encoded, load_model
 from fedpeft.runs.export import adapter_card
 from fedpeft.tasks.config import TaskConfig
@@ -35,8 +35,7 @@ def predict(
     decoder = task.kind in DECODER_KINDS
     examples = [Example(text, 0, target="" if decoder else None) for text in texts]
     rows = encoded(task, examples, tokenizer, config.max_length)
-    products = None if config.autocast is None else DTYPES[config.autocast]
-    with torch.inference_mode(), torch.autocast(model.device.type, products, enabled=products is not None):
+    with torch.inference_mode(), lowered(model, config.products):
         if decoder:
             sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
             most = new_tokens or task.max_new_tokens
