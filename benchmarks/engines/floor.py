@@ -5,7 +5,8 @@
 MiniLM, batches of 16 rows of tweets, LoRA r = 8 and LoReFT r = 4 in all blocks or the upper third, with and without a
 filled prefix cache, one thread. The step is fedpeft's own local training (`train_locally`: batches, forward, backward,
 AdamW, retraction), the mean over `--steps` of them. The floor is the bare matrix products of the same shapes that these
-very batches need (products.py says which), with `torch.mm` and `torch.bmm`, timed in turn with the steps. Writes
+very batches need as they are padded (products.py says which; the share of real tokens is shown beside), with `torch.mm`
+and `torch.bmm`, timed in turn with the steps. Writes
 results/engines_floor.json: milliseconds, the ratio step / floor with its range, and a profile's shares of the time.
 """
 
@@ -114,7 +115,8 @@ def lines(name: str, found: dict[str, Any]) -> str:
     return (
         f"{name}: step {found['step_ms']['median']:.1f} ms, step / floor "
         f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})\n"
-        f"    floor {floor:.1f} ms at {1000 * found['gflop'] / floor:.0f} GFLOP/s: {parts}\n"
+        f"    floor {floor:.1f} ms at {1000 * found['gflop'] / floor:.0f} GFLOP/s: {parts}; "
+        f"{100 * found['real_tokens']:.0f} % of the tokens are no padding\n"
         f"    step, %: {classes}; of the others {others}"
     )
 
