@@ -6,9 +6,6 @@ MiniLM on tweets (steps of 16 rows, LoRA in every block) and SmolLM2-135M (steps
 block), one thread. Before and after take turns. Writes results/engines_always.json.
 """
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +15,12 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from prepare import TEXTS, TWEETS
-from report import spread
+from report import cell, keep, machine, parser, spread
 from torch import nn
 
 from fedpeft.adapters import Slot, load_backbone, load_decoder, lora_config
 from fedpeft.federation.answers import likelihoods, token_losses
 from fedpeft.federation.task import Classification
-from fedpeft.runs.environment import environment
 from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, encode, labelled
 from fedpeft.tasks.sources import read_source
 from fedpeft.tasks.types import Example
@@ -138,22 +134,18 @@ def timed(case: Case, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=128, help="tweets")
-    parser.add_argument("--dry", action="store_true", help="write no result")
-    wanted = parser.parse_args()
-    load = os.getloadavg()
+    asked = parser(__doc__, 5)
+    asked.add_argument("--rows", type=int, default=128, help="tweets")
+    wanted = asked.parse_args()
+    before = machine()
     torch.set_num_threads(1)
     found = {}
     for case in padding_cases(wanted.rows) + decoder_cases():
         one = found[case.name] = timed(case, wanted.repeats)
-        ratio = one["before_over_after"]
         shown = f"{one['before']['median']:.2f} s -> {one['after']['median']:.2f} s"
-        print(f"{case.name}: {shown}, {ratio['median']:.2f}x ({ratio['min']:.2f}-{ratio['max']:.2f})", flush=True)
+        print(f"{case.name}: {shown}, {cell(one['before_over_after'])} times as fast", flush=True)
     if not wanted.dry:
-        result = {"environment": environment() | {"load_before": load}, "cases": found}
-        (Path(__file__).parent.parent / "results" / "engines_always.json").write_text(json.dumps(result, indent=1))
+        keep("always", before, {"cases": found})
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ and `torch.bmm`, timed in turn with the steps. Writes
 results/engines_floor.json: milliseconds, the ratio step / floor with its range, and a profile's shares of the time.
 """
 
-import argparse
-import json
-import os
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -23,8 +20,8 @@ from typing import Any
 from fedpeft_local import Parts
 from prepare import TWEETS, prepare
 from products import Products
-from report import spread
-from run import BLOCKS, MODEL, RATES, RESULTS
+from report import cell, keep, machine, parser, spread
+from run import BLOCKS, MODEL, RATES
 from shares import shares
 from transformers.utils.logging import disable_progress_bar
 from work import Settings
@@ -33,7 +30,6 @@ from fedpeft.adapters import PrefixCache, is_head
 from fedpeft.adapters.pretrained import package_model
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.training import train_locally
-from fedpeft.runs.environment import environment
 
 BATCH, LENGTH = 16, 64
 
@@ -106,15 +102,14 @@ def summary(case: Case, products: Products, seconds: list[float], floors: list[d
 
 
 def lines(name: str, found: dict[str, Any]) -> str:
-    ratio, floor = found["step_over_floor"], found["floor_ms"]["median"]
+    floor = found["floor_ms"]["median"]
     parts = ", ".join(f"{kind} {ms:.1f}" for kind, ms in found["floor_parts_ms"].items())
     classes, others = (
         ", ".join(f"{kind} {100 * share:.1f}" for kind, share in found["shares"][which].items())
         for which in ("classes", "largest_others")
     )
     return (
-        f"{name}: step {found['step_ms']['median']:.1f} ms, step / floor "
-        f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})\n"
+        f"{name}: step {found['step_ms']['median']:.1f} ms, step / floor {cell(found['step_over_floor'])}\n"
         f"    floor {floor:.1f} ms at {1000 * found['gflop'] / floor:.0f} GFLOP/s: {parts}; "
         f"{100 * found['real_tokens']:.0f} % of the tokens are no padding\n"
         f"    step, %: {classes}; of the others {others}"
@@ -122,12 +117,10 @@ def lines(name: str, found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=4, help="in a local round")
-    parser.add_argument("--dry", action="store_true", help="write no result")
-    wanted = parser.parse_args()
-    load = os.getloadavg()
+    asked = parser(__doc__, 15)
+    asked.add_argument("--steps", type=int, default=4, help="in a local round")
+    wanted = asked.parse_args()
+    before = machine()
     disable_progress_bar()
     every = cases(wanted.steps)
     products = [case.products() for case in every]
@@ -140,9 +133,8 @@ def main() -> None:
     found = {case.name: summary(case, products[i], seconds[i], floors[i]) for i, case in enumerate(every)}
     for name, own in found.items():
         print(lines(name, own))
-    result = {"environment": environment() | {"load_before": load}, "settings": vars(wanted), "cases": found}
     if not wanted.dry:
-        (RESULTS / "engines_floor.json").write_text(json.dumps(result, indent=1))
+        keep("floor", before, {"settings": vars(wanted), "cases": found})
 
 
 if __name__ == "__main__":

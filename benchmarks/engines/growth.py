@@ -9,9 +9,6 @@ prefix cache. Rounds of all settings take turns. For each repeat the exponent is
 (least squares); results/engines_growth.json holds its median and range, and the seconds.
 """
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,13 +18,12 @@ from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
-from report import spread
-from run import MODEL, RESULTS
+from report import cell, keep, machine, parser, spread
+from run import MODEL
 from transformers.utils.logging import disable_progress_bar
 
 from fedpeft.config import parse_experiment
 from fedpeft.runs.build import Built, assemble, load_model
-from fedpeft.runs.environment import environment
 from fedpeft.tasks.sources import read_source
 from fedpeft.tasks.types import ClientData, Example, FederatedData
 
@@ -127,13 +123,11 @@ def exponents(points: dict[int, list[float]]) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=4, help="in a batch")
-    parser.add_argument("--adapters", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--dry", action="store_true", help="write no result")
-    wanted = parser.parse_args()
-    load = os.getloadavg()
+    asked = parser(__doc__, 7)
+    asked.add_argument("--rows", type=int, default=4, help="in a batch")
+    asked.add_argument("--adapters", nargs="+", choices=list(METHODS), default=list(METHODS))
+    wanted = asked.parse_args()
+    before = machine()
     disable_progress_bar()
     every = {adapter: sweeps(adapter, wanted.rows) for adapter in wanted.adapters}
     settings = [s for sweep in every.values() for points in sweep.values() for s in points.values()]
@@ -145,11 +139,9 @@ def main() -> None:
             slopes = spread(exponents(by_x))
             found[f"{adapter}, {what}"] = {"seconds": {x: spread(s) for x, s in by_x.items()}, "exponent": slopes}
             shown = ", ".join(f"{x}: {1000 * spread(s)['median']:.0f}" for x, s in by_x.items())
-            ends = f"{slopes['min']:.2f}-{slopes['max']:.2f}"
-            print(f"{adapter}, {what}: exponent {slopes['median']:.2f} ({ends}); ms of a round {shown}")
-    result = {"environment": environment() | {"load_before": load}, "settings": vars(wanted), "growth": found}
+            print(f"{adapter}, {what}: exponent {cell(slopes)}; ms of a round {shown}")
     if not wanted.dry:
-        (RESULTS / "engines_growth.json").write_text(json.dumps(result, indent=1))
+        keep("growth", before, {"settings": vars(wanted), "growth": found})
 
 
 if __name__ == "__main__":

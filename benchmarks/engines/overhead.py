@@ -7,18 +7,14 @@ results/engines_overhead.json. "kept" is with what simulated clients keep of the
 each), which lies in the same memory here and on the clients' devices elsewhere.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import spread
-
-from fedpeft.runs.environment import environment
+from report import keep, machine, parser, spread
 
 HERE = Path(__file__).parent
 TAIL = 10  # rounds at either end of a long run that are compared
@@ -64,17 +60,14 @@ def many(clients: int, rounds: int, keeps: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pfl-python", required=True, help="Python of an environment with pfl==0.6.*")
-    parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--many", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=50, help="of the many")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--dry", action="store_true", help="write no result")
-    wanted = parser.parse_args()
-    load = os.getloadavg()
+    asked = parser(__doc__, 5)
+    asked.add_argument("--pfl-python", required=True, help="Python of an environment with pfl==0.6.*")
+    asked.add_argument("--clients", type=int, default=1000)
+    asked.add_argument("--many", type=int, default=10_000)
+    asked.add_argument("--rounds", type=int, default=50, help="of the many")
+    wanted = asked.parse_args()
+    before = machine()
     result = {
-        "environment": environment() | {"load_before": load},
         "against_pfl": against_pfl(wanted.pfl_python, wanted.clients, 9, wanted.repeats),
         "many": many(wanted.many, wanted.rounds, keeps=False),
         "many_kept": many(wanted.many, wanted.rounds, keeps=True),
@@ -84,7 +77,7 @@ def main() -> None:
         print(name, shown)
     print(json.dumps(result["against_pfl"], indent=1))
     if not wanted.dry:
-        (HERE.parent / "results" / "engines_overhead.json").write_text(json.dumps(result, indent=1))
+        keep("overhead", before, result)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,35 @@
-"""What the contestants took, against each other."""
+"""What was measured: spreads, what the contestants took against each other, and the files they are kept in."""
 
+import argparse
+import json
+import os
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedpeft.runs.environment import environment
+
+RESULTS = Path(__file__).parent.parent / "results"
 Runs = dict[str, list[dict[str, Any]]]  # by contestant, one per repeat
 AGAINST = ("plain", "flower", "flower_kept", "pfl")
+
+
+def parser(about: str | None, repeats: int) -> argparse.ArgumentParser:
+    """What every measurement asks for."""
+    made = argparse.ArgumentParser(description=about)
+    made.add_argument("--repeats", type=int, default=repeats)
+    made.add_argument("--dry", action="store_true", help="write no result")
+    return made
+
+
+def machine() -> dict[str, Any]:
+    """Machine, versions and load; to be asked before the measurement makes a load of its own."""
+    return environment() | {"load_before": os.getloadavg()}
+
+
+def keep(name: str, before: dict[str, Any], found: dict[str, Any]) -> None:
+    """Writes results/engines_NAME.json; `before` is what `machine` said."""
+    (RESULTS / f"engines_{name}.json").write_text(json.dumps({"environment": before} | found, indent=1))
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -48,11 +73,12 @@ def table(found: dict[str, Any]) -> str:
     rows = [headings]
     for name, own in found.items():
         kept = own["whole_seconds_of_others_over_own"]
-        cells = [_cell(own[key]) for key in ("whole_seconds", "round_seconds", "first_step_seconds")]
-        rows.append([name, *cells, f"{own['peak_memory_mib']['median']:.0f}", *(_cell(kept.get(a)) for a in against)])
+        cells = [cell(own[key]) for key in ("whole_seconds", "round_seconds", "first_step_seconds")]
+        rows.append([name, *cells, f"{own['peak_memory_mib']['median']:.0f}", *(cell(kept.get(a)) for a in against)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def _cell(found: dict[str, float] | None) -> str:
+def cell(found: dict[str, float] | None) -> str:
+    """Median (least-most)."""
     return "-" if found is None else f"{found['median']:.2f} ({found['min']:.2f}-{found['max']:.2f})"

@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from prepare import TWEETS, prepare
-from report import difference, summary, table
+from report import difference, keep, machine, parser, summary, table
 from tree import MARK, Tree
 from work import Settings, Work
 
 from fedpeft.adapters.pretrained import package_model
-from fedpeft.runs.environment import environment
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
 FAIR = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -81,28 +79,26 @@ def once(name: str, python: str, work: Work) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--adapter", choices=list(RATES), default="lora")
-    parser.add_argument("--data", default="tweets", help="tweets, or a folder with a train split")
-    parser.add_argument("--layers", choices=list(BLOCKS), default="all")
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=2, help="per client and round")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=64, help="tokens kept of a text")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="threads of fedpeft, actors of Flower")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
-    parser.add_argument("--flower-python", help="Python of an environment with flwr[simulation]==1.41.0")
-    parser.add_argument("--pfl-python", help="Python of an environment with pfl==0.6.*")
-    parser.add_argument("--label", default="", help="end of the result's name")
-    parser.add_argument("--dry", action="store_true", help="write no result")
-    return parser.parse_args()
+    asked = parser(__doc__, 5)
+    asked.add_argument("--adapter", choices=list(RATES), default="lora")
+    asked.add_argument("--data", default="tweets", help="tweets, or a folder with a train split")
+    asked.add_argument("--layers", choices=list(BLOCKS), default="all")
+    asked.add_argument("--clients", type=int, default=32)
+    asked.add_argument("--rounds", type=int, default=10)
+    asked.add_argument("--steps", type=int, default=2, help="per client and round")
+    asked.add_argument("--batch", type=int, default=16)
+    asked.add_argument("--length", type=int, default=64, help="tokens kept of a text")
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--workers", type=int, default=2, help="threads of fedpeft, actors of Flower")
+    asked.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    asked.add_argument("--flower-python", help="Python of an environment with flwr[simulation]==1.41.0")
+    asked.add_argument("--pfl-python", help="Python of an environment with pfl==0.6.*")
+    asked.add_argument("--label", default="", help="end of the result's name")
+    return asked.parse_args()
 
 
 def main() -> int:
-    wanted, load = arguments(), os.getloadavg()
+    wanted, before = arguments(), machine() | {"omp_num_threads": os.environ.get("OMP_NUM_THREADS")}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     pythons = {"own": sys.executable, "flower": wanted.flower_python, "pfl": wanted.pfl_python}
     names = [name for name in wanted.contestants if pythons[CONTESTANTS[name][1]]]
@@ -131,15 +127,13 @@ def main() -> int:
         print(f"{name}: loss by round {losses}; largest difference from {names[0]}'s {apart[name]:.1e}")
     print(table(found))
     result = {
-        "environment": environment() | {"load_before": load, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")},
         "settings": asdict(settings) | {"model": MODEL, "data": data, "repeats": wanted.repeats},
         "largest_loss_difference": apart,
         "contestants": found,
         "runs": runs,
     }
     if not wanted.dry:
-        parts = ["engines", wanted.adapter, data, wanted.layers, wanted.label]
-        (RESULTS / f"{'_'.join(filter(None, parts))}.json").write_text(json.dumps(result, indent=1))
+        keep("_".join(filter(None, (wanted.adapter, data, wanted.layers, wanted.label))), before, result)
     if max(apart.values()) > TOLERANCE:
         print(f"the loss curves differ by more than {TOLERANCE}: this is not the same work")
         return 1

@@ -10,7 +10,6 @@ seconds until it (`cpu`), which a busy machine changes little. Writes results/en
 instead which modules take longest to import (`python -X importtime`).
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,10 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import spread
-from run import RESULTS
-
-from fedpeft.runs.environment import environment
+from report import cell, keep, machine, parser, spread
 
 SCRIPT = Path(__file__).with_name("first_step.py")
 FILE, METHOD = "experiment.yaml", "fedreft"
@@ -53,12 +49,10 @@ def slowest(folder: Path, count: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--imports", type=int, help="how many modules to show")
-    parser.add_argument("--dry", action="store_true", help="write no result")
-    wanted = parser.parse_args()
-    load = os.getloadavg()
+    asked = parser(__doc__, 5)
+    asked.add_argument("--imports", type=int, help="how many modules to show")
+    wanted = asked.parse_args()
+    before = machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "fedpeft", "init", FILE], cwd=folder, check=True, capture_output=True)
@@ -68,10 +62,9 @@ def main() -> None:
         runs = [seconds(folder) for _ in range(1 + wanted.repeats)][1:]  # the first fills the system's file cache
     found = {part: spread([run[part] for run in runs]) for part in runs[0]}
     for part, own in found.items():
-        print(f"{part:>28}  {own['median']:.2f} s ({own['min']:.2f}-{own['max']:.2f})")
-    result = {"environment": environment() | {"load_before": load}, "settings": vars(wanted), "seconds": found}
+        print(f"{part:>28}  {cell(own)} s")
     if not wanted.dry:
-        (RESULTS / "engines_startup.json").write_text(json.dumps(result, indent=1))
+        keep("startup", before, {"settings": vars(wanted), "seconds": found})
 
 
 if __name__ == "__main__":
