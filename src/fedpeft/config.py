@@ -101,7 +101,9 @@ class Experiment(BaseModel):
     prefix_cache: PrefixCacheConfig | None = Field(
         None, description="for adapters in upper blocks only: what lies below them is computed once per row"
     )
-    clients_at_once: int = Field(8, ge=1, description="batched: most clients in one forward")
+    clients_at_once: int = Field(
+        8, ge=1, description="batched: most clients in one forward; fewer where memory does not hold them"
+    )
     workers: int | None = Field(
         None, ge=1, description="clients trained at once; default: the machine's cores; on a GPU 1"
     )

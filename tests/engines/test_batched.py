@@ -251,6 +251,23 @@ def test_one_clients_failure_is_its_own(passes):
         assert of_tensors(outcomes[name].reply.tensors, wanted[name].reply.tensors) == 0.0
 
 
+def test_clients_that_memory_does_not_hold_together_train_in_smaller_groups(passes, caplog):
+    class Small(Classification):  # as an accelerator that holds eight rows
+        def losses(self, model, batch):
+            if len(batch["input_ids"]) > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().losses(model, batch)
+
+    method, backbone = made("fedit", **LORA), classifier()
+    wanted = rounds(method, *built(method, backbone, Small(3), LIKE))
+    engine, state = built(method, backbone, Small(3), LIKE, at_once=5)
+    got = rounds(method, engine, state)
+    assert largest_difference(got, wanted) < 1e-10
+    assert engine.at_once == 2
+    assert passes == (["c2", "c2"], [5, 2, 2, 2, 2])  # what does not fit is tried once in the whole run
+    assert "memory does not hold 5 clients in one pass: 2 from here on" in caplog.text
+
+
 def test_a_client_that_diverges_takes_nobody_with_it(passes):
     method, backbone, task = made("fedit", **LORA), classifier(), Classification(3)
     engine, state = built(method, backbone, task, LIKE, at_once=5)

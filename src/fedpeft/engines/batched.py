@@ -33,7 +33,11 @@ log = logging.getLogger(__name__)
 
 
 class BatchedEngine(LocalEngine):
-    """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine."""
+    """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine.
+
+    Where the accelerator's memory does not hold so many, that pass is taken again with half as many, and so are all
+    later ones: `at_once` sinks to what fits.
+    """
 
     at_once = 8
 
@@ -68,14 +72,21 @@ class BatchedEngine(LocalEngine):
     def _train_group(self, group: Sequence[Message]) -> list[Outcome]:
         if len(group) == 1:
             return [self._train_one(group[0])]
-        before = {message.client: self.clients[message.client].local for message in group}
-        try:
-            return self._train_together(group)
-        except Exception as error:  # of one of them, but of which? Alone each answers for itself
-            log.warning("clients %s train one by one: %s: %s", ", ".join(before), type(error).__name__, error)
+        size = self.at_once
+        if len(group) <= size:
+            before = {message.client: self.clients[message.client].local for message in group}
+            try:
+                return self._train_together(group)
+            except torch.OutOfMemoryError:
+                size = self.at_once = min(self.at_once, len(group) // 2)
+                log.warning("memory does not hold %d clients in one pass: %d from here on", len(group), size)
+            except Exception as error:  # of one of them, but of which? Alone each answers for itself
+                size = 1
+                log.warning("clients %s train one by one: %s: %s", ", ".join(before), type(error).__name__, error)
             for name, local in before.items():
                 self.clients[name].local = local
-            return [self._train_one(message) for message in group]
+        parts = [group[start : start + size] for start in range(0, len(group), size)]
+        return [outcome for part in parts for outcome in self._train_group(part)]
 
     def _train_together(self, group: Sequence[Message]) -> list[Outcome]:
         began = time.perf_counter()
