@@ -143,6 +143,7 @@ def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
         (["run", "experiment.yaml", "--set", "task.text=txt"], ["no column 'txt'", "did you mean 'text'"]),
         (["run", "experiment.yaml", "--set", "model.name=./nowhere"], ["nowhere"]),
         (["compare", "experiment.yaml", "--methods", "fedit,nope"], ["nope"]),
+        (["run", "experiment.yaml", "--method", "a[b]c[/INST]"], ["'a[b]c[/INST]'"]),  # said as it was written
         (["resume", "runs/none"], ["no run at"]),
         (["join", "runs/none", "--data", "experiment.yaml", "--id", "a"], ["no run at"]),
         (["ls", "none"], ["no runs under"]),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from fedpeft import __version__
 from fedpeft.errors import UserError
@@ -29,8 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__ and "Federated fine-tuning.",
 )
-# Tables need some width: a file or a pipe gets it, a terminal has its own.
-console = Console() if sys.stdout.isatty() else Console(width=140)
+# Tables need some width: a file or a pipe gets it, a terminal has its own. What is shown may be anybody's text, so
+# that nothing in square brackets is markup.
+console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
 INTERRUPTED = 130  # the exit code of a process that ctrl-C ended
 
 _SCENARIO_HELP = "settings over the file's, before --set; each has a folder and a table of its own: " + "; ".join(
@@ -174,7 +176,7 @@ def predict(
     for found in predict_texts(path, client, text, temperature, max_new_tokens):
         said = f"{found['number']:.3f}" if "number" in found else found.get("label", found.get("written"))
         share = f"  {found['probability']:.2f}" if "probability" in found else ""
-        console.print(f"{said}{share}  {found['text']}", markup=False, highlight=False)
+        console.print(f"{said}{share}  {found['text']}", highlight=False)
 
 
 @app.command()
@@ -242,7 +244,7 @@ def budget(
         console.print(f"dry step {done + 1} of {total}: {what}", style="dim", highlight=False)
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
     file = ProbeFile(out)
     found = probed(file, Workload(model, max_length, batch_size, dtype, device), progress)
@@ -282,7 +284,7 @@ def _show_holdings(experiment: "Experiment", base: Path) -> None:
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
     console.print(holdings_table(holdings(data), data.labels))
     for note in data.notes:
-        console.print(f"[dim]{note}")
+        console.print(note, style="dim", highlight=False)
 
 
 def _split(names: str) -> list[str]:
@@ -332,7 +334,8 @@ def main() -> None:
 
 
 def _fail(line: str, code: int) -> int:
-    Console(stderr=True).print(f"[bold red]error:[/] {line}", highlight=False, soft_wrap=True)
+    said = Text.assemble(("error:", "bold red"), f" {line}")
+    Console(stderr=True).print(said, highlight=False, soft_wrap=True)
     return code
 
 

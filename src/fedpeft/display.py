@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from fedpeft.federation.engine import Outcome, Scores
 from fedpeft.federation.federation import RoundRecord
@@ -27,7 +28,7 @@ class Live:
         self.metric = ""
         self.task = TaskID(0)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("clients · round {task.fields[round]} · validation {task.fields[validation]}"),
@@ -65,7 +66,7 @@ class Live:
     def client_finished(self, outcome: Outcome) -> None:
         self.progress.advance(self.task)
         if outcome.failure:
-            self.console.print(f"[yellow]client {outcome.client}: {outcome.failure}; left out of this round")
+            self._warn(f"client {outcome.client}: {outcome.failure}; left out of this round")
 
     def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None:
         self.bytes += sum(record.bytes_down.values()) + sum(record.bytes_up.values())
@@ -75,7 +76,10 @@ class Live:
         shown["round"] = f"{min(record.round + 1, self.rounds)}/{self.rounds}"
         self.progress.update(self.task, **shown)
         for client, reason in record.quarantined.items():
-            self.console.print(f"[yellow]round {record.round}: quarantined client {client}: {reason}")
+            self._warn(f"round {record.round}: quarantined client {client}: {reason}")
+
+    def _warn(self, line: str) -> None:
+        self.console.print(line, style="yellow", highlight=False)
 
 
 def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
@@ -84,11 +88,13 @@ def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Tab
     table = Table(title="Who holds what", box=None, header_style="bold")
     for heading in ("client", *_SPLITS):
         table.add_column(heading, justify="left" if heading == "client" else "right")
-    key = "  ".join(f"[{colours[i % len(colours)]}]█[/] {label}" for i, label in enumerate(labels[:12]))
-    table.add_column(f"training labels: {key}", no_wrap=True)
+    key = Text("training labels:")
+    for i, label in enumerate(labels[:12]):
+        key.append("  █", colours[i % len(colours)]).append(f" {label}")
+    table.add_column(key, no_wrap=True)
     for holding in rows:
         shares = [holding["labels"].get(label, 0.0) for label in labels]
-        bar = "".join(f"[{colours[i % len(colours)]}]{'█' * round(24 * s)}[/]" for i, s in enumerate(shares))
+        bar = Text.assemble(*(("█" * round(24 * s), colours[i % len(colours)]) for i, s in enumerate(shares)))
         table.add_row(holding["client"], *(str(holding[split]) for split in _SPLITS), bar)
     return table
 
@@ -106,7 +112,7 @@ def cross_table(result: dict[str, Any]) -> Table:
     for rows in matrix:
         table.add_column(rows, justify="right")
     for model, line in matrix.items():
-        cells = (f"[green]{100 * v:.1f}[/]" if v == best[rows] else f"{100 * v:.1f}" for rows, v in line.items())
+        cells = (Text(f"{100 * v:.1f}", "green" if v == best[rows] else "") for rows, v in line.items())
         table.add_row(model, *cells)
     return table
 
