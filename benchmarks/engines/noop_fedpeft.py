@@ -31,9 +31,7 @@ EXAMPLES = 8
 
 
 class NoStep(FedIt):
-    """FedIT whose local training is nothing; what else a client's round does is left, its own copy if `keeps`."""
-
-    keeps = True
+    """FedIT whose local training is nothing; what else a client's round does is left."""
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         # 2 blocks x 2 layers x (A and B) of 32 columns each: r = 128 gives 128 KiB of float32
@@ -43,8 +41,7 @@ class NoStep(FedIt):
         self, model: Slot, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
     ) -> Reply:
         self.receive(model, message, client)
-        if self.keeps:
-            client.local.trained = model.snapshot()
+        client.local.trained = model.snapshot()
         scalars = {"examples": EXAMPLES, "loss": 0.0}
         return Reply(message.client, message.round, self.reply(model, message, client), scalars)
 
@@ -53,11 +50,10 @@ def federation(clients: int, participation: float, workers: int, keeps: bool) ->
     with tempfile.TemporaryDirectory() as folder:
         backbone, _ = load_backbone(str(tiny_model(Path(folder))), num_labels=2, pooling="mean")
     method = NoStep(FedItOptions())
-    method.keeps = keeps
     specs = [ClientSpec(f"c{i:05d}", EXAMPLES) for i in range(clients)]
     template = Models(backbone, 0).template(method.adapter(backbone, specs[0]))
     initial, rows, task = template.read(), {"train": [Encoded((2, 3), 0)]}, Classification(2)
-    settings = TrainingConfig(participation=participation)
+    settings = TrainingConfig(participation=participation, before_aggregation=keeps)
     everyone = [Client(spec, rows, task, Padding(0, "right"), initial, 0) for spec in specs]
     engine = LocalEngine(method, everyone, dict.fromkeys([s.id for s in specs], template), settings, 0, workers)
     state = method.start(FederationInfo(tuple(specs), {spec.id: initial for spec in specs}), 0)

@@ -362,6 +362,39 @@ def test_a_folder_in_place_of_memory(dtype, build, padded, tmp_path):
     assert list(tmp_path.iterdir()) == []  # nameless: nothing to clear away
 
 
+class Disk:
+    """A file that takes `room` bytes in all and never more than 100 at a time."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def seek(self, at):
+        self.file.seek(at)
+
+    def write(self, data):
+        taken = min(len(data), 100, self.room)
+        if not taken:
+            raise OSError(28, "No space left on device")
+        self.room -= taken
+        return self.file.write(data[:taken])
+
+
+def test_a_disk_that_fills_up_costs_time_and_no_bit(build, padded, tmp_path, caplog):
+    slot, batch = build("reft", "gpt2", [1], dtype=torch.float32), padded()
+    expected = cached_step(slot, PrefixCache(1), batch)
+    cache = PrefixCache(0.01, folder=tmp_path)
+    cache._file._file = Disk(cache._file._file, room=10**6)
+    for _ in range(2):
+        assert same_bits(cached_step(slot, cache, batch), expected)
+    assert cache.use.rows == 3
+    cache = PrefixCache(0.01, folder=tmp_path)
+    cache._file._file = Disk(cache._file._file, room=1000)  # a part of a row
+    for _ in range(2):
+        assert same_bits(cached_step(slot, cache, batch), expected)
+    assert cache.use.rows < 3 and cache.use.refused > 0
+    assert "No space left on device" in caplog.text
+
+
 def test_what_a_user_gets_wrong(tmp_path):
     with pytest.raises(UserError, match=r"positive number of MiB\. Received: 0"):
         PrefixCache(0)

@@ -265,7 +265,7 @@ def test_clients_that_memory_does_not_hold_together_train_in_smaller_groups(pass
     assert largest_difference(got, wanted) < 1e-10
     assert engine.at_once == 2
     assert passes == (["c2", "c2"], [5, 2, 2, 2, 2])  # what does not fit is tried once in the whole run
-    assert "memory does not hold 5 clients in one pass: 2 from here on" in caplog.text
+    assert "memory does not hold these 5 clients in one pass: 2 at once" in caplog.text
 
 
 def test_a_client_that_diverges_takes_nobody_with_it(passes):

@@ -102,7 +102,7 @@ def test_under_fedreft_it_is_mixed_with_the_median_of_everyone(trained, rows_fil
     state = FedReftState(**load_checkpoint(run / "checkpoint.safetensors")["state"])
     same = "received" if weight else "trained"
     assert joined["test"]["personal"] == pytest.approx(joined["test"][same], abs=1e-5)
-    name = next(name for name in state.centre if name.endswith("reft_b"))
+    name = next(name for name in state.mean if name.endswith("reft_b"))
     points = torch.stack([phi[name] for phi in state.phis.values()]).double()  # (clients, ...)
     found = next(t for n, t in exported(run, "late").items() if n.endswith(name.split("model.")[-1]))
     inside = (found >= points.min(0).values - 1e-6) & (found <= points.max(0).values + 1e-6)

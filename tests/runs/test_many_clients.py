@@ -50,7 +50,7 @@ def test_forgetting_what_clients_trained_changes_no_method(experiment_file, tmp_
     """A method that reads it in a later round must say so: `remembers`."""
     results = []
     for keep in ("true", "false"):
-        overrides = [f"training.before_aggregation={keep}", "training.participation=0.7"]
+        overrides = [f"training.before_aggregation={keep}", "training.participation=0.6"]
         results.append(start(settings(experiment_file, label, overrides), tmp_path / keep, Nobody()))
     kept, forgotten = results
     assert forgotten["test"]["personal"] == kept["test"]["personal"]

@@ -48,6 +48,8 @@ def test_every_method_learns_the_task_and_exports_every_client(experiment_file, 
     assert learned == (label != "zero_shot")
     assert len(contents(tmp_path / "run")[1]) == 3
     assert result["rows"]["site0"]["test"] > 0
+    seconds = result["seconds"]
+    assert seconds["total"] > seconds["train"] + seconds["aggregate"] + seconds["evaluate"] - 0.02  # rounded
     if label == "local":
         assert result["bytes_up"] < 200  # a header and no tensor
     elif label in ("fedit", "fedavg_loreft", "fedreft", "ditto", "ifca"):

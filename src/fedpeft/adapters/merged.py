@@ -43,13 +43,14 @@ class MergedDelta(nn.Module):
         return (output + nn.functional.linear(inputs[0].to(self.dense.dtype), self.dense)).to(output.dtype)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Copies of A and B. When only their product is held: it and an identity of the smaller dimension."""
+        """Copies of A and B, on the CPU. Where only their product is held: it and an identity of the smaller side."""
         if self.A is not None and self.B is not None:
-            return self.A.clone(), self.B.clone()
+            return self.A.to("cpu", copy=True), self.B.to("cpu", copy=True)
         assert self.dense is not None
-        d_out, d_in = self.dense.shape
-        identity = torch.eye(min(d_in, d_out), dtype=self.dense.dtype, device=self.dense.device)
-        return (identity, self.dense.clone()) if d_in <= d_out else (self.dense.clone(), identity)
+        dense = self.dense.to("cpu", copy=True)
+        d_out, d_in = dense.shape
+        identity = torch.eye(min(d_in, d_out), dtype=dense.dtype)
+        return (identity, dense) if d_in <= d_out else (dense, identity)
 
     def detach(self) -> None:
         """Stop adding for good."""

@@ -120,7 +120,13 @@ class PrefixCache:
                 self._refused += 1
                 return row
             if self._file is not None:
-                row = row.moved(self._file.write(row.states, self._used))
+                try:
+                    row = row.moved(self._file.write(row.states, self._used))
+                except OSError as error:  # others filled the disk since the start
+                    log.warning("the prefix cache keeps nothing more than its %d rows: %s", len(self._rows), error)
+                    self.limit = self._used
+                    self._refused += 1
+                    return row
             self._used += size
             self._rows[key] = row
             return row
@@ -163,14 +169,16 @@ class _File:
                 f"prefix cache: {folder} has {free / MIB:.0f} MiB free, the limit is {size / MIB:.0f} MiB. "
                 "Give a lower limit or another folder."
             )
-        # Written as a file and read as memory: a full disk then raises where a mapped page would kill the process.
+        # Written as a file and read as memory: on a full disk `write` raises, a mapped page would kill the process.
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (open as long as the cache)
         self._bytes = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(size,))
 
     def write(self, tensor: Tensor, at: int) -> Tensor:
-        """The same values, read from the file."""
+        """The same values, read from the file. Raises OSError when the disk is full."""
         values = tensor.cpu().contiguous()
         size = values.numel() * values.element_size()
         self._file.seek(at)
-        self._file.write(values.view(-1).view(torch.uint8).numpy().data)
+        left = values.view(-1).view(torch.uint8).numpy().data
+        while len(left):  # an almost full disk takes a part and says how much; the next call raises
+            left = left[self._file.write(left) :]
         return torch.from_numpy(self._bytes[at : at + size]).view(values.dtype).view(values.shape)

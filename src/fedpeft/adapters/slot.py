@@ -30,7 +30,8 @@ class Slot:
     Beside them a LoRA slot holds two things that do not train: what is merged into its modules (`merge`), and which
     rows of B its masked modules train (`set_rows`). `snapshot` and `restore` carry all of it.
 
-    One thread may use a slot at a time; `clone()` gives each thread its own, sharing every frozen tensor.
+    What it gives lies on the CPU, wherever the model does: it travels, or is kept between rounds. What it takes may lie
+    anywhere. One thread may use a slot at a time; `clone()` gives each thread its own, sharing every frozen tensor.
     """
 
     def __init__(self, model: PeftModel) -> None:
@@ -60,7 +61,7 @@ class Slot:
     @torch.no_grad()
     def read(self) -> Tensors:
         """A copy of every trained tensor."""
-        return {name: parameter.clone() for name, parameter in self._parameters.items()}
+        return {name: parameter.to("cpu", copy=True) for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def write(self, tensors: Tensors) -> None:
@@ -106,7 +107,7 @@ class Slot:
 
     def rows(self) -> dict[str, Tensor]:
         """A copy of the rows that train, (m,) int64 by masked module; {} for plain LoRA."""
-        return {module: up.rows.clone() for module, up in self._masked.items()}
+        return {module: up.rows.to("cpu", copy=True) for module, up in self._masked.items()}
 
     def dimensions(self) -> dict[str, tuple[int, int]]:
         """(d_out, d_in) of every adapted layer, by LoRA module; {} for LoReFT."""
@@ -123,7 +124,7 @@ class Slot:
         for module, a, b in lora_pairs(self.names):
             A, B = trained[a], trained[b]
             if module in self._masked:
-                B = self._masked[module].full_weight()
+                B = self._masked[module].full_weight().cpu()
             B = B * self._lora[module].scaling[adapter]
             if merged_names(module)[0] in frozen:
                 more_A, more_B = (frozen[name] for name in merged_names(module))

@@ -96,7 +96,7 @@ class StackedBlock:
         for client, repeats in groups.runs:
             part, mask = inner[start : start + repeats], masks.get(client)
             if mask is not None:
-                own = groups.fold(mask)[start : start + repeats]  # (repeats, tokens, k)
+                own = groups.fold(mask)[start : start + repeats].to(part.device)  # (repeats, tokens, k)
                 part = part * nn.functional.pad(own, (0, part.shape[-1] - own.shape[-1]))
             parts.append(part)
             start += repeats

@@ -24,7 +24,7 @@ from fedpeft.aggregation.median import (
     leave_one_out_median_mix,
     leave_one_out_medians,
 )
-from fedpeft.aggregation.named import mean_tensors, mixed_tensors
+from fedpeft.aggregation.named import mean_tensors
 
 __all__ = [
     "Factors",
@@ -41,7 +41,6 @@ __all__ = [
     "leave_one_out_median_mix",
     "leave_one_out_medians",
     "mean_tensors",
-    "mixed_tensors",
     "overlap_mean",
     "pack_rows",
     "padded",

@@ -12,23 +12,7 @@ Tensors = dict[str, Tensor]
 def mean_tensors(replies: Sequence[Tensors], weights: Tensor | None = None) -> Tensors:
     """The weighted mean of every tensor; weights (clients,). Raises ValueError when names or shapes differ."""
     _require_alike(replies)
-    return {name: _mean(replies, name, weights) for name in replies[0]}
-
-
-def mixed_tensors(replies: Sequence[Tensors], groups: Sequence[Sequence[str]], mix: Tensor) -> Tensors:
-    """One combination of all clients: the tensors of group g with the convex weights mix[g], mix (groups, clients).
-
-    Raises ValueError when names or shapes differ, or when a tensor is not in exactly one group.
-    """
-    _require_alike(replies)
-    if sorted(name for names in groups for name in names) != sorted(replies[0]):
-        raise ValueError(f"Every tensor must be in one group. Received: groups {groups} for {sorted(replies[0])}.")
-    share = {name: row for names, row in zip(groups, mix, strict=True) for name in names}
-    return {name: _mean(replies, name, share[name]) for name in replies[0]}
-
-
-def _mean(replies: Sequence[Tensors], name: str, weights: Tensor | None) -> Tensor:
-    return weighted_mean([reply[name] for reply in replies], weights)
+    return {name: weighted_mean([reply[name] for reply in replies], weights) for name in replies[0]}
 
 
 def _require_alike(replies: Sequence[Tensors]) -> None:

@@ -36,7 +36,8 @@ class BatchedEngine(LocalEngine):
     """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine.
 
     Where the accelerator's memory does not hold so many, that pass is taken again with half as many, and so are all
-    later ones: `at_once` sinks to what fits.
+    later ones: `at_once` sinks to what fits. A run resumed after that groups its clients otherwise for a round and
+    rounds otherwise.
     """
 
     at_once = 8
@@ -78,8 +79,10 @@ class BatchedEngine(LocalEngine):
             try:
                 return self._train_together(group)
             except torch.OutOfMemoryError:
-                size = self.at_once = min(self.at_once, len(group) // 2)
-                log.warning("memory does not hold %d clients in one pass: %d from here on", len(group), size)
+                size = len(group) // 2
+                if len(group) == self.at_once:  # a smaller group may hold the longest texts: it says little of others
+                    self.at_once = size
+                log.warning("memory does not hold these %d clients in one pass: %d at once", len(group), size)
             except Exception as error:  # of one of them, but of which? Alone each answers for itself
                 size = 1
                 log.warning("clients %s train one by one: %s: %s", ", ".join(before), type(error).__name__, error)
@@ -94,7 +97,8 @@ class BatchedEngine(LocalEngine):
         courses, others = [], []
         for message, place in zip(group, places, strict=True):
             client, slot = self.clients[message.client], stack.slots[place]
-            reported = self.method.receive(slot, message, client)
+            with self._cached(slot):  # it may look at scores
+                reported = self.method.receive(slot, message, client)
             if self.method.penalty(slot, message, client) is None:
                 names, lr = self.method.trains(slot, message), self.method.lr(message, self.settings)
                 shuffle = generator(self.seed, "shuffle", message.round, message.client)

@@ -157,7 +157,8 @@ class LocalEngine:
         if which == "trained" and client.local.trained is not None:
             slot.restore(client.local.trained)
         else:
-            self.method.personal(slot, message, client)
+            with self._cached(slot):
+                self.method.personal(slot, message, client)
         return slot
 
     def _cached(self, slot: Slot) -> AbstractContextManager[None]:

@@ -15,17 +15,27 @@ _ESCAPE = "\x1b"  # before a user's key that could be taken for one of those
 def flatten(tree: Any) -> tuple[Any, Tensors]:
     """JSON-able structure and tensors of a tree of dataclasses, dicts (str keys), lists, tuples, tensors and scalars.
 
+    The tensors are those of the tree where they can be, no copies: with many clients a state is large.
     Raises TypeError for anything else: a state must be plain values.
     """
     tensors: Tensors = {}
     seen: dict[int, str] = {}
+    storages: set[int] = set()
+
+    def apart(tensor: Tensor) -> Tensor:
+        """The same values, copied only where another tensor lies in the same storage: such cannot be saved together."""
+        alone = tensor.detach().contiguous()
+        storage = alone.untyped_storage()
+        if storage.nbytes() != alone.nbytes or storage.data_ptr() in storages:
+            alone = alone.clone()
+        storages.add(alone.untyped_storage().data_ptr())
+        return alone
 
     def pack(node: Any) -> Any:
         if isinstance(node, Tensor):
             if id(node) not in seen:  # a tensor held twice is written once
                 seen[id(node)] = str(len(seen))
-                # clone: tensors that share storage (views) cannot be saved side by side
-                tensors[seen[id(node)]] = node.detach().clone().contiguous()
+                tensors[seen[id(node)]] = apart(node)
             return {_TENSOR: seen[id(node)]}
         if is_dataclass(node) and not isinstance(node, type):
             return {_RECORD: {f.name: pack(getattr(node, f.name)) for f in fields(node)}}

@@ -24,6 +24,7 @@ for them alone: half by the energy of the mixture received, half drawn anew each
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
@@ -96,6 +97,16 @@ class FedHftState:
     features: dict[str, Tensor] = field(default_factory=dict)  # the last known of each client
     mixtures: dict[str, Tensors] = field(default_factory=dict)  # D_k as it is sent
 
+    def share(self, client: str) -> Tensor:
+        """P_k (clusters,); of a client that has not trained yet the mean of all others, which is what is known."""
+        return self.shares.get(client, self._mean_share)
+
+    @cached_property
+    def _mean_share(self) -> Tensor:
+        if not self.shares:
+            return torch.ones(len(self.heads), dtype=torch.float64) / len(self.heads)
+        return torch.stack(list(self.shares.values())).mean(0)
+
 
 class FedHft(Method[FedHftState]):
     Options = FedHftOptions
@@ -112,7 +123,7 @@ class FedHft(Method[FedHftState]):
     # ---- 1. the mixture
 
     def send(self, state: FedHftState, client: ClientSpec) -> Tensors:
-        share = state.shares.get(client.id, prior(state))
+        share = state.share(client.id)
         head = {
             n: sum_of([(h[n], p) for h, p in zip(state.heads, share.tolist(), strict=True)]) for n in state.heads[0]
         }
@@ -157,7 +168,7 @@ class FedHft(Method[FedHftState]):
     # ---- 5. and 6. the server's round
 
     def aggregate(self, state: FedHftState, replies: Sequence[Reply]) -> FedHftState:
-        shares = torch.stack([state.shares.get(reply.client, prior(state)) for reply in replies])  # (clients, clusters)
+        shares = torch.stack([state.share(reply.client) for reply in replies])  # (clients, clusters)
         weights = by_examples(replies)[:, None] * shares  # (clients, clusters)
         if self.options.normalize == "count":
             weights = len(replies) * weights  # the count divides by the clients once more
@@ -211,7 +222,7 @@ class FedHft(Method[FedHftState]):
     def _clustered(self, state: FedHftState) -> FedHftState:
         clients = sorted(state.features)
         count = self.options.clusters if not state.shares or self.options.clusters != "auto" else len(state.heads)
-        before = torch.stack([state.shares.get(c, prior(state)) for c in clients]) if state.shares else None
+        before = torch.stack([state.share(c) for c in clients]) if state.shares else None
         found = responsibilities(
             torch.stack([state.features[c] for c in clients]),
             count,
@@ -243,15 +254,8 @@ class FedHft(Method[FedHftState]):
             place = self._clustered(state).shares[reply.client]  # (clusters,)
             state = replace(state, shares=state.shares | {reply.client: place})
         ranks = {module: size["rank"] for module, size in own.items()}
-        sent = mixture(state.updates, state.shares.get(reply.client, prior(state)), ranks)
+        sent = mixture(state.updates, state.share(reply.client), ranks)
         return replace(state, mixtures=state.mixtures | {reply.client: sent})
-
-
-def prior(state: FedHftState) -> Tensor:
-    """The mean responsibility of every cluster, (clusters,): what is known of a client before it has trained."""
-    if not state.shares:
-        return torch.ones(len(state.heads), dtype=torch.float64) / len(state.heads)
-    return torch.stack(list(state.shares.values())).mean(0)
 
 
 def adapted(state: FedHftState, replies: Sequence[Reply]) -> dict[str, Mapping[str, int]]:
@@ -276,7 +280,7 @@ def mixtures(state: FedHftState) -> dict[str, Tensors]:
     made: dict[tuple[object, ...], Tensors] = {}
     result = {}
     for client, modules in state.modules.items():
-        share = state.shares.get(client, prior(state))
+        share = state.share(client)
         ranks = {module: size["rank"] for module, size in modules.items()}
         key = (*share.tolist(), *ranks.items())
         if key not in made:

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from fedpeft.adapters import Slot, interventions, is_head
 from fedpeft.aggregation import (
     align,
+    combine,
     geometric_median_mix,
     gram,
     leave_one_out_mean_mix,
     leave_one_out_median_mix,
     mean_tensors,
-    mixed_tensors,
 )
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
@@ -44,7 +44,7 @@ LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # [choice] holds 0, so that mixing never 
 class FedReftOptions(MethodOptions):
     lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
     adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions each client trains")
-    abm: Literal["median", "mean"] = Field("median", description="All-But-Me by geometric median or by mean")
+    abm: Literal["median", "mean"] = Field("median", description="of all the others; alike up to three clients")
     mixing: Literal["fixed", "validation"] = Field("fixed", description="how lambda is chosen")
     mixing_weight: float = Field(0.5, ge=0, le=1, description='lambda of mixing "fixed"')
     align: bool = Field(False, description="turn every client to a common gauge before aggregation and mixing")
@@ -52,11 +52,12 @@ class FedReftOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class FedReftState:
-    """`mix[k, g, j]` is client j's share in what client k receives for group g; row K is for a newcomer."""
+    """`phis` and `others` hold no client before it has trained once; both are sorted by client id."""
 
-    centre: Tensors  # what a client without history receives in round 1, and the gauge of reference
-    phis: dict[str, Tensors]  # last known parameters by client id, sorted
-    mix: Tensor | None  # (K + 1, groups, K)
+    mean: Tensors  # of all clients, at first the common start: the gauge of reference
+    phis: dict[str, Tensors]  # last known parameters by client id
+    others: dict[str, Tensors]  # z_k, what each client receives
+    everyone: Tensors  # the centre of all clients, which a newcomer receives; at first the common start
 
 
 class FedReft(Method[FedReftState]):
@@ -66,7 +67,8 @@ class FedReft(Method[FedReftState]):
         return self.options.adapter.config(model, client)
 
     def start(self, info: FederationInfo, seed: int) -> FedReftState:
-        return FedReftState(info.common_start(), {}, None)
+        start = info.common_start()
+        return FedReftState(start, {}, {}, start)
 
     def objection(self, state: FedReftState, reply: Reply) -> str | None:
         return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
@@ -75,20 +77,22 @@ class FedReft(Method[FedReftState]):
         # 1. Keep the new parameters; clients that were not drawn stay as they last were.
         fresh = {reply.client: reply.tensors for reply in replies}
         if self.options.align:
-            fresh = {client: aligned(phi, state.centre) for client, phi in fresh.items()}
+            fresh = {client: aligned(phi, state.mean) for client, phi in fresh.items()}
         phis = dict(sorted((state.phis | fresh).items()))
-        # 2. All leave-one-out centres, as convex weights from one K x K Gram matrix per group.
+        # 2. All leave-one-out centres: per group one K x K Gram matrix for the weights, one product for the values.
         points = list(phis.values())
-        mix = torch.stack([self._all_but_me(points, names) for names in groups(state.centre)], dim=1)
-        centre = self._retracted(mean_tensors(points))
-        return FedReftState(centre, phis, mix)
+        centres: list[Tensors] = [{} for _ in range(len(points) + 1)]
+        for names in groups(state.mean):
+            flat = [torch.cat([phi[name].flatten() for name in names]) for phi in points]  # (d,) each
+            for centre, values in zip(centres, combine(self._all_but_me(flat), flat), strict=True):  # (d,)
+                parts = values.split([points[0][name].numel() for name in names])
+                centre |= {n: part.view_as(points[0][n]).clone() for n, part in zip(names, parts, strict=True)}
+        *others, everyone = map(self._retracted, centres)
+        mean = self._retracted(mean_tensors(points))
+        return FedReftState(mean, phis, dict(zip(phis, others, strict=True)), everyone)
 
     def send(self, state: FedReftState, client: ClientSpec) -> Tensors:
-        if state.mix is None:
-            return state.centre
-        order = list(state.phis)
-        row = state.mix[order.index(client.id) if client.id in order else -1]  # (groups, K)
-        return self._retracted(mixed_tensors(list(state.phis.values()), groups(state.centre), row))
+        return state.others.get(client.id, state.everyone)
 
     def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
         own, others = client.local.trained, message.tensors
@@ -105,16 +109,16 @@ class FedReft(Method[FedReftState]):
         model.write(self._mixed(own, others, chosen))
         return {"mixing_weight": chosen}
 
-    def _all_but_me(self, points: Sequence[Tensors], names: Sequence[str]) -> Tensor:
+    def _all_but_me(self, points: Sequence[Tensor]) -> Tensor:
+        """(K + 1, K) convex weights of the K points (d,): row k is of all but k, the last one of all."""
         count = len(points)
         if count == 1:  # nobody else yet: the client keeps its own, a newcomer takes it
             return torch.ones(2, 1, dtype=torch.float64)
         if self.options.abm == "mean":
             uniform = torch.full((count,), 1 / count, dtype=torch.float64)
             return torch.cat([leave_one_out_mean_mix(uniform), uniform[None]])
-        flat = [torch.cat([phi[name].flatten() for name in names]) for phi in points]
-        inner = gram(flat)  # (K, K) float64
-        return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])  # (K + 1, K)
+        inner = gram(points)  # (K, K) float64
+        return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])
 
     def _mixed(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
         return self._retracted({name: torch.lerp(own[name], others[name], weight) for name in own})

@@ -113,7 +113,8 @@ def assemble(
 
     models = Models(backbone, seed)
     templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in everyone}
-    initial = {name: template.read() for name, template in templates.items()}
+    starts = {id(template): template.read() for template in templates.values()}  # once for all clients of a kind
+    initial = {name: starts[id(template)] for name, template in templates.items()}
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
     if experiment.model.products is not None:

@@ -89,7 +89,7 @@ def _joined(built: Built) -> dict[str, Scores]:
         raise UserError(f"method {type(method).__name__}: its server holds nothing, so there is nothing to join")
     scores = {"received": _score(built.engine, message, "personal")}
     if isinstance(state, FedReftState):
-        scores["mean"] = _score(built.engine, replace(message, tensors=state.centre), "personal")
+        scores["mean"] = _score(built.engine, replace(message, tensors=state.mean), "personal")
     scores["alone"] = _alone(built, message)
     federation.state = method.admit(state, _reply(built.engine, message))
     scores["trained"] = _score(built.engine, message, "trained")

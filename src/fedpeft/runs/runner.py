@@ -142,9 +142,10 @@ class _Progress:
 
     def final_scores(self) -> dict[str, dict[str, Scores]]:
         """The test split, looked at once, after the last round: by which model, then by client."""
-        federation = self.built.federation
+        federation, before = self.built.federation, self.seconds["evaluate"]
         asked = get_args(Which) if federation.settings.before_aggregation else ("personal",)
         scores = {which: self._evaluated("test", which) for which in asked}
+        self.seconds["total"] += self.seconds["evaluate"] - before
         lines = [
             {"round": federation.round, "split": "test", "model": which, "client": client, **values}
             for which, by_client in scores.items()

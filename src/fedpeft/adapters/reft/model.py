@@ -63,15 +63,19 @@ class LoReftModel(BaseTuner):
     def retract_(self) -> None:
         """Put R of every active `loreft` adapter back on orthonormal rows; call after each optimiser step.
 
-        One batched QR over all blocks. `noreft` and `direft` have no constraint and are left alone.
+        One batched QR over all blocks of a device. `noreft` and `direft` have no constraint and are left alone.
         """
         for name in self.active_adapters:
             config = self.peft_config[name]
             if not (isinstance(config, LoReftConfig) and config.variant == "loreft"):
                 continue
-            rows = [layer.reft_R[name] for layer in self._layers() if name in layer.reft_R]  # (g, r, d) each
-            orthonormal = orthonormal_rows(torch.stack(rows))  # (blocks, g, r, d)
-            torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
+            placed: dict[torch.device, list[torch.Tensor]] = {}
+            for layer in self._layers():
+                if name in layer.reft_R:
+                    placed.setdefault(layer.reft_R[name].device, []).append(layer.reft_R[name])  # (g, r, d) each
+            for rows in placed.values():
+                orthonormal = orthonormal_rows(torch.stack(rows))  # (blocks, g, r, d)
+                torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
 
     def _layers(self) -> list[LoReftLayer]:
         return [module for module in self.model.modules() if isinstance(module, LoReftLayer)]
