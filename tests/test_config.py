@@ -70,3 +70,10 @@ def test_a_missing_file_and_one_that_is_not_text(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(UserError, match="UTF-8"):
         load_experiment(tmp_path / "latin.yaml")
+
+
+def test_decoders_read_longer_texts_unless_the_file_says_otherwise(experiment_file):
+    plain = ["model={name: anything}"]
+    assert load_experiment(experiment_file, plain).model.max_length == 64
+    assert load_experiment(experiment_file, [*plain, "task.kind=generation"]).model.max_length == 512
+    assert load_experiment(experiment_file, ["task.kind=generation"]).model.max_length == 16

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedpeft.config import load_experiment
+from fedpeft.runs.compare import compare
+from fedpeft.runs.runner import Nobody
 from fedpeft.tasks.load import load_task
 
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
@@ -76,6 +78,20 @@ def test_a_file_divides_small_data(file, data):
         assert first.target == f"the correct answer is {first.answer}" and len(first.choices) == 4
     if "_dt" in file.stem:
         assert [client.id for client in clients] == sorted(experiment.task.tasks)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_runs_on_a_small_model(file, data, tiny_model, tiny_decoder, tmp_path):
+    """The same file with another model: every method in it trains, replies and is scored."""
+    folder = next(f for f in ("commonsense", "gsm8k", "sst2") if f in file.stem or f == "sst2")
+    model = tiny_model if folder == "sst2" else tiny_decoder
+    small = ["max_train=8", "max_validation=2", "max_test=2", *["clients=4"] * (file.stem == "fedhft_glue")]
+    overrides = [f"task.source={data / folder}", f"model.name={model}", "model.max_length=32", "training.rounds=1"]
+    overrides += [f"partition.{limit}" for limit in small] + ["task.max_new_tokens=2"] * (model == tiny_decoder)
+    experiment = load_experiment(file, overrides)
+    found = compare(experiment, list(experiment.methods), 1, tmp_path, tmp_path / "out", Nobody())
+    assert [row["label"] for row in found["rows"]] == list(experiment.methods)
+    assert all(row["quarantined"] == 0 and row["metric"] == found["rows"][0]["metric"] for row in found["rows"])
 
 
 def test_commonsense_files_differ_in_name_and_partition_only():

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedpeft.adapters import DTYPES, PrefixCache
 from fedpeft.errors import UserError
@@ -15,6 +15,7 @@ from fedpeft.federation.method import Method
 from fedpeft.federation.settings import TrainingConfig
 from fedpeft.methods import available
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
+from fedpeft.tasks.prompts import DECODER_KINDS
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -26,7 +27,7 @@ class ModelConfig(BaseModel):
 
     name: str = Field(description="hub id, local folder, or package:DISTRIBUTION for a model that a package ships")
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
-    max_length: int = Field(64, ge=4, description="tokens kept of each text")
+    max_length: int = Field(64, ge=4, description="tokens kept of each text; for decoders 512 unless stated")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
     autocast: Literal["bfloat16"] | None = Field(
         None,
@@ -107,6 +108,12 @@ class Experiment(BaseModel):
     workers: int | None = Field(
         None, ge=1, description="clients trained at once; default: the machine's cores; on a GPU 1"
     )
+
+    @model_validator(mode="after")
+    def _decoders_read_more(self) -> "Experiment":
+        if self.task.kind in DECODER_KINDS and "max_length" not in self.model.model_fields_set:
+            self.model.max_length = 512  # a prompt is cut from its beginning, where the question is
+        return self
 
     def method_name(self, label: str) -> str:
         """The method that a label stands for. Raises UserError when there is none of that name."""

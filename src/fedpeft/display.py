@@ -24,6 +24,7 @@ class Live:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.heading = ""
+        self.noted: set[str] = set()
         self.bytes = self.rounds = 0
         self.metric = ""
         self.task = TaskID(0)
@@ -52,6 +53,10 @@ class Live:
     def started(self, label: str, built: Built, rounds: int, completed: int) -> None:
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
+        for note in built.data.notes:
+            if note not in self.noted:  # once for all runs of a comparison
+                self.console.print(note, style="dim", highlight=False)
+        self.noted |= set(built.data.notes)
         each = len(built.federation.select(1))
         self.bytes, self.rounds, self.metric = 0, rounds, built.task.metric
         self.task = self.progress.add_task(

@@ -46,7 +46,8 @@ class AdaptedLM(HFLM):
             chosen = order[start : start + size]
             scores.update(zip(chosen, self._scored([requests[i][1:] for i in chosen]), strict=True))
             for i in chosen:
-                self.cache_hook.add_partial("loglikelihood", requests[i][0], scores[i])
+                if requests[i][0] is not None:  # perplexity's requests have no key
+                    self.cache_hook.add_partial("loglikelihood", requests[i][0], scores[i])
         return [scores[i] for i in range(len(requests))]
 
     @torch.no_grad()

@@ -39,7 +39,7 @@ def as_stored(weight, heads):
 def written(tmp_path):
     """written(model) -> a GGUF file of it, with a small tokenizer that would join the digits of 12."""
 
-    def build(model, architecture="llama", pre="smollm", extra=()):
+    def build(model, architecture="llama", pre="smollm", extra=(), scaling=None):
         file = tmp_path / "model.gguf"
         config, writer = model.config, gguf.GGUFWriter(file, architecture)
         writer.add_block_count(config.num_hidden_layers)
@@ -50,6 +50,8 @@ def written(tmp_path):
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_rope_freq_base(500.0)
+        if scaling is not None:
+            writer.add_rope_scaling_type(scaling)
         writer.add_vocab_size(config.vocab_size)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre)
@@ -180,6 +182,9 @@ def test_what_cannot_be_read_is_one_line(original, written, monkeypatch):
         load_decoder(written(model, extra=["rope_freqs.weight"]))
     with pytest.raises(UserError, match=r"Received: a tensor 'blk.0.attn_q.bias'"):
         load_decoder(written(model, extra=["blk.0.attn_q.bias"]))
+    with pytest.raises(UserError, match=r"scaled positions are not read.*Received: rope scaling 'linear'"):
+        load_decoder(written(model, scaling=gguf.RopeScalingType.LINEAR))
+    load_decoder(written(model, scaling=gguf.RopeScalingType.NONE))
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=r"model.gguf: reading GGUF files needs gguf. Run: pip install 'fedpeft\[gguf"):
         load_decoder(written(model))

@@ -1,14 +1,18 @@
 """Decoders: what the loss counts, how choices are scored, what is written; against one row at a time, in float64."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedpeft.adapters import LoReftConfig, Slot, lora_config
-from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule, generate, likelihoods, token_losses
+from fedpeft.federation.answers import Generation, MultipleChoice, generate, likelihoods, token_losses
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Padding, batches, encode_prompts, labelled, scored
+from fedpeft.tasks.extract import answer_rule
 from fedpeft.tasks.prompts import prompt_maker
 from fedpeft.tasks.types import Example
 
@@ -75,13 +79,29 @@ def test_choices_are_scored_by_the_sum_over_their_tokens(slot, rows):
 
 
 def test_multiple_choice_counts_what_is_likeliest(slot, rows, tokenizer):
-    scores = MultipleChoice(tokenizer, 4, "answer is ", True, "likelihood_accuracy").scores(slot, rows, PADDING)
+    scores = MultipleChoice(tokenizer, 4, "answer is ", False, "likelihood_accuracy").scores(slot, rows, PADDING)
     logs = [[float(log_shares(slot, row.input_ids, c).sum()) for c in row.choices] for row in rows]
     right = [max(range(len(own)), key=own.__getitem__) == row.label for own, row in zip(logs, rows, strict=True)]
     assert scores["likelihood_accuracy"] == pytest.approx(sum(right) / 3)
     gold = [own[row.label] for own, row in zip(logs, rows, strict=True)]
     assert scores["loss"] == pytest.approx(-sum(gold) / 9, rel=1e-5)
-    assert 0 <= scores["generated_accuracy"] <= 1
+    assert "generated_accuracy" not in scores
+
+
+def test_what_is_written_is_scored_by_both_published_rules(slot, rows, tokenizer, monkeypatch):
+    gold = [row.answer for row in rows]
+    written = [f"the answer is {gold[0]}", f"{gold[1]}, so the answer is {gold[1]} .", f"{gold[2]} it is"]
+    monkeypatch.setattr("fedpeft.federation.answers.generate", lambda *_: written)
+    scores = MultipleChoice(tokenizer, 4, "answer is ", True, "generated_accuracy").scores(slot, rows, PADDING)
+    assert scores["generated_accuracy"] == pytest.approx(1 / 3)  # LoReFT's: the answer behind the trigger, alone
+    assert scores["generated_first_choice"] == pytest.approx(1)  # LLM-Adapters': the first choice anywhere
+
+
+def test_a_model_that_is_not_a_number_is_not_right(slot, rows, tokenizer):
+    broken = slot.clone()
+    broken.write({name: torch.full_like(tensor, float("nan")) for name, tensor in broken.read().items()})
+    scores = MultipleChoice(tokenizer, 4, "answer is ", False, "likelihood_accuracy").scores(broken, rows, PADDING)
+    assert scores["likelihood_accuracy"] == 0 and math.isnan(scores["loss"])
 
 
 def test_what_is_written_does_not_depend_on_the_rows_beside(slot, rows, tokenizer):
@@ -91,31 +111,18 @@ def test_what_is_written_does_not_depend_on_the_rows_beside(slot, rows, tokenize
     assert any(together)
 
 
-def test_generation_scores_the_answer_found(slot, rows, tokenizer, monkeypatch):
+@pytest.mark.parametrize("metric", ["exact_match", "token_likelihood"])
+def test_generation_scores_the_answer_found(slot, rows, tokenizer, monkeypatch, metric):
     monkeypatch.setattr("fedpeft.federation.answers.generate", lambda *_: ["is 4", "2 plus 2", "it is -3 ."])
-    task = Generation(tokenizer, 4, answer_rule("number", ()), "exact_match")
+    task = Generation(tokenizer, 4, answer_rule("number", ()), metric)
     answers = [("4.0", "is 4"), ("3", "2 plus 2"), ("-3", "")]
     examples = [Example(row.text, 0, target="is 4", answer=gold) for row, (gold, _) in zip(ROWS, answers, strict=True)]
     encoded = encode_prompts(examples, tokenizer, 32, lambda row: row.text)
     scores = task.scores(slot, encoded, PADDING)
-    assert scores["exact_match"] == pytest.approx(2 / 3)
+    assert scores.get("exact_match") == (pytest.approx(2 / 3) if metric == "exact_match" else None)
     sums = [-log_shares(slot, row.input_ids, row.target).sum() for row in encoded]
     assert scores["loss"] == pytest.approx(float(sum(sums)) / 9, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("extract", "text", "gold", "right"),
-    [
-        ("number", "so 1,200 in all", "1200", True),
-        ("number", "", "3", False),
-        ("letter", "the answer is B", "b", True),
-        ("choice", "i say no", "no", True),
-        ("choice", "yes or no", "no", False),
-        ("text", " Paris ", "paris", True),
-    ],
-)
-def test_answers_are_found_by_the_rule_asked_for(extract, text, gold, right):
-    assert answer_rule(extract, ("yes", "no"))(text, gold) is right
+    assert scores["token_likelihood"] == pytest.approx(math.exp(-float(sum(sums)) / 9), rel=1e-5)
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_target_stays(tokenizer):
@@ -147,3 +154,24 @@ def test_prompts_are_filled_with_what_the_row_has(tokenizer):
     chat = prompt_maker(TaskConfig(source="x", kind="generation", template="chat"), tokenizer)
     assert chat(Example("one", 0)) == "<user>one<say>"
     tokenizer.chat_template = None
+
+
+def test_a_row_that_was_cut_says_so(tokenizer):
+    rows = [Example("good " * n, 0, target="bad", answer="bad", choices=("bad", "dull film")) for n in (6, 9)]
+    whole, cut = encode_prompts(rows, tokenizer, 10, lambda row: row.text)
+    assert (whole.cut, cut.cut) == (False, True)
+    assert (len(whole.input_ids), len(cut.input_ids)) == (6, 7)  # room for the longest choice and the end
+    (other,) = encode_prompts(
+        [replace(rows[1], answer="dull film", target="dull film")], tokenizer, 10, lambda r: r.text
+    )
+    assert other.input_ids == cut.input_ids  # whichever is right: the prompt must not tell
+
+
+def test_a_choice_that_begins_another_ends(tokenizer):
+    """Without an end "good" would always be at least as likely as "good film"."""
+    end = tokenizer.eos_token_id
+    row = Example("it was", 1, target="good film", answer="good film", choices=("good", "good film"))
+    apart = replace(row, choices=("bad", "good film"))
+    (ended, plain) = encode_prompts([row, apart], tokenizer, 32, lambda r: r.text)
+    assert [choice[-1] == end for choice in ended.choices] == [True, True]
+    assert not any(end in choice for choice in plain.choices)

@@ -6,12 +6,14 @@ import pytest
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.extract import (
+    answer_rule,
     choices_of,
     exact_choice,
     extract_choice,
     extract_letter,
     extract_number,
     number_matches,
+    require_findable,
 )
 
 ANSWERS = tuple(f"answer{i}" for i in range(1, 6))
@@ -147,3 +149,33 @@ def test_an_instruction_without_choices_is_an_error(instruction):
     with pytest.raises(UserError, match=r"task\.choices") as error:
         choices_of(instruction)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("extract", "text", "gold", "right"),
+    [
+        ("number", "so 1,200 in all", "1200", True),
+        ("number", "", "3", False),
+        ("letter", "the answer is B", "b", True),
+        ("choice", "i say no", "no", True),
+        ("choice", "yes or no", "no", False),
+        ("text", " Paris ", "paris", True),
+    ],
+)
+def test_answers_are_found_by_the_rule_asked_for(extract, text, gold, right):
+    assert answer_rule(extract, ("yes", "no"))(text, gold) is right
+
+
+@pytest.mark.parametrize(
+    ("extract", "gold"), [("number", "18"), ("number", "a #### 3"), ("letter", "c"), ("choice", "yes"), ("text", "-")]
+)
+def test_an_answer_that_its_rule_can_find(extract, gold):
+    require_findable(gold, extract, ("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("extract", "gold"), [("number", "three"), ("letter", "G"), ("letter", "AB"), ("choice", "Yes")]
+)
+def test_an_answer_that_its_rule_never_finds_is_an_error(extract, gold):
+    with pytest.raises(UserError, match=rf"task\.answer: expected .*received '{gold}'"):
+        require_findable(gold, extract, ("yes", "no"))

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedpeft.adapters.pretrained import DeviceMap, load_pretrained
 
@@ -25,7 +25,8 @@ def load_decoder(
     device_map: DeviceMap = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The named causal language model in eval mode, and its tokenizer: with a padding token, and padding on the left,
-    so that every row of a batch goes on where its prompt ends.
+    so that every row of a batch goes on where its prompt ends. Of the model's generation config only the special tokens
+    are kept.
 
     The arguments and what they raise: see `load_pretrained`.
     """
@@ -33,7 +34,14 @@ def load_decoder(
         AutoModelForCausalLM, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
     )
     tokenizer.padding_side = "left"
-    model.generation_config.pad_token_id = tokenizer.pad_token_id  # rows that end early are filled with it
+    own = model.generation_config
+    # What the model's makers recommend (a penalty on repetition, top-p) would stay in force where nothing else is said,
+    # and greedy would not be greedy.
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,  # rows that end early are filled with it
+    )
     output = model.get_output_embeddings()
     if type(output) is nn.Linear:
         output.__class__ = OutputLinear  # the same module under the same name, weights tied as they were

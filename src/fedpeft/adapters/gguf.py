@@ -82,6 +82,12 @@ def _config(file: Path, values: dict[str, Any], tensors: Any) -> LlamaConfig:
             f"Received: {values.get('general.architecture')!r}"
         )
     of = {name.removeprefix("llama."): value for name, value in values.items() if name.startswith("llama.")}
+    scaling = of.get("rope.scaling.type", "none")
+    if scaling != "none" or "rope.scale_linear" in of:
+        raise UserError(
+            f"{file.name}: scaled positions are not read from GGUF files, give a Hugging Face folder or hub id. "
+            f"Received: rope scaling {scaling!r}"
+        )
     heads, width = of["attention.head_count"], of["embedding_length"]
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     return LlamaConfig(

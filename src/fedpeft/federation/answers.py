@@ -4,8 +4,9 @@ Batches are padded on the left, so that every prompt and target ends in the last
 last columns alone, which for a large vocabulary is a good part of the cost.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 
 from fedpeft.adapters import Adapted
 from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, by_length, padded, scored
-from fedpeft.tasks.extract import exact_choice, extract_choice, extract_letter, extract_number, number_matches
+from fedpeft.tasks.extract import AnswerRule, exact_choice, extract_choice
 
 ROWS = 16  # scored at once
-AnswerRule = Callable[[str, str], bool]  # of the written text and the right answer
 
 
 def answer_logits(model: Adapted, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -130,20 +130,22 @@ class MultipleChoice:
 
     @torch.inference_mode()
     def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
-        """`loss` is the mean per token of the right choice, the end of the text left out."""
+        """`loss` is the mean per token of the right choice, as `Encoded` holds it. Of what is written,
+        `generated_accuracy` is by LoReFT's rule and `generated_first_choice` by LLM-Adapters'."""
         right = tokens = 0
         loss = 0.0
         for row, logs in zip(rows, likelihoods(model, rows, padding), strict=True):
             gold = int(row.label)
-            right += logs.index(max(logs)) == gold
+            right += not any(map(math.isnan, logs)) and logs.index(max(logs)) == gold
             loss -= logs[gold]
             tokens += len(row.choices[gold])
         scores = {"likelihood_accuracy": right / len(rows), "loss": loss / tokens, "examples": len(rows)}
         if self.generated:
             written = generate(model, rows, padding, self.tokenizer, self.new_tokens)
-            pairs = zip(written, rows, strict=True)
-            found = [exact_choice(text, row.names, self.trigger) == row.answer for text, row in pairs]
-            scores["generated_accuracy"] = sum(found) / len(rows)
+            pairs = list(zip(written, rows, strict=True))
+            exact = sum(exact_choice(text, row.names, self.trigger) == row.answer for text, row in pairs)
+            first = sum(extract_choice(text, row.names) == row.answer for text, row in pairs)
+            scores |= {"generated_accuracy": exact / len(rows), "generated_first_choice": first / len(rows)}
         return scores
 
 
@@ -158,20 +160,15 @@ class Generation:
 
     @torch.inference_mode()
     def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
-        """`loss` is the mean per token of the target."""
+        """`loss` is the mean per token of the target, `token_likelihood` exp(-loss): what a token of it is likely.
+
+        Nothing is written, which takes most of the time, where the metric is `token_likelihood`.
+        """
         parts = list(batches(rows, ROWS, padding))
         loss = sum(float(token_losses(model, part).sum()) for part in parts) / sum(scored(part) for part in parts)
-        written = generate(model, rows, padding, self.tokenizer, self.new_tokens)
-        right = sum(self.right(text, row.answer) for text, row in zip(written, rows, strict=True))
-        return {"exact_match": right / len(rows), "loss": loss, "examples": len(rows)}
-
-
-def answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
-    """Whether a written text holds the right answer: by number, letter, first choice or the whole text."""
-    rules: dict[str, AnswerRule] = {
-        "number": lambda text, gold: number_matches(extract_number(text), gold),
-        "letter": lambda text, gold: extract_letter(text) == gold.upper(),
-        "choice": lambda text, gold: extract_choice(text, choices) == gold,
-        "text": lambda text, gold: text.strip().casefold() == gold.strip().casefold(),
-    }
-    return rules[extract]
+        scores = {"loss": loss, "token_likelihood": math.exp(-loss), "examples": len(rows)}
+        if self.metric == "exact_match":
+            written = generate(model, rows, padding, self.tokenizer, self.new_tokens)
+            right = sum(self.right(text, row.answer) for text, row in zip(written, rows, strict=True))
+            scores["exact_match"] = right / len(rows)
+        return scores

@@ -4,7 +4,6 @@ The options share one backbone in memory, and their rounds take turns, so that a
 all of them alike. The first round is told apart: caches fill in it, and libraries warm up.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from fedpeft.config import Experiment, PrefixCacheConfig
-from fedpeft.runs.build import Built, assemble, deal, load_model
+from fedpeft.runs.build import Built, assemble, deal, load_model, most_workers
 from fedpeft.tasks.load import load_task
 
 ROUNDS = 3  # timed, after the first
@@ -38,13 +37,13 @@ class Timed:
 
 def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]:
     """What may be chosen: a name, the settings, and what they do to the results."""
-    cores = os.cpu_count() or 1
+    workers = most_workers(experiment.model)
     plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None, AUTOCAST: None}
     cache = experiment.prefix_cache or PrefixCacheConfig.model_validate({})
-    several = {} if cores == 1 else {"workers": cores}
+    several = {} if workers == 1 else {"workers": workers}
     yield "1 worker", plain, "exact"
     if several:
-        yield f"{cores} workers", plain | several, "the same to the bit"
+        yield f"{workers} workers", plain | several, "the same to the bit"
     yield "prefix cache", plain | several | {"prefix_cache": cache}, "the same but for rounding"
     yield "batched engine", plain | several | {"engine": "batched"}, "the same but for rounding"
     yield "bfloat16 products", plain | several | {AUTOCAST: "bfloat16"}, "rounded: compare the scores"

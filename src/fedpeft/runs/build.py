@@ -1,8 +1,7 @@
 """From an experiment to a federation ready to run: data, backbone, method, clients, engine."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines.batched import BatchedEngine
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.models import Models, seeded
-from fedpeft.federation.answers import Generation, MultipleChoice, answer_rule
+from fedpeft.federation.answers import Generation, MultipleChoice
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.method import FederationInfo, Method
 from fedpeft.federation.task import Autocast, Classification, Regression, Task
+from fedpeft.runs.environment import usable_cores
 from fedpeft.runs.resources import allotments, lowest
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, encode, encode_numbers, encode_prompts
+from fedpeft.tasks.extract import answer_rule
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.metrics import METRICS
 from fedpeft.tasks.prompts import DECODER_KINDS, prompt_maker
@@ -105,6 +106,7 @@ def assemble(
         }
         for client in data.clients
     }
+    data = replace(data, notes=(*data.notes, *_cut(experiment, splits)))
     if method.pooled:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
     everyone = [ClientSpec(name, len(rows["train"]), dealt.get(name, Allotment())) for name, rows in splits.items()]
@@ -134,6 +136,15 @@ def assemble(
     return Built(federation, engine, data, templates[audience[0].id], tokenizer, task)
 
 
+def _cut(experiment: Experiment, splits: dict[str, dict[str, list[Encoded]]]) -> list[str]:
+    """A note on rows that `max_length` cuts, where there are any."""
+    every = [row for own in splits.values() for rows in own.values() for row in rows]
+    cut = sum(row.cut for row in every)
+    loses = "a prompt loses its beginning" if experiment.task.kind in DECODER_KINDS else "a text loses its end"
+    note = f"{cut} of {len(every)} rows are longer than model.max_length={experiment.model.max_length} tokens: {loses}"
+    return [note] * (cut > 0)
+
+
 def _engine(
     experiment: Experiment,
     method: Method[Any],
@@ -142,13 +153,17 @@ def _engine(
     seed: int,
     cache: PrefixCache | None,
 ) -> LocalEngine:
-    on_gpu = experiment.model.device != "cpu" or experiment.model.device_map is not None
-    workers = experiment.workers or (1 if on_gpu else os.cpu_count()) or 1
+    workers = experiment.workers or most_workers(experiment.model)
     kind = BatchedEngine if experiment.engine == "batched" else LocalEngine
     engine = kind(method, clients, templates, experiment.training, seed, workers, cache)
     if isinstance(engine, BatchedEngine):
         engine.at_once = experiment.clients_at_once
     return engine
+
+
+def most_workers(model: ModelConfig) -> int:
+    """As many as there are cores to use; on a GPU, whose memory they would share, one."""
+    return usable_cores() if model.device == "cpu" and model.device_map is None else 1
 
 
 def deal(

@@ -2,7 +2,8 @@
 
 Every run has a folder of its own, `<label>/lr<rate>-seed<seed>`; a finished one is never run again, a broken-off one
 is resumed. Where a method gives a list of learning rates, each is tried with the first seed and the best personal
-validation accuracy of the last round wins; the test split plays no part in it.
+validation score of the last round wins, of equal ones that of the least validation loss; the test split plays no part
+in it.
 """
 
 import json
@@ -52,15 +53,15 @@ def compare(
         done += 1
         return finished(Settings(experiment, label, seed, lr, base), out, observer, cache)
 
-    tuned: dict[str, dict[str, float]] = {}
+    tuned: dict[str, dict[str, float]] = {}  # scores by rate
     best: dict[str, float | None] = {}
     for label, rates in grid.items():
         best[label] = rates[0]
         if len(rates) > 1:
-            tried = {lr: _validation(result(label, chosen_seeds[0], lr)) for lr in rates}
+            tried = {lr: _validation(result(label, chosen_seeds[0], lr)) for lr in rates}  # (score, -loss)
             done -= 1  # the winner's run with the first seed is asked for once more below
             best[label] = max(tried, key=tried.__getitem__)
-            tuned[label] = {f"{lr:g}": score for lr, score in tried.items() if lr is not None}
+            tuned[label] = {f"{lr:g}": score for lr, (score, _) in tried.items() if lr is not None}
     results: Results = {label: [] for label in labels}
     for seed in chosen_seeds:  # seed by seed, so that a table broken off still compares like with like
         for label in labels:
@@ -97,8 +98,9 @@ def _without_workers(kept: dict[str, Any]) -> dict[str, Any]:
     return plain | {"workers": None}
 
 
-def _validation(result: dict[str, Any]) -> float:
-    return result["validation"][str(result["rounds"])]["by_client"]
+def _validation(result: dict[str, Any]) -> tuple[float, float]:
+    last = result["validation"][str(result["rounds"])]
+    return last["by_client"], -last["loss"]
 
 
 def row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

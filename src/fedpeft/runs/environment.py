@@ -32,6 +32,13 @@ def environment() -> dict[str, object]:
     }
 
 
+def usable_cores() -> int:
+    """The cores that this process may use: of a shared machine often fewer than it has."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

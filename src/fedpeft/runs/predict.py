@@ -8,6 +8,7 @@ from peft import PeftModel
 
 from fedpeft.adapters import Slot
 from fedpeft.config import ModelConfig
+from fedpeft.errors import UserError
 from fedpeft.federation.answers import generate
 from fedpeft.federation.task import logits, lowered
 from fedpeft.runs.build import encoded, load_model
@@ -24,9 +25,12 @@ def predict(
     """By text what one client's personal model says: `label` and `probability`, a `number`, or the text `written`.
 
     A decoder writes at most `new_tokens` (default: as the task says), greedily at temperature 0, else sampled with
-    torch's global generator. Raises UserError when the run exported no such client.
+    torch's global generator. Raises UserError when the run exported no such client, and
+    for an empty text.
     """
     card = adapter_card(run, client)
+    if not all(text.strip() for text in texts):
+        raise UserError("--text is empty; give a text")
     task = TaskConfig(**card["task"])
     config = ModelConfig(**card["model"])
     backbone, tokenizer = load_model(config, task, len(card["labels"]), seed=0)  # a head is loaded over the one drawn

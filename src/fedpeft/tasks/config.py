@@ -37,7 +37,7 @@ class TaskConfig(BaseModel):
         None, description="what may be the answer; default: what 'Answer format: a/b/c' names in each text"
     )
     extract: Literal["choice", "number", "letter", "text"] = Field(
-        "number", description="how the answer is found in what was written"
+        "number", description="generation: how the answer is found in what was written"
     )
     generated: bool = Field(False, description="multiple_choice: score what the model writes, too")
     max_new_tokens: int = Field(32, ge=1, description="most tokens written when answers are generated")
@@ -55,8 +55,10 @@ class TaskConfig(BaseModel):
             raise ValueError(f"{self.kind} has the metrics {', '.join(METRICS[self.kind])}, not {self.metric!r}")
         if self.kind == "generation" and self.extract == "choice" and not self.choices:
             raise ValueError("extract: choice needs `choices`")
-        if self.metric == "generated_accuracy" and not self.generated:
-            raise ValueError("generated_accuracy needs `generated: true`")
+        if (self.metric or "").startswith("generated_") and not self.generated:
+            raise ValueError(f"{self.metric} needs `generated: true`")
+        if self.kind == "multiple_choice" and self.extract != "number":
+            raise ValueError("extract is for generation: multiple choice is scored by both published rules")
         if self.template != "chat" and "{text}" not in self.template:
             raise ValueError("the template must hold {text}")
         if self.template_pair is not None and not all(name in self.template_pair for name in ("{text}", "{text_pair}")):

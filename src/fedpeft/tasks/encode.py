@@ -1,7 +1,7 @@
 """Examples to token ids, and token ids to batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -29,9 +29,10 @@ class Encoded:
     input_ids: tuple[int, ...]
     label: int | float
     target: tuple[int, ...] = ()  # what a decoder learns to write after input_ids, end token included
-    choices: tuple[tuple[int, ...], ...] = ()  # what it may write, without an end token; the label is the right one's
+    choices: tuple[tuple[int, ...], ...] = ()  # what it may write; the label is the right one's
     names: tuple[str, ...] = ()  # of the choices
     answer: str = ""
+    cut: bool = False  # whether something was left out for its length; of plain texts those that reach it count
 
     @property
     def length(self) -> int:
@@ -46,13 +47,16 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
     texts = [example.text for example in examples]
     pairs = None if examples[0].text_pair is None else [example.text_pair for example in examples]
     ids = tokenizer(texts, pairs, truncation=True, max_length=max_length)["input_ids"]
-    return [Encoded(tuple(row), example.label) for row, example in zip(ids, examples, strict=True)]
+    return [
+        Encoded(tuple(row), example.label, cut=len(row) >= max_length)
+        for row, example in zip(ids, examples, strict=True)
+    ]
 
 
 def encode_numbers(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """As `encode`, with the value in the place of the label (regression)."""
     encoded = encode(examples, tokenizer, max_length)
-    return [Encoded(row.input_ids, e.value) for row, e in zip(encoded, examples, strict=True)]
+    return [replace(row, label=e.value) for row, e in zip(encoded, examples, strict=True)]
 
 
 def encode_prompts(
@@ -62,7 +66,7 @@ def encode_prompts(
 
     The target keeps up to half of `max_length`, more where the prompt leaves room. A prompt's own first token that
     begins every text (BOS) stays. Prompt and target are tokenised apart, so that the prompt is the same in training
-    and generation [choice].
+    and generation [choice]. Choices have no end token, but where one begins another: "1" is always likelier than "10".
     """
     return [_encode_prompt(example, tokenizer, max_length, prompt(example)) for example in examples]
 
@@ -78,15 +82,20 @@ def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: st
         given = given[1:]  # a chat template brings its own
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     target = plain(example.target or "") + end
-    longest = max([len(target), *(len(plain(choice)) for choice in example.choices)])
+    start = (example.target or "").removesuffix(example.answer)
+    choices = tuple(plain(start + choice) for choice in example.choices)
+    if any(one != other and other[: len(one)] == one for one in choices for other in choices):
+        choices = tuple(choice + end for choice in choices)
+    longest = max([len(target), *(len(choice + end) for choice in choices)])  # a choice's length must tell nothing
     room = max(max_length - longest, max_length - max_length // 2)
+    whole = len(given) + len(target)
     if len(given) > room:
         first = given[:1] if given[0] == tokenizer.bos_token_id else []
         given = first + given[len(given) - room + len(first) :]
-    start = (example.target or "").removesuffix(example.answer)
-    choices = tuple(plain(start + choice) for choice in example.choices)
+    target = target[: max_length - len(given)]
     gold = example.choices.index(example.answer) if example.choices else 0
-    return Encoded(tuple(given), gold, target[: max_length - len(given)], choices, example.choices, example.answer)
+    cut = len(given) + len(target) < whole
+    return Encoded(tuple(given), gold, target, choices, example.choices, example.answer, cut)
 
 
 def batches(

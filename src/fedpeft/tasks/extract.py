@@ -10,10 +10,12 @@ answer and nothing else (`exact_choice`). FedReFT's (arXiv 2508.20295) is LoReFT
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fedpeft.errors import UserError
 
+AnswerRule = Callable[[str, str], bool]  # of the written text and the right answer
+LETTERS = "ABCDE"
 TOLERANCE = 1e-3  # how far a number may be from the gold one, in both publications
 _NUMBER = re.compile(r"-?\d+\.?\d*")
 _FORMAT = re.compile(r"Answer format:\s*(\S+)\s*$")
@@ -49,12 +51,8 @@ def extract_number(text: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-def number_matches(found: float | None, gold: str) -> bool:
-    """Whether a number is within TOLERANCE of the gold one.
-
-    `gold` is a number ("2", "2.0", "1,000") or, as GSM8K has it, a rationale whose answer follows "####". Raises
-    UserError when it is neither.
-    """
+def gold_number(gold: str) -> float:
+    """A number ("2", "2.0", "1,000") or, as GSM8K has it, a rationale whose answer follows "####". Raises UserError."""
     wanted = gold.rpartition("####")[2].strip()
     try:
         value = float(wanted.replace(",", ""))
@@ -64,7 +62,13 @@ def number_matches(found: float | None, gold: str) -> bool:
         raise UserError(
             f"task.answer: expected a number, received {wanted!r}; use extract: letter or choice for others"
         )
-    return found is not None and abs(found - value) <= TOLERANCE
+    return value
+
+
+def number_matches(found: float | None, gold: str) -> bool:
+    """Whether a number is within TOLERANCE of the gold one, which is as `gold_number` reads it."""
+    wanted = gold_number(gold)
+    return found is not None and abs(found - wanted) <= TOLERANCE
 
 
 def extract_letter(text: str) -> str | None:
@@ -72,8 +76,29 @@ def extract_letter(text: str) -> str | None:
 
     So "Answer: C" reads as A. LoReFT's authors note that the rule is ambiguous, and keep it; so do we.
     """
-    found = re.search("[A-E]", text)
+    found = re.search(f"[{LETTERS}]", text)
     return None if found is None else found[0]
+
+
+def answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
+    """Whether a written text holds the right answer: by number, letter, first choice or the whole text."""
+    rules: dict[str, AnswerRule] = {
+        "number": lambda text, gold: number_matches(extract_number(text), gold),
+        "letter": lambda text, gold: extract_letter(text) == gold.upper(),
+        "choice": lambda text, gold: extract_choice(text, choices) == gold,
+        "text": lambda text, gold: text.strip().casefold() == gold.strip().casefold(),
+    }
+    return rules[extract]
+
+
+def require_findable(gold: str, extract: str, choices: Sequence[str]) -> None:
+    """Raises UserError for a right answer that its rule finds in no text: everybody would score 0 on it."""
+    if extract == "number":
+        gold_number(gold)
+    if extract == "letter" and (len(gold) != 1 or gold.upper() not in LETTERS):
+        raise UserError(f"task.answer: expected a letter A to E, received {gold!r}; use extract: choice for others")
+    if extract == "choice" and gold not in choices:
+        raise UserError(f"task.answer: expected one of the choices {', '.join(choices)}, received {gold!r}")
 
 
 def choices_of(instruction: str) -> tuple[str, ...]:

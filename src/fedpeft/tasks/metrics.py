@@ -8,8 +8,8 @@ from collections.abc import Sequence
 METRICS = {  # by kind of task; the first is what tables show unless the task says otherwise
     "classification": ("accuracy", "f1", "macro_f1", "matthews"),
     "regression": ("correlation", "pearson", "spearman"),
-    "multiple_choice": ("likelihood_accuracy", "generated_accuracy"),
-    "generation": ("exact_match",),
+    "multiple_choice": ("likelihood_accuracy", "generated_accuracy", "generated_first_choice"),
+    "generation": ("exact_match", "token_likelihood"),
 }
 
 

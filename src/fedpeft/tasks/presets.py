@@ -35,9 +35,9 @@ GSM8K = "{text}\nAnswer the above question. First think step by step and then an
 class Preset:
     """One task. `text` to `max_new_tokens` are keys of an experiment's task; None: not one of this kind of task.
 
-    `labels` are by index, which is what a local folder holds. `metric` is what tables show, `reported` what the field
-    does. `folder` is the local layout, with the columns named here. `hub` is the data set on the hub; `on_hub` says
-    which of its columns are named otherwise there, None that its rows have another form and need a local folder.
+    `labels` are by index, which is what a local folder holds. `metric` is what tables show. `folder` is the local
+    layout, with the columns named here. `hub` is the data set on the hub; `on_hub` says which of its columns are named
+    otherwise there, None that its rows have another form and need a local folder.
     """
 
     kind: Literal["classification", "regression", "multiple_choice", "generation"]
@@ -54,7 +54,6 @@ class Preset:
     extract: Literal["choice", "number", "letter", "text"] | None = None
     metric: str | None = None
     max_new_tokens: int | None = None
-    reported: tuple[str, ...] = ("accuracy",)
     hub: str | None = None
     on_hub: Mapping[str, str] | None = None
 
@@ -76,7 +75,8 @@ def preset(name: str, from_hub: bool = False) -> dict[str, Any]:
     if known.on_hub is None:
         columns = ", ".join(c for c in (known.text, known.target, known.answer) if c)
         raise UserError(
-            f"task.source is missing: preset {name!r} reads rows with {columns}, which no hub data set known here has; "
+            f"task.source is missing: preset {name!r} reads rows with {columns}, and the hub's "
+            f"{known.hub or 'data sets'} have others; "
             f"give a folder like {known.folder} with train.jsonl.gz and test.jsonl.gz"
         )
     return {**filled, **known.on_hub, "source": known.hub}
@@ -90,7 +90,7 @@ def _commonsense(folder: str, hub: str | None) -> Preset:
     """An instruction of LLM-Adapters that ends in "Answer format: a/b"; the output is the trigger and the answer."""
     return Preset(
         "multiple_choice", f"commonsense/{folder}".rstrip("/"), "instruction", target="output", answer="answer",
-        template=COMMONSENSE, trigger=TRIGGER, extract="choice", max_new_tokens=32, hub=hub,
+        template=COMMONSENSE, trigger=TRIGGER, max_new_tokens=32, hub=hub,
     )  # fmt: skip
 
 
@@ -108,11 +108,10 @@ def _glue(
     text_pair: str | None,
     labels: tuple[str, ...],
     metric: str = "accuracy",
-    reported: tuple[str, ...] = ("accuracy",),
 ) -> Preset:
     return Preset(
         "classification", f"glue/{name}", text, text_pair, label="label", labels=labels, metric=metric,
-        reported=reported, hub=f"glue/{name}", on_hub={},
+        hub=f"glue/{name}", on_hub={},
     )  # fmt: skip
 
 
@@ -142,16 +141,16 @@ PRESETS: dict[str, Preset] = {
     "multiarith": _arithmetic("multiarith", "ChilleD/MultiArith", "number"),
     "singleeq": _arithmetic("singleeq", None, "number"),
     # ---- GLUE; the hub withholds test labels, and of MNLI only the training split is read
-    "cola": _glue("cola", "sentence", None, ("unacceptable", "acceptable"), "matthews", ("Matthews",)),
+    "cola": _glue("cola", "sentence", None, ("unacceptable", "acceptable"), "matthews"),
     "sst2": _glue("sst2", "sentence", None, ("negative", "positive")),
     "mrpc": _glue(
-        "mrpc", "sentence1", "sentence2", ("not_equivalent", "equivalent"), reported=("accuracy", "F1")
+        "mrpc", "sentence1", "sentence2", ("not_equivalent", "equivalent")
     ),
     "stsb": Preset(
         "regression", "glue/stsb", "sentence1", "sentence2", label="label", metric="pearson",
-        reported=("Pearson", "Spearman"), hub="glue/stsb", on_hub={},
+        hub="glue/stsb", on_hub={},
     ),
-    "qqp": _glue("qqp", "question1", "question2", ("not_duplicate", "duplicate"), reported=("accuracy", "F1")),
+    "qqp": _glue("qqp", "question1", "question2", ("not_duplicate", "duplicate")),
     "mnli": _glue("mnli", "premise", "hypothesis", ("entailment", "neutral", "contradiction")),
     "qnli": _glue("qnli", "question", "sentence", ("entailment", "not_entailment")),
     "rte": _glue("rte", "sentence1", "sentence2", ("entailment", "not_entailment")),
@@ -160,6 +159,6 @@ PRESETS: dict[str, Preset] = {
     "alpaca": Preset(
         "generation", "alpaca", "instruction", "input", target="output", answer="output", template=INSTRUCTION,
         template_pair=WITH_INPUT,
-        extract="text", max_new_tokens=512, reported=("loss",), hub="yahma/alpaca-cleaned", on_hub={},
+        extract="text", metric="token_likelihood", max_new_tokens=512, hub="yahma/alpaca-cleaned", on_hub={},
     ),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.extract import choices_of, number_matches
+from fedpeft.tasks.extract import choices_of, require_findable
 from fedpeft.tasks.types import Example
 
 DECODER_KINDS = ("multiple_choice", "generation")
@@ -15,16 +15,18 @@ def prompted(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig,
     """One row of a decoder's task; `labels` gives answers an index, by which rows are dealt to clients.
 
     multiple_choice: learns trigger + answer, and the choices are candidates for the place of the answer. generation:
-    learns the target column. Raises UserError where the answer is empty, none of the choices or not the number that
-    scoring needs.
+    learns the target column. Raises UserError where the answer is empty, none of the choices or nothing that the
+    rule of scoring can find.
     """
     answer = answer_of(row, task)
     if task.kind == "generation":
         target = str(row[task.target]).strip()
         if not target:
             raise UserError(f"{row['@where']}: the target (column {task.target!r}) is empty; fill it or remove the row")
-        if task.extract == "number":
-            _require_number(answer, row["@where"])
+        try:
+            require_findable(answer, task.extract, task.choices or ())
+        except UserError as error:
+            raise UserError(f"{row['@where']}: {error}") from error
         return Example(text, 0, pair, target=target, answer=answer)
     choices = tuple(task.choices) if task.choices else choices_of(text)
     if answer not in choices:
@@ -39,13 +41,6 @@ def answer_of(row: dict[str, Any], task: TaskConfig) -> str:
     if not answer:
         raise UserError(f"{row['@where']}: the answer (column {task.answer!r}) is empty; fill it or remove the row")
     return answer
-
-
-def _require_number(answer: str, where: str) -> None:
-    try:
-        number_matches(None, answer)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
 
 
 def prompt_maker(task: TaskConfig, tokenizer: Any) -> Callable[[Example], str]:
