@@ -12,7 +12,7 @@ The prefix cache serves those and evaluation, not the joint pass.
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,7 @@ from fedpeft.federation.engine import Outcome
 from fedpeft.federation.message import Message, Scalar
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import make_optimiser
+from fedpeft.federation.training import Course
 from fedpeft.tasks.encode import IGNORE, Batch, Padding, scored
 
 log = logging.getLogger(__name__)
@@ -94,7 +93,7 @@ class BatchedEngine(LocalEngine):
     def _train_together(self, group: Sequence[Message]) -> list[Outcome]:
         began = time.perf_counter()
         stack, places = self._stack(group)
-        courses, others = [], []
+        members, others = [], []
         for message, place in zip(group, places, strict=True):
             client, slot = self.clients[message.client], stack.slots[place]
             with self._cached(slot):  # it may look at scores
@@ -102,24 +101,24 @@ class BatchedEngine(LocalEngine):
             if self.method.penalty(slot, message, client) is None:
                 names, lr = self.method.trains(slot, message), self.method.lr(message, self.settings)
                 shuffle = generator(self.seed, "shuffle", message.round, message.client)
-                optimiser = make_optimiser(slot, names, lr, self.settings.weight_decay)
-                courses.append(Course(message, client, slot, place, reported, optimiser, self.settings, shuffle))
+                course = Course(slot, client, names, lr, self.settings, shuffle)
+                members.append(Member(message, place, reported, course))
             else:
                 log.info("client %s trains alone: the method adds a penalty to its loss", message.client)
                 others.append(message)
-        train_together(stack, courses)
+        train_together(stack, members)
         outcomes = []
-        for course in courses:
-            client, before = course.client, course.client.local
-            client.local = replace(before)
-            reply = self.method.finish(course.slot, course.message, client, course.loss(), course.reported)
+        for member in members:
+            course, client = member.course, member.course.client
+            before, client.local = client.local, replace(client.local)
+            reply = self.method.finish(course.model, member.message, client, course.loss(), member.reported)
             if not diverged(client.local):
                 self._forget(client)
                 seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
-                outcomes.append(Outcome(course.message.client, reply, None, seconds))
+                outcomes.append(Outcome(client.spec.id, reply, None, seconds))
             else:
                 client.local = before
-                others.append(course.message)  # diverged, and the local engine's code says so
+                others.append(member.message)  # diverged, and the local engine's code says so
         return outcomes + [self._train_one(message) for message in others]
 
     def _stack(self, group: Sequence[Message]) -> tuple[Stack, list[int]]:
@@ -138,68 +137,34 @@ class BatchedEngine(LocalEngine):
         return stack, places
 
 
-class Course:
-    """One client's local training, a step at a time; the loop of `train_locally`, turned inside out."""
+@dataclass(frozen=True)
+class Member:
+    """One client of a group: its place in the stack, and what `receive` reported."""
 
-    def __init__(
-        self,
-        message: Message,
-        client: Client,
-        slot: Slot,
-        place: int,
-        reported: dict[str, Scalar],
-        optimiser: torch.optim.Optimizer,
-        settings: TrainingConfig,
-        shuffle: torch.Generator,
-    ) -> None:
-        self.message, self.client, self.slot, self.place, self.reported = message, client, slot, place, reported
-        self._optimiser, self._settings = optimiser, settings
-        self._batches = self._all_batches(shuffle)
-        self._losses: list[Tensor] = []  # of the last epoch; on the device: no sync per step
-        self._labels = 0
-        self._last_epoch = False
-
-    def next_batch(self) -> Batch | None:
-        """The batch of the next step; None when local training is over."""
-        return next(self._batches, None)
-
-    def step(self, batch: Batch, loss: Tensor) -> None:
-        """Ends a step whose gradients are in the slot; `loss` () is summed over the batch's labels."""
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-        self.slot.retract_()
-        if self._last_epoch:
-            self._losses.append(loss)
-            self._labels += scored(batch)
-
-    def loss(self) -> float:
-        """Mean over the labels of the last epoch."""
-        return float(torch.stack(self._losses).sum()) / self._labels
-
-    def _all_batches(self, shuffle: torch.Generator) -> Iterator[Batch]:
-        for epoch in range(self._settings.local_epochs):
-            self._last_epoch = epoch == self._settings.local_epochs - 1
-            yield from self.client.batches("train", self._settings.batch_size, shuffle)
+    message: Message
+    place: int
+    reported: dict[str, Scalar]
+    course: Course
 
 
-def train_together(stack: Stack, courses: Sequence[Course]) -> None:
+def train_together(stack: Stack, members: Sequence[Member]) -> None:
     """Takes every course to its end, one forward and one backward for all that still have a batch.
 
     The gradient is that of the sum of the clients' mean losses, and so each client's own.
     """
     while True:
-        drawn = [(course, batch) for course in courses if (batch := course.next_batch()) is not None]
+        drawn = [(m, batch) for m in members if (batch := next(m.course.batches, None)) is not None]
         if not drawn:
             return
-        task, padding = drawn[0][0].client.task, drawn[0][0].client.padding
+        client = drawn[0][0].course.client  # all have its task and its padding
         sizes = [len(batch["input_ids"]) for _, batch in drawn]
-        rows = stack.rows([course.place for (course, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
-        losses = task.losses(rows, joined([batch for _, batch in drawn], padding))  # (rows,)
+        rows = stack.rows([m.place for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
+        losses = client.task.losses(rows, joined([batch for _, batch in drawn], client.padding))  # (rows,)
         sums = [own.sum() for own in losses.split(sizes)]
         means = [loss / scored(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]
         torch.stack(means).sum().backward()
-        for loss, (course, batch) in zip(sums, drawn, strict=True):
-            course.step(batch, loss.detach())
+        for loss, (member, batch) in zip(sums, drawn, strict=True):
+            member.course.step(batch, loss.detach())
 
 
 def joined(batches: Sequence[Batch], padding: Padding) -> Batch:

@@ -1,4 +1,4 @@
-"""Local training: the one loop that every method shares unless its paper needs another."""
+"""Local training: the one course that every method shares unless its paper needs another."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,27 +29,57 @@ def train_locally(
     gradients are complete, before the optimiser moves. LoReFT's R is put back on the manifold after every step and
     never decayed (facts: a decayed or averaged parametrisation loses orthonormality).
     """
-    optimiser = make_optimiser(model, names, lr, settings.weight_decay)
+    course = Course(model, client, names, lr, settings, shuffle)
     micro_batch = client.spec.allotment.micro_batch or settings.batch_size
-    losses: list[Tensor] = []  # stay on the device: no sync per step
-    labels = 0
-    for epoch in range(settings.local_epochs):
-        for batch in client.batches("train", settings.batch_size, shuffle):
-            loss = _gradients(model, client.task, batch, micro_batch)
-            if penalty is not None:
-                penalty().backward()
-            if observe is not None:
-                observe()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            model.retract_()
-            if epoch == settings.local_epochs - 1:
-                losses.append(loss)
-                labels += scored(batch)
-    return float(torch.stack(losses).sum()) / labels
+    for batch in course.batches:
+        loss = _gradients(model, client.task, batch, micro_batch)
+        if penalty is not None:
+            penalty().backward()
+        if observe is not None:
+            observe()
+        course.step(batch, loss)
+    return course.loss()
 
 
-def make_optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
+class Course:
+    """One client's local training, a step at a time: for a loop over its batches, or over those of several clients."""
+
+    def __init__(
+        self,
+        model: Slot,
+        client: Client,
+        names: tuple[str, ...],
+        lr: float,
+        settings: TrainingConfig,
+        shuffle: torch.Generator,
+    ) -> None:
+        self.model, self.client = model, client
+        self._optimiser = _optimiser(model, names, lr, settings.weight_decay)
+        self.batches = self._all_batches(settings, shuffle)
+        self._last_epoch = False
+        self._losses: list[Tensor] = []  # of the last epoch; on the device: no sync per step
+        self._labels = 0
+
+    def step(self, batch: Batch, loss: Tensor) -> None:
+        """Ends a step whose gradients are in the model; `loss` () is summed over the batch's labels."""
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.model.retract_()
+        if self._last_epoch:
+            self._losses.append(loss)
+            self._labels += scored(batch)
+
+    def loss(self) -> float:
+        """Mean over the labels of the last epoch."""
+        return float(torch.stack(self._losses).sum()) / self._labels
+
+    def _all_batches(self, settings: TrainingConfig, shuffle: torch.Generator) -> Iterator[Batch]:
+        for epoch in range(settings.local_epochs):
+            self._last_epoch = epoch == settings.local_epochs - 1
+            yield from self.client.batches("train", settings.batch_size, shuffle)
+
+
+def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the named tensors, which alone require gradients from now on; none is left over."""
     for name, parameter in zip(model.names, model.parameters(), strict=True):
         parameter.requires_grad_(name in names)  # what is not trained costs no gradient
