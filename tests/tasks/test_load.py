@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
-from fedpeft.tasks.load import load_task
+from fedpeft.tasks.load import load_client, load_task
 
 KINDS = ("iid", "dirichlet", "shards", "quantity", "mixed")
 SPLITS = ("train", "validation", "test")
@@ -173,6 +174,8 @@ def test_pairs(tmp_path):
             {"kind": "iid", "clients": 2},
             "the label (column 'label') is empty",
         ),
+        ([*rows(60), *rows(1, 1, 999)], {"kind": "iid", "clients": 40, "min_size": 2}, "or ask for at most 8 clients"),
+        (rows(4), {"kind": "iid", "clients": 1, "min_size": 2}, "before its splits are carved out); give more rows"),
         (rows(60, 1), {"kind": "iid", "clients": 2}, "one value only"),
         (rows(1), {"kind": "iid", "clients": 1}, "one value only"),
     ],
@@ -188,6 +191,80 @@ def test_a_label_unseen_in_training_is_one_line_with_its_place(tmp_path):
     write(tmp_path / "test.jsonl", [*rows(10, start=100), dict(rows(1, start=900)[0], label=7)])
     with pytest.raises(UserError, match=r"test\.jsonl:11: label '7' of a test row never occurs in training"):
         load(tmp_path, "iid", clients=2)
+
+
+def test_a_label_that_the_task_does_not_name_is_said_to_be_so(tmp_path):
+    names = ("neg", "pos")
+    path = write(tmp_path / "train.jsonl", [dict(row, label=names[row["label"]]) for row in rows(60)])
+    task = TaskConfig(source=str(path), labels=["neg"])
+    with pytest.raises(UserError) as caught:
+        load_task(task, PartitionConfig(kind="iid", clients=2), 0, Path())
+    assert str(caught.value).endswith(
+        "train.jsonl:2: label 'pos' of a train row is not in task.labels; add it there or leave the row out; "
+        "task.labels has: neg"
+    )
+
+
+def test_f1_is_of_two_labels(tmp_path):
+    partition = PartitionConfig(kind="iid", clients=2)
+    three = write(tmp_path / "three.jsonl", rows(60, 3))
+    with pytest.raises(UserError) as caught:
+        load_task(TaskConfig(source=str(three), metric="f1"), partition, 0, Path())
+    assert str(caught.value) == "task.metric: f1 is of label 1 of two, received labels 0, 1, 2; use macro_f1"
+    with pytest.raises(UserError, match="received labels a, b, c; use macro_f1"):
+        load_task(TaskConfig(source=str(three), metric="f1", labels=["a", "b", "c"]), partition, 0, Path())
+    assert load_task(TaskConfig(source=str(three), metric="macro_f1"), partition, 0, Path()).clients
+    two = write(tmp_path / "two.jsonl", rows(60))
+    assert load_task(TaskConfig(source=str(two), metric="f1"), partition, 0, Path()).clients
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "lower"),
+    [(1, 2, False), (1, 8, False), (7, 8, True)],  # min_size may not go below 2: it helps only who has 2 rows left
+)
+def test_a_client_of_too_few_rows_is_told_what_can_be_done(tmp_path, size, least, lower):
+    table = [*rows(90), *(dict(row, site="lonely") for row in rows(size, start=900))]
+    with pytest.raises(UserError) as caught:
+        load(write(tmp_path / "a.jsonl", table), "natural", column="site", min_size=least)
+    said = str(caught.value)
+    assert "client 'lonely' has" in said and "\n" not in said
+    assert ("lower min_size" in said) is lower
+    assert "give it more rows" in said and "leave it out or choose another partition.kind" in said
+
+
+def test_a_newcomer_of_too_few_rows_is_told_to_bring_more(tmp_path):
+    partition = PartitionConfig(kind="natural", column="site")
+    path = write(tmp_path / "a.jsonl", rows(6))
+    with pytest.raises(UserError, match=r"needs 8 \(partition\.min_size\), 1 and 1: give it more rows$"):
+        load_client("new", path, TaskConfig(source="x"), partition, ("0", "1"), 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ([], "task.source is empty; give a folder, a file, a list of files, files by split, or a hub data set"),
+        ({}, "task.source is empty; give"),
+        (None, "task.source is empty; give"),
+        ("", "task.source is empty; give"),
+        (" ", "task.source is empty; give"),
+        (["a.csv", ""], "task.source: one of the files is empty, received ['a.csv', '']"),
+        ({"train": None, "test": "a.csv"}, "task.source: one of the files is empty"),
+        (7, "task.source: expected a folder, a file, a list of files, files by split, or a hub data set, received 7"),
+        (["a.csv", 7], "or a hub data set, received 7"),
+    ],
+)
+def test_a_source_that_says_nothing_is_one_line(source, said):
+    with pytest.raises(UserError) as caught:
+        TaskConfig.model_validate({"source": source})
+    assert str(caught.value).startswith(said) or str(caught.value).endswith(said)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["alpha", "validation", "test"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_number_that_is_none_is_refused(key, value):
+    with pytest.raises(ValidationError, match=f"{key}\n.*finite number"):
+        PartitionConfig(kind="dirichlet", clients=2, **{key: value})
 
 
 def test_the_tweets_are_clients_by_source():

@@ -2,18 +2,20 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fedpeft.errors import UserError
 from fedpeft.tasks.metrics import METRICS
 from fedpeft.tasks.presets import preset
 
 Kind = Literal["classification", "regression", "multiple_choice", "generation"]
+_FORMS = "a folder, a file, a list of files, files by split, or a hub data set"
 
 
 class TaskConfig(BaseModel):
     """Where rows come from and which columns matter."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     source: str | list[str] | dict[str, str] = Field(
         description="a folder <task>/<split>.jsonl.gz, a JSONL / CSV / Parquet file, a list of files (one per client), "
@@ -49,6 +51,21 @@ class TaskConfig(BaseModel):
             return preset(given["preset"], from_hub="source" not in given) | given
         return given
 
+    @field_validator("source", mode="before")
+    @classmethod
+    def _names_something(cls, source: Any) -> Any:
+        entries = (
+            list(source.values()) if isinstance(source, dict) else source if isinstance(source, list) else [source]
+        )
+        wrong = [entry for entry in entries if entry is not None and not isinstance(entry, str)]
+        if wrong:  # said here: pydantic would tell only what it is not, once for each of the three forms
+            raise UserError(f"task.source: expected {_FORMS}, received {wrong[0]!r}")
+        if not any(entry and entry.strip() for entry in entries):
+            raise UserError(f"task.source is empty; give {_FORMS}")
+        if not all(entry and entry.strip() for entry in entries):
+            raise UserError(f"task.source: one of the files is empty, received {source!r}; name it or leave it out")
+        return source
+
     @model_validator(mode="after")
     def _fits_together(self) -> "TaskConfig":
         if self.metric is not None and self.metric not in METRICS[self.kind]:
@@ -69,7 +86,7 @@ class TaskConfig(BaseModel):
 class PartitionConfig(BaseModel):
     """Who holds what. Every client gets training, validation and test rows of its own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     kind: Literal["natural", "distinct", "mixed", "dirichlet", "shards", "quantity", "iid"] = Field(
         description="natural: by a column; distinct: one task per client; mixed: all tasks pooled and dealt evenly; "

@@ -40,7 +40,10 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     tables, notes = _tables(task, task.source, partition, column, base)
     labels = _label_names(task, tables)
     index = {name: i for i, name in enumerate(labels)}
+    _require_two_for_f1(task, labels)
     unknown = "of a {} row never occurs in training; training has"
+    if task.labels is not None:
+        unknown = "of a {} row is not in task.labels; add it there or leave the row out; task.labels has"
     items = {s: [_item(row, task, column, index, unknown.format(s)) for row in rows] for s, rows in tables.items()}
     dealt = partition.kind not in ("natural", "distinct")
     if partition.resplit or dealt:  # where rows are dealt, a repeated text could land on two sides: keep the first
@@ -77,7 +80,9 @@ def load_client(
     items = {split: [_item(row, task, None, index, unknown) for row in rows] for split, rows in tables.items()}
     whole, _ = drop_shared({name: items})
     divided, _ = drop_shared({name: carve(whole[name], partition, seed, name)})
-    _require_rows(name, divided[name], min(partition.min_size, partition.max_train or partition.min_size))
+    _require_rows(
+        name, divided[name], min(partition.min_size, partition.max_train or partition.min_size), newcomer=True
+    )
     return _client(name, divided[name], partition, seed)
 
 
@@ -237,15 +242,25 @@ def _divide(items: dict[str, list[Item]], partition: PartitionConfig, num_labels
     return {name: carve(splits, partition, seed, name) for name, splits in given.items()}
 
 
-def _require_rows(name: str, splits: dict[str, list[Item]], least: int) -> None:
+def _require_rows(name: str, splits: dict[str, list[Item]], least: int, newcomer: bool = False) -> None:
     sizes = {split: len(splits[split]) for split in SPLITS}
     for split, size in sizes.items():
         if size < (least if split == "train" else 1):
+            lower = "lower min_size, " if split == "train" and size >= 2 else ""  # it may not go below 2
+            others = (
+                f", {lower}leave it out or choose another partition.kind; "
+                "where the source's own splits share texts, set partition.resplit"
+            )
             raise UserError(
                 f"client {name!r} has {sizes['train']} training, {sizes['validation']} validation and {sizes['test']} "
-                f"test rows; each client needs {least} (partition.min_size), 1 and 1: give it more rows, "
-                "lower min_size or leave it out; where the source's own splits share texts, set partition.resplit"
+                f"test rows; each client needs {least} (partition.min_size), 1 and 1: give it more rows"
+                + ("" if newcomer else others)  # of a run that is trained nothing else can be changed
             )
+
+
+def _require_two_for_f1(task: TaskConfig, labels: list[str]) -> None:
+    if task.metric == "f1" and len(labels) != 2:
+        raise UserError(f"task.metric: f1 is of label 1 of two, received labels {', '.join(labels)}; use macro_f1")
 
 
 def _require_seen(clients: list[ClientData], labels: list[str]) -> None:

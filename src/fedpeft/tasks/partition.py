@@ -26,9 +26,12 @@ def deal(labels: Sequence[int], clients: int, config: PartitionConfig, carved: f
     count = len(labels)
     least = math.ceil((config.min_size + 2 * (carved > 0)) / (1 - carved))  # 2: either split may round up by one
     if count < clients * least:
+        ways = ["give more rows"]
+        ways += [f"ask for at most {count // least} clients"] * (count >= least)
+        ways += ["lower min_size"] * (config.min_size > 2)  # it may not go below 2
         raise UserError(
             f"partition: {count} rows cannot leave {clients} clients {config.min_size} training rows each (each needs "
-            f"{least} before its splits are carved out); ask for at most {count // least} clients, or lower min_size"
+            f"{least} before its splits are carved out); {' or '.join(ways)}"
         )
     draw = generator(seed, f"partition {config.kind}")
     if config.kind == "dirichlet":
