@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from fedpeft.cli import main
 
 TIMEOUT = 120
+UNLIKE = "resources=[{rank: 4}, {rank: 2}]"
 
 
 @dataclass
@@ -44,7 +45,7 @@ def fedpeft(monkeypatch, capsys):
 
 def refused(done, *words):
     assert done.returncode == 2, done
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = (line for line in done.stderr.strip().splitlines() if "Loading weights" not in line)  # not ours
     for word in words:
         assert word in line
 
@@ -114,7 +115,24 @@ def test_compare_tunes_on_validation_and_goes_on_where_it_was(fedpeft, experimen
     assert fedpeft("compare", experiment_file, "--seeds", 2, cwd=tmp_path).returncode == 0
     assert json.loads((out / "compare.json").read_text())["runs"] == json.loads(before)["runs"]
     refused(
-        fedpeft("compare", experiment_file, "--seeds", 2, "--set", "training.rounds=2", cwd=tmp_path), "other settings"
+        fedpeft("compare", experiment_file, "--seeds", 2, "--set", "training.rounds=2", cwd=tmp_path),
+        "other settings (training.rounds: 3 there, 2 here)",
+    )
+
+
+def test_a_rate_that_diverges_is_out_and_the_table_goes_on(fedpeft, experiment_file, tmp_path):
+    rates = "methods.local.lr=[1e38, 5e-3]"
+    done = fedpeft("compare", experiment_file, "--methods", "local", "--set", rates, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "local: the learning rate 1e+38 is out: round 1: 0 of 3 clients" in " ".join(done.stdout.split())
+    comparison = json.loads((tmp_path / "out/compare.json").read_text())
+    assert comparison["tuned_on_validation"]["local"]["1e+38"] is None and comparison["rows"][0]["lr"] == 5e-3
+    done = fedpeft("compare", experiment_file, "--methods", "fedit", "--out", "out", cwd=tmp_path)
+    assert "no longer holds local" in " ".join(done.stdout.split())
+    failing = "methods.local.lr=[1e38, 2e38]"
+    refused(
+        fedpeft("compare", experiment_file, "--methods", "local", "--set", failing, cwd=tmp_path),
+        "methods.local.lr: training failed at every rate",
     )
 
 
@@ -143,11 +161,25 @@ def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
         (["run", "experiment.yaml", "--set", "task.text=txt"], ["no column 'txt'", "did you mean 'text'"]),
         (["run", "experiment.yaml", "--set", "model.name=./nowhere"], ["nowhere"]),
         (["compare", "experiment.yaml", "--methods", "fedit,nope"], ["nope"]),
+        (["run", "experiment.yaml", "--method", ""], ["unknown method ''"]),
+        (["run", "experiment.yaml", "--seed", "-3"], ["-3"]),
+        (["run", "experiment.yaml", "--set", "methods.fedit.lr=.inf"], ["methods.fedit.lr", "finite"]),
+        (["run", "experiment.yaml", "--set", "resources=[{share: .inf, rank: 4}]"], ["resources.0.share", "finite"]),
+        (["run", "experiment.yaml", "--set", "cross_evaluation=[fedti]"], ["cross_evaluation", "'fedti'", "'fedit'"]),
+        (["validate", "experiment.yaml", "--set", "methods.fedreft.adapter.positions=f0"], ["positions", "'f0'"]),
+        (
+            ["compare", "experiment.yaml", "--methods", "local,fedit", "--set", UNLIKE],
+            ["methods.fedit: ", "same adapter"],
+        ),
+        (
+            ["run", "experiment.yaml", "--method", "local", "--set", "methods.local.lr=1e38"],
+            ["round 1", "lower learning"],
+        ),
         (["run", "experiment.yaml", "--method", "a[b]c[/INST]"], ["'a[b]c[/INST]'"]),  # said as it was written
         (["resume", "runs/none"], ["no run at"]),
         (["join", "runs/none", "--data", "experiment.yaml", "--id", "a"], ["no run at"]),
         (["ls", "none"], ["no runs under"]),
-        (["predict", "runs/none", "--client", "a", "--text", "b"], ["no adapter"]),
+        (["predict", "runs/none", "--client", "a", "--text", "b"], ["no run at"]),
         (["runn"], ["No such command 'runn'"]),
     ],
 )

@@ -35,6 +35,12 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
 INTERRUPTED = 130  # the exit code of a process that ctrl-C ended
 
+_GO_ON = {  # by command, what to do after an interrupt
+    "run": "; `fedpeft resume` with the run's folder goes on",
+    "resume": "; the same command goes on",
+    "compare": "; the same command goes on where this one was",
+    "demo": "; the same command goes on where this one was",
+}
 _SCENARIO_HELP = "settings over the file's, before --set; each has a folder and a table of its own: " + "; ".join(
     f"{name}: {scenario.about}" for name, scenario in SCENARIOS.items()
 )
@@ -62,14 +68,14 @@ def validate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Check an experiment file and its data, and show who holds what."""
     loaded = _load(experiment, overrides)
     _show_holdings(loaded, experiment.parent)
-    console.print(f"{experiment} is valid: methods {', '.join(loaded.methods)}")
+    console.print(f"{experiment} is valid: methods {', '.join(loaded.methods)}; the model is read when a run begins")
 
 
 @app.command()
 def run(
     experiment: ExperimentFile,
     method: Annotated[str | None, typer.Option(help="a label or a method's name; default: the file's first")] = None,
-    seed: Annotated[int | None, typer.Option(help="instead of the file's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="instead of the file's")] = None,
     overrides: Overrides = None,
     out: Out = Path("runs"),
 ) -> None:
@@ -79,7 +85,7 @@ def run(
     from fedpeft.runs.runner import Settings, start
 
     loaded = _load(experiment, overrides)
-    label = method or next(iter(loaded.methods))
+    label = next(iter(loaded.methods)) if method is None else method
     chosen = loaded.seed if seed is None else seed
     loaded.build_method(label)  # its mistakes first
     path = out / f"{loaded.name}-{label}-{chosen}"
@@ -111,12 +117,12 @@ def compare(
     scenario: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help=_SCENARIO_HELP)] = None,
 ) -> None:
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
-    names = list(dict.fromkeys(_split(scenario))) if scenario else [None]
+    names = [None] if scenario is None else list(dict.fromkeys(_split(scenario)))
     every = {
         name: _fitted(_load(experiment, (overrides_of(name) if name else []) + (overrides or []))) for name in names
     }
     for name, loaded in every.items():
-        labels = _split(methods) if methods else list(loaded.methods)
+        labels = list(loaded.methods) if methods is None else _split(methods)
         root = out or Path("runs") / f"{loaded.name}-compare"
         _compare(loaded, labels, seeds, experiment.parent, root / name if name else root, name)
 
@@ -154,7 +160,11 @@ def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("ru
     if not found:
         raise UserError(f"no runs under {root}; `fedpeft run` makes one")
     for path in found:
-        result = RunFolder(path).result
+        try:
+            result = RunFolder(path).result
+        except UserError as error:
+            console.print(f"{path}  unreadable: {error}", highlight=False, soft_wrap=True)
+            continue
         state = f"not finished; continue with fedpeft resume {path}"
         if result:
             score = 100 * result["test"]["personal"]["by_client"]
@@ -167,16 +177,20 @@ def predict(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")],
     client: Annotated[str, typer.Option(help="whose personal model")],
     text: Annotated[list[str], typer.Option(help="a text; may be given several times")],
-    temperature: Annotated[float, typer.Option(min=0.0, help="of sampling, for decoders; 0: greedy")] = 0.0,
+    text_pair: Annotated[list[str] | None, typer.Option(help="its second text, where the task has pairs")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="of sampling, for decoders; default 0: greedy")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="for decoders; default: the task's")] = None,
 ) -> None:
     """What one client's personal model says to texts: labels, numbers, or what it writes."""
     from fedpeft.runs.predict import predict as predict_texts
 
-    for found in predict_texts(path, client, text, temperature, max_new_tokens):
+    for found in predict_texts(path, client, text, text_pair, temperature, max_new_tokens):
         said = f"{found['number']:.3f}" if "number" in found else found.get("label", found.get("written"))
         share = f"  {found['probability']:.2f}" if "probability" in found else ""
-        console.print(f"{said}{share}  {found['text']}", highlight=False)
+        pair = f"  {found['text_pair']}" if "text_pair" in found else ""
+        console.print(f"{said}{share}  {found['text']}{pair}", highlight=False)
 
 
 @app.command()
@@ -187,12 +201,12 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="rounds timed under each option, after the first")] = 3,
 ) -> None:
     """Time the experiment's own rounds under each option of the engine, and say which to choose on this machine."""
-    from fedpeft.display import bench_table
+    from fedpeft.display import bench_advice, bench_table
     from fedpeft.runs.bench import bench as time_options
     from fedpeft.runs.environment import environment
 
     loaded = _fitted(_load(experiment, overrides))
-    label = method or next(iter(loaded.methods))
+    label = next(iter(loaded.methods)) if method is None else method
     loaded.build_method(label)
     with console.status("loading") as status:
         timed = time_options(loaded, label, experiment.parent, status.update, rounds)
@@ -200,6 +214,7 @@ def bench(
     console.print(
         bench_table(label, timed, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}")
     )
+    console.print(bench_advice(timed), highlight=False)
 
 
 @app.command()
@@ -213,8 +228,9 @@ def join(
     from fedpeft.display import newcomer_table
     from fedpeft.runs.join import join as join_run
 
-    console.print(newcomer_table(join_run(path, data, client, epochs)))
-    console.print(f"written to {path}/clients/{client}/adapter", highlight=False, soft_wrap=True)
+    joined = join_run(path, data, client, epochs)
+    console.print(newcomer_table(joined))
+    console.print(f"written to {path}/clients/{joined['client']}/adapter", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -236,7 +252,7 @@ def budget(
 ) -> None:
     """Measure a backbone in dry steps, and show the largest configuration that fits each budget."""
     from fedpeft.budgets.choose import MASKED, Budget, Wanted
-    from fedpeft.runs.budget import describe_fit, describe_probe, fit, probed
+    from fedpeft.runs.budget import check, describe_fit, describe_probe, fit, probed
     from fedpeft.runs.measure import Workload
     from fedpeft.runs.probe import ProbeFile
 
@@ -246,8 +262,10 @@ def budget(
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
+    workload = Workload(model, max_length, batch_size, dtype, device)
+    check(workload, memory_mib or [], uplink_mib, seconds, examples, out)
     file = ProbeFile(out)
-    found = probed(file, Workload(model, max_length, batch_size, dtype, device), progress)
+    found = probed(file, workload, progress)
     for line in describe_probe(found):
         say(line)
     wanted = Wanted(max_length, batch_size, rank, None, MASKED if mask else (1.0,), examples)
@@ -311,7 +329,10 @@ def _show_result(result: dict, path: Path) -> None:
     console.print(comparison_table(table))
     if "cross" in result:
         console.print(cross_table(result))
-    console.print(f"written to {path}; adapters in {path}/clients", highlight=False)
+    held = path / "clients"
+    lost = [client for client in result["clients"] if not (held / client / "adapter").is_dir()]
+    none = f" but none of {', '.join(lost)}" if lost else ""
+    console.print(f"written to {path}" + f"; adapters in {held}{none}" * held.is_dir(), highlight=False)
 
 
 def main() -> None:
@@ -328,7 +349,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(_fail(str(error), 2))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_fail("interrupted; `fedpeft ls` shows what can be resumed", INTERRUPTED))
+        sys.exit(_fail(f"interrupted{_GO_ON.get(sys.argv[1] if sys.argv[1:] else '', '')}", INTERRUPTED))
     except click.ClickException as error:
         sys.exit(_fail(error.format_message(), 2))
 

@@ -23,7 +23,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class ModelConfig(BaseModel):
     """The frozen backbone that every client holds."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="hub id, local folder, or package:DISTRIBUTION for a model that a package ships")
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
@@ -48,7 +48,7 @@ class ModelConfig(BaseModel):
 class Level(BaseModel):
     """What a group of clients can carry; what is left out stays as the method's options say."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     share: float = Field(1.0, gt=0, description="share of the clients, in proportion to the other levels'")
     rank: int | None = Field(None, ge=1, description="rank of their LoRA")
@@ -64,7 +64,7 @@ class Level(BaseModel):
 class PrefixCacheConfig(BaseModel):
     """Hidden states below the first adapted block, computed once per row and kept in memory."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     limit_mib: float = Field(1024, gt=0, description="most it may hold; 1,000 rows of 64 tokens of width 384: 94 MiB")
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="kept rounded to; null: as computed")
@@ -79,7 +79,7 @@ class PrefixCacheConfig(BaseModel):
 class Experiment(BaseModel):
     """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="names the run's folder")
     seed: int = Field(0, ge=0, description="of data split, start and shuffling; `compare` counts on from here")
@@ -113,6 +113,14 @@ class Experiment(BaseModel):
     def _decoders_read_more(self) -> "Experiment":
         if self.task.kind in DECODER_KINDS and "max_length" not in self.model.model_fields_set:
             self.model.max_length = 512  # a prompt is cut from its beginning, where the question is
+        return self
+
+    @model_validator(mode="after")
+    def _crossed_methods_are_known(self) -> "Experiment":
+        for label in self.cross_evaluation if isinstance(self.cross_evaluation, list) else []:
+            if label not in self.methods:
+                near = suggestion(label, list(self.methods))
+                raise ValueError(f"cross_evaluation: no method {label!r}{near}; in the file: {', '.join(self.methods)}")
         return self
 
     def method_name(self, label: str) -> str:
@@ -221,6 +229,8 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[st
         return f"unknown key {where!r}{suggestion(place[-1], known)}; known: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"
+    if problem["type"] == "value_error":  # of keys that do not go together: the message says what was received
+        return ": ".join(part for part in (where, str(problem["ctx"]["error"])) if part)
     return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, received {problem['input']!r}"
 
 

@@ -1,5 +1,6 @@
 """What a person sees: the live display of a run, and tables."""
 
+import time
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any
@@ -15,6 +16,7 @@ from fedpeft.runs.bench import Timed
 from fedpeft.runs.build import Built
 
 MIB = 1024 * 1024
+QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 _SPLITS = ("train", "validation", "test")
 
 
@@ -24,7 +26,9 @@ class Live:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.heading = ""
-        self.noted: set[str] = set()
+        self.label = ""
+        self.said = time.monotonic()  # when a line was last written where there is no terminal
+        self.known: set[str] = set()
         self.bytes = self.rounds = 0
         self.metric = ""
         self.task = TaskID(0)
@@ -54,9 +58,8 @@ class Live:
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
         for note in built.data.notes:
-            if note not in self.noted:  # once for all runs of a comparison
-                self.console.print(note, style="dim", highlight=False)
-        self.noted |= set(built.data.notes)
+            self.noted(note)
+        self.label, self.said = label, time.monotonic()
         each = len(built.federation.select(1))
         self.bytes, self.rounds, self.metric = 0, rounds, built.task.metric
         self.task = self.progress.add_task(
@@ -80,8 +83,20 @@ class Live:
             shown["validation"] = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %"
         shown["round"] = f"{min(record.round + 1, self.rounds)}/{self.rounds}"
         self.progress.update(self.task, **shown)
+        if not self.console.is_terminal and time.monotonic() - self.said > QUIET:
+            self.said = time.monotonic()
+            score = f", validation {shown['validation']}" if validation else ""
+            self.console.print(
+                f"{self.heading}{self.label}: round {record.round}/{self.rounds}{score}", highlight=False
+            )
         for client, reason in record.quarantined.items():
             self._warn(f"round {record.round}: quarantined client {client}: {reason}")
+
+    def noted(self, line: str) -> None:
+        """Says something once, however many runs of a comparison have it to say."""
+        if line not in self.known:
+            self.console.print(line, style="dim", highlight=False)
+        self.known.add(line)
 
     def _warn(self, line: str) -> None:
         self.console.print(line, style="yellow", highlight=False)
@@ -129,8 +144,6 @@ def bench_table(label: str, timed: Sequence[Timed], machine: str) -> Table:
     for heading in ("option", "median", "least to most", "first", "speed-up", "results", "in the experiment file"):
         table.add_column(heading, justify="right" if heading in ("median", "first", "speed-up") else "left")
     for one in timed:
-        settings = {key: value for key, value in one.settings.items() if value != plain.settings[key]}
-        written = ", ".join(f"{k}: {'{}' if k == 'prefix_cache' else v}" for k, v in settings.items())
         table.add_row(
             one.option,
             f"{one.seconds:.2f}",
@@ -138,9 +151,29 @@ def bench_table(label: str, timed: Sequence[Timed], machine: str) -> Table:
             f"{one.first:.2f}",
             f"{plain.seconds / one.seconds:.2f}x",
             one.results,
-            written or "workers: 1",
+            _written(one, plain),
         )
     return table
+
+
+def bench_advice(timed: Sequence[Timed]) -> str:
+    """Which option to choose: the fastest whose results are those of any other, and a faster one that rounds."""
+    plain = next(one for one in timed if one.results == "exact")
+    said = []
+    for one in timed:
+        said.append(f"{_written(one, plain)} ({plain.seconds / one.seconds:.2f}x, results {one.results})")
+        if not one.results.startswith("rounded"):
+            break
+    choice = f"choose {said[-1]}" + "".join(f"; or {faster}" for faster in said[:-1])
+    if not any(one.settings["prefix_cache"] for one in timed):
+        choice += "; no prefix cache: the adapter touches the first block, so nothing below it is frozen"
+    return choice
+
+
+def _written(one: Timed, plain: Timed) -> str:
+    settings = {key: value for key, value in one.settings.items() if value != plain.settings[key]}
+    written = ", ".join(f"{k}: {'{}' if k == 'prefix_cache' else v}" for k, v in settings.items())
+    return written or "workers: 1"
 
 
 HEADINGS = (
@@ -156,7 +189,8 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     table = Table(
         title=f"{name}: personal test {metric}, last round, {seeds} seed{'s' * (seeds > 1)}",
         caption="personal: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd "
-        "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded",
+        "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded; peak: "
+        "of the whole process",
         header_style="bold",
     )
     for heading in HEADINGS:

@@ -5,8 +5,8 @@ import yaml
 from rich.console import Console
 
 from fedpeft.config import load_experiment
-from fedpeft.display import bench_table
-from fedpeft.runs.bench import bench
+from fedpeft.display import bench_advice, bench_table
+from fedpeft.runs.bench import Timed, bench
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +40,22 @@ def test_the_settings_shown_are_settings(timed):
     assert "1.00x" in text and "prefix_cache: {}" in text and "model.autocast: bfloat16" in text
     experiment = load_experiment(file, ["prefix_cache={}", "engine=batched", "workers=2", "model.autocast=bfloat16"])
     assert experiment.prefix_cache is not None
+
+
+def test_an_option_that_can_do_nothing_is_left_out(timed):
+    file, found, _ = timed
+    whole = load_experiment(file, ["methods.fedit.adapter.layers=all"])
+    options = bench(whole, "fedit", file.parent, lambda line: None, rounds=1)
+    assert "prefix cache" not in {one.option for one in options}
+    assert "no prefix cache" in bench_advice(options) and "no prefix cache" not in bench_advice(found)
+
+
+def test_the_advice_is_the_fastest_that_does_not_round(timed):
+    plain = {"engine": "local", "workers": 1, "prefix_cache": None, "model.autocast": None}
+    rounded = Timed("bf16", plain | {"model.autocast": "bfloat16"}, "rounded: compare the scores", 1.0, (1.0,))
+    several = Timed("2 workers", plain | {"workers": 2}, "the same to the bit", 2.0, (2.0,))
+    one = Timed("1 worker", plain, "exact", 3.0, (3.0,))
+    assert bench_advice([rounded, several, one]).startswith(
+        "choose workers: 2 (1.50x, results the same to the bit); or model.autocast: bfloat16 (3.00x, "
+    )
+    assert bench_advice([one, several]).startswith("choose workers: 1 (1.00x")

@@ -15,7 +15,7 @@ from fedpeft.adapters.masked import MaskedLoraConfig
 from fedpeft.adapters.names import interventions, is_head, lora_pairs, merged_names
 from fedpeft.adapters.prefix import PrefixCache
 from fedpeft.adapters.pretrained import DTYPES
-from fedpeft.adapters.reft import LoReftConfig, LoReftModel
+from fedpeft.adapters.reft import LoReftConfig, LoReftModel, Positions
 from fedpeft.adapters.slot import Slot, Tensors
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "LoReftConfig",
     "LoReftModel",
     "MaskedLoraConfig",
+    "Positions",
     "PrefixCache",
     "SequenceClassifier",
     "Slot",

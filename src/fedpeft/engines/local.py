@@ -88,6 +88,11 @@ class LocalEngine:
         for name, state in states.items():
             self.clients[name].local = state
 
+    @property
+    def frozen_blocks(self) -> int:
+        """The most blocks below every trained one that a client has: what a prefix cache can hold."""
+        return max(template.frozen_blocks for template in self.templates.values())
+
     def close(self) -> None:
         """Lets clients in progress end and starts no other."""
         self._pool.shutdown(cancel_futures=True)

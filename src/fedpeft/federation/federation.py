@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fedpeft.errors import UserError
+from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.engine import Engine, Outcome, Scores, Which
 from fedpeft.federation.message import Message, Reply, Scalar, wire_size
@@ -62,7 +62,7 @@ class Federation:
     def step(self, finished: Callable[[Outcome], None] = lambda outcome: None) -> RoundRecord:
         """Runs one round and moves the state on. `finished` is called as each client ends.
 
-        Raises UserError when fewer usable replies than the quorum come back; the state is then unchanged.
+        Raises NoQuorum when fewer usable replies than the quorum come back; the state is then unchanged.
         """
         round_ = self.round + 1
         selected = self.select(round_)
@@ -114,9 +114,10 @@ class Federation:
         needed = math.ceil(self.settings.quorum * len(messages) - 1e-9)
         if len(usable) < needed:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(record.quarantined.items()))
-            raise UserError(
+            kept = f"what round {self.round} left is kept" if self.round else "a lower learning rate may help"
+            raise NoQuorum(
                 f"round {record.round}: {len(usable)} of {len(messages)} clients replied usably, "
-                f"the quorum is {needed} ({reasons}); the last checkpoint is intact"
+                f"the quorum is {needed} ({reasons}); {kept}"
             )
         return usable
 

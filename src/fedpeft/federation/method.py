@@ -24,7 +24,7 @@ Layout = dict[str, tuple[torch.dtype, torch.Size]]
 class MethodOptions(BaseModel):
     """What a user may set for any method; methods add their own fields."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     lr: float = Field(1e-3, gt=0, description="learning rate of the first round")
     levels: Literal["own", "lowest"] = Field(

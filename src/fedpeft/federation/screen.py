@@ -39,7 +39,7 @@ def screen(
         return usable, quarantined
     for (client, norm), others in zip(norms.items(), medians_of_others(list(norms.values())), strict=True):
         if others > 0 and norm > norm_limit * others:
-            quarantined[client] = f"update norm {norm:.3g} is {norm / others:.0f}x the others' median {others:.3g}"
+            quarantined[client] = f"update norm {norm:.3g} is {norm / others:.3g}x the others' median {others:.3g}"
     return [reply for reply in usable if reply.client not in quarantined], quarantined
 
 

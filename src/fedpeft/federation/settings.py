@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainingConfig(BaseModel):
     """Rounds, local training, participation and the rules for replies. The same for every method of a comparison."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     rounds: int = Field(10, ge=1, description="number of federated rounds")
     local_epochs: int = Field(1, ge=1, description="passes over a client's training rows in one round")

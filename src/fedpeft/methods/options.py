@@ -3,10 +3,11 @@
 from typing import Annotated, Any, Literal
 
 from peft import PeftConfig
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 from torch import nn
 
-from fedpeft.adapters import LoReftConfig, SequenceClassifier, lora_config
+from fedpeft.adapters import LoReftConfig, Positions, SequenceClassifier, lora_config
+from fedpeft.errors import UserError
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.method import MethodOptions
 
@@ -14,7 +15,7 @@ from fedpeft.federation.method import MethodOptions
 class LoraOptions(BaseModel):
     """LoRA (PEFT's own layers) on linear layers inside the transformer blocks."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     kind: Literal["lora"] = "lora"
     r: int = Field(8, ge=1, description="rank")
@@ -40,7 +41,7 @@ class LoraOptions(BaseModel):
 class ReftOptions(BaseModel):
     """LoReFT interventions on the residual stream after each chosen block (arXiv 2404.03592)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     kind: Literal["loreft"] = "loreft"
     r: int = Field(4, ge=1, description="rank of an intervention")
@@ -48,6 +49,15 @@ class ReftOptions(BaseModel):
     positions: str = Field("all", description='prompt positions: "f7+l7", "f3", "l1" or "all"')
     tied: bool = Field(False, description="one intervention for first and last positions instead of two")
     variant: Literal["loreft", "noreft", "direft"] = Field("loreft", description="form of the intervention")
+
+    @field_validator("positions")
+    @classmethod
+    def _positions_are_positions(cls, given: str) -> str:
+        try:
+            Positions.parse(given)
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("positions: ")) from error
+        return given
 
     def config(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         """The PEFT configuration, head included, on the client's own layers (an allotted rank is LoRA's)."""

@@ -67,7 +67,11 @@ def bench(
         under, method = chosen(experiment, settings), experiment.build_method(label)
         ids = [client.id for client in data.clients]
         dealt = {} if method.pooled else deal(under, method, ids, model[0], seed)
-        built[name] = (assemble(under, method, seed, data, model, dealt), settings, results)
+        one = assemble(under, method, seed, data, model, dealt)
+        if settings["prefix_cache"] and not one.engine.frozen_blocks:
+            one.engine.close()  # it could hold nothing
+            continue
+        built[name] = (one, settings, results)
     seconds: dict[str, list[float]] = {name: [] for name in built}
     try:
         for round_ in range(1 + rounds):

@@ -17,6 +17,7 @@ from fedpeft.engines.models import Models, seeded
 from fedpeft.federation.answers import Generation, MultipleChoice
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
+from fedpeft.federation.message import Tensors
 from fedpeft.federation.method import FederationInfo, Method
 from fedpeft.federation.task import Autocast, Classification, Regression, Task
 from fedpeft.runs.environment import usable_cores
@@ -113,10 +114,7 @@ def assemble(
     audience = [spec for spec in everyone if spec.id != POOLED]
     specs = [spec for spec in everyone if spec.id == POOLED] or audience
 
-    models = Models(backbone, seed)
-    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in everyone}
-    starts = {id(template): template.read() for template in templates.values()}  # once for all clients of a kind
-    initial = {name: starts[id(template)] for name, template in templates.items()}
+    templates, initial = _adapted(method, everyone, backbone, seed)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
     if experiment.model.products is not None:
@@ -125,15 +123,36 @@ def assemble(
     if cache is None and experiment.prefix_cache is not None:
         cache = experiment.prefix_cache.make()
     engine = _engine(experiment, method, clients, templates, seed, cache)
-    known = {spec.id: templates[spec.id] for spec in specs}
-    info = FederationInfo(
-        tuple(specs),
-        {client: initial[client] for client in known},
-        {client: template.dimensions() for client, template in known.items()},
-    )
-    state = method.start(info, seed)
+    state = method.start(_info(specs, templates, initial), seed)
     federation = Federation(method, engine, state, specs, audience, experiment.training, seed)
     return Built(federation, engine, data, templates[audience[0].id], tokenizer, task)
+
+
+def start_only(experiment: Experiment, method: Method[Any], data: FederatedData, backbone: nn.Module) -> None:
+    """Makes every client's adapter and the server's first state, to see whether it can be done. Raises UserError."""
+    dealt = {} if method.pooled else deal(experiment, method, [c.id for c in data.clients], backbone, experiment.seed)
+    specs = [ClientSpec(c.id, len(c.train), dealt.get(c.id, Allotment())) for c in data.clients]
+    templates, initial = _adapted(method, specs, backbone, experiment.seed)
+    method.start(_info(specs, templates, initial), experiment.seed)
+
+
+def _adapted(
+    method: Method[Any], clients: Sequence[ClientSpec], backbone: nn.Module, seed: int
+) -> tuple[dict[str, Slot], dict[str, Tensors]]:
+    """Every client's model at its start, and its trained tensors; clients of one kind share both."""
+    models = Models(backbone, seed)
+    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in clients}
+    starts = {id(template): template.read() for template in templates.values()}
+    return templates, {name: starts[id(template)] for name, template in templates.items()}
+
+
+def _info(specs: Sequence[ClientSpec], templates: dict[str, Slot], initial: dict[str, Tensors]) -> FederationInfo:
+    """What the server is told of the clients that train."""
+    return FederationInfo(
+        tuple(specs),
+        {spec.id: initial[spec.id] for spec in specs},
+        {spec.id: templates[spec.id].dimensions() for spec in specs},
+    )
 
 
 def _cut(experiment: Experiment, splits: dict[str, dict[str, list[Encoded]]]) -> list[str]:

@@ -14,11 +14,13 @@ from typing import Any
 
 from fedpeft.adapters import PrefixCache
 from fedpeft.config import Experiment
-from fedpeft.errors import UserError
+from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.checkpoint import write_atomically
+from fedpeft.runs.build import load_model, start_only
 from fedpeft.runs.environment import environment
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.runner import Observer, Settings, resume, start
+from fedpeft.tasks.load import load_task
 
 Results = dict[str, list[dict[str, Any]]]  # by label, one per seed
 
@@ -43,6 +45,8 @@ def compare(
         experiment.method_name(label)
     chosen_seeds = [experiment.seed + i for i in range(seeds)]
     grid = {label: experiment.learning_rates(label) for label in labels}
+    if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
+        _require_startable(experiment, grid, base)
     cache = None if experiment.prefix_cache is None else experiment.prefix_cache.make()
     total = sum(len(rates) - 1 + seeds for rates in grid.values())
     done = 0
@@ -53,15 +57,22 @@ def compare(
         done += 1
         return finished(Settings(experiment, label, seed, lr, base), out, observer, cache)
 
-    tuned: dict[str, dict[str, float]] = {}  # scores by rate
+    tuned: dict[str, dict[str, float | None]] = {}  # scores by rate, None where training failed
     best: dict[str, float | None] = {}
     for label, rates in grid.items():
         best[label] = rates[0]
         if len(rates) > 1:
-            tried = {lr: _validation(result(label, chosen_seeds[0], lr)) for lr in rates}  # (score, -loss)
+            tried: dict[float | None, tuple[float, float]] = {}  # (score, -loss) by rate
+            for lr in rates:
+                try:
+                    tried[lr] = _validation(result(label, chosen_seeds[0], lr))
+                except NoQuorum as error:
+                    observer.noted(f"{label}: the learning rate {lr:g} is out: {error}")
+            if not tried:
+                raise NoQuorum(f"methods.{label}.lr: training failed at every rate; give lower ones, received {rates}")
             done -= 1  # the winner's run with the first seed is asked for once more below
             best[label] = max(tried, key=tried.__getitem__)
-            tuned[label] = {f"{lr:g}": score for lr, (score, _) in tried.items() if lr is not None}
+            tuned[label] = {f"{lr:g}": tried[lr][0] if lr in tried else None for lr in rates}
     results: Results = {label: [] for label in labels}
     for seed in chosen_seeds:  # seed by seed, so that a table broken off still compares like with like
         for label in labels:
@@ -76,8 +87,24 @@ def compare(
         "rows": [row(label, runs) for label, runs in results.items()],
         "runs": results,
     }
-    write_atomically(out / "compare.json", json.dumps(comparison, indent=1).encode())
+    earlier = out / "compare.json"
+    if earlier.is_file():
+        gone = [row["label"] for row in json.loads(earlier.read_text())["rows"] if row["label"] not in labels]
+        if gone:
+            observer.noted(f"{earlier} no longer holds {', '.join(gone)}; their finished runs are still beside it")
+    write_atomically(earlier, json.dumps(comparison, indent=1).encode())
     return comparison
+
+
+def _require_startable(experiment: Experiment, grid: dict[str, list[float | None]], base: Path) -> None:
+    """Raises UserError for a method that cannot start on this backbone with these clients, before any has trained."""
+    data = load_task(experiment.task, experiment.partition, experiment.seed, base)
+    backbone, _ = load_model(experiment.model, experiment.task, len(data.labels), experiment.seed)
+    for label, rates in grid.items():
+        try:
+            start_only(experiment, experiment.build_method(label, rates[0]), data, backbone)
+        except UserError as error:
+            raise UserError(f"methods.{label}: {error}") from error
 
 
 def finished(settings: Settings, out: Path, observer: Observer, cache: PrefixCache | None = None) -> dict[str, Any]:
@@ -87,8 +114,9 @@ def finished(settings: Settings, out: Path, observer: Observer, cache: PrefixCac
     folder = RunFolder(path)
     if not (path / "experiment.yaml").exists():
         return start(settings, path, observer, keep=False, cache=cache)
-    if _without_workers(folder.settings) != _without_workers(settings.as_dict()):
-        raise UserError(f"{path} holds a run of other settings; give another --out or remove it")
+    unlike = _difference(_without_workers(folder.settings), _without_workers(settings.as_dict()))
+    if unlike:
+        raise UserError(f"{path} holds a run of other settings ({unlike}); give another --out or remove it")
     return resume(path, observer, keep=False, cache=cache)
 
 
@@ -96,6 +124,14 @@ def _without_workers(kept: dict[str, Any]) -> dict[str, Any]:
     # Results do not depend on the number of workers: a comparison may go on with another.
     plain = json.loads(json.dumps(kept["experiment"]))
     return plain | {"workers": None}
+
+
+def _difference(kept: Any, asked: Any, place: str = "") -> str:
+    """The first setting that differs and both its values; "" where all are equal."""
+    if isinstance(kept, dict) and isinstance(asked, dict):
+        found = (_difference(kept.get(k), asked.get(k), f"{place}.{k}".lstrip(".")) for k in (kept | asked))
+        return next(filter(None, found), "")
+    return "" if kept == asked else f"{place}: {kept} there, {asked} here"
 
 
 def _validation(result: dict[str, Any]) -> tuple[float, float]:

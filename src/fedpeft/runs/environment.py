@@ -1,6 +1,7 @@
 """The machine, the versions and the memory that a number was measured with."""
 
 import ctypes
+import gc
 import os
 import platform
 import resource
@@ -63,7 +64,13 @@ def return_freed_memory() -> bool:
 
 
 def reset_peak_memory() -> None:
-    """Starts a new measurement of peak memory, where the system can (Linux, CUDA)."""
+    """Starts a new measurement of peak memory, where the system can (Linux, CUDA).
+
+    What earlier work left over is given back first, or it would count as this one's.
+    """
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     if _CLEAR_REFS.exists() and os.access(_CLEAR_REFS, os.W_OK):
         _CLEAR_REFS.write_text("5")  # 5: forget the peak resident set
     if torch.cuda.is_available():

@@ -7,6 +7,7 @@ from typing import Any, Protocol, get_args
 
 from fedpeft.adapters import PrefixCache
 from fedpeft.config import Experiment, parse_experiment
+from fedpeft.errors import UserError
 from fedpeft.federation.client import ClientState
 from fedpeft.federation.engine import Outcome, Scores, Which
 from fedpeft.federation.federation import RoundRecord
@@ -26,6 +27,8 @@ class Observer(Protocol):
 
     def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None: ...
 
+    def noted(self, line: str) -> None: ...
+
 
 class Nobody:
     """Watches nothing."""
@@ -35,6 +38,8 @@ class Nobody:
     def client_finished(self, outcome: Outcome) -> None: ...
 
     def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None: ...
+
+    def noted(self, line: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,16 @@ def start(
     """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint; `cache` is
     one that other runs share.
 
-    Nothing is written before model and data are found to be in order.
+    Nothing is written before model and data are found to be in order, and nothing stays where the first round fails.
     """
     RunFolder.require_free(path)
     built = _build(settings, cache)
-    return _run(RunFolder.create(path, settings.as_dict()), built, settings, observer, keep)
+    folder = RunFolder.create(path, settings.as_dict())
+    try:
+        return _run(folder, built, settings, observer, keep)
+    except UserError:
+        folder.remove_unless_begun()
+        raise
 
 
 def resume(path: Path, observer: Observer, keep: bool = True, cache: PrefixCache | None = None) -> dict[str, Any]:
