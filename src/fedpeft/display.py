@@ -189,8 +189,8 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     table = Table(
         title=f"{name}: personal test {metric}, last round, {seeds} seed{'s' * (seeds > 1)}",
         caption="personal: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd "
-        "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded; peak: "
-        "of the whole process",
+        "over seeds; before aggr.: the model its last local training left; MiB: per client and round, as encoded; "
+        "peak: of the whole process",
         header_style="bold",
     )
     for heading in HEADINGS:
