@@ -50,17 +50,37 @@ class RunFolder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The resolved settings. Raises UserError when `path` is not a run."""
+        """The resolved settings. Raises UserError when `path` is not a run, or its settings are damaged."""
+        self.require_run()
         file = self.path / "experiment.yaml"
-        if not file.is_file():
+        helps = f"put it back, or remove {self.path} and start the run again"
+        try:
+            kept = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{file} cannot be read as YAML ({' '.join(str(error).split())}); {helps}") from error
+        if not _are_settings(kept):
+            raise UserError(f"{file} does not hold the settings of one run, received {_begun(kept)}; {helps}")
+        return kept
+
+    def require_run(self) -> None:
+        """Raises UserError when there is no run at `path`."""
+        if not (self.path / "experiment.yaml").is_file():
             raise UserError(f"no run at {self.path}; `fedpeft ls` lists the runs here")
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The final result, or None while the run is not finished."""
+        """The final result, or None while the run is not finished. Raises UserError when the file is damaged."""
         file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        helps = f"remove it, and `fedpeft resume {self.path}` writes it again"
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read as JSON ({error}); {helps}") from error
+        if not isinstance(kept, dict) or "test" not in kept:
+            raise UserError(f"{file} does not hold the result of a run, received {_begun(kept)}; {helps}")
+        return kept
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_atomically(self.path / "result.json", json.dumps(result, indent=1).encode())
@@ -84,15 +104,54 @@ class RunFolder:
         save_checkpoint(self.path / "checkpoint.safetensors", {**tree, "logs": lengths})
 
     def restore(self) -> dict[str, Any] | None:
-        """The last checkpoint, with the logs cut back to it; None (and empty logs) when there is none yet."""
-        for stale in self.path.glob(f".*{TEMPORARY}"):  # a kill in the middle of a write leaves one behind
-            stale.unlink()
+        """The last checkpoint, with the logs cut back to it; None (and empty logs) when there is none yet.
+
+        Raises UserError, before anything is changed, where the checkpoint is damaged or a log has lost lines.
+        """
         file = self.path / "checkpoint.safetensors"
         tree = load_checkpoint(file) if file.exists() else None
-        for log in _LOGS:
-            os.truncate(self.path / log, tree["logs"][log] if tree else 0)
+        lengths: dict[str, int] = tree["logs"] if tree else dict.fromkeys(_LOGS, 0)
+        for log, length in lengths.items():
+            self._require_log(self.path / log, length)
+        for stale in self.path.glob(f".*{TEMPORARY}"):  # a kill in the middle of a write leaves one behind
+            stale.unlink()
+        for log, length in lengths.items():
+            os.truncate(self.path / log, length)
         return tree
+
+    def _require_log(self, log: Path, length: int) -> None:
+        """Cutting back to a length makes a shorter file longer, with zeros."""
+        found = f"holds {log.stat().st_size} bytes" if log.is_file() else "is missing"
+        if not log.is_file() or log.stat().st_size < length:
+            raise UserError(
+                f"{log} {found}, the run's last checkpoint was written at {length} bytes; "
+                f"put the file back, or remove {self.path} and start the run again"
+            )
 
     def drop_checkpoint(self) -> None:
         """Removes the checkpoint of a finished run."""
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def remove_unless_begun(self) -> None:
+        """Takes back what `create` wrote where no round was completed: there is nothing to resume."""
+        if (self.path / "checkpoint.safetensors").exists():
+            return
+        for name in ("experiment.yaml", "environment.json", *_LOGS):  # in this order: it stops being a run first
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def _are_settings(kept: Any) -> bool:
+    """Whether these are `Settings.as_dict`: an experiment file of one's own has neither key."""
+    if not isinstance(kept, dict) or not isinstance(kept.get("base"), str):
+        return False
+    experiment = kept.get("experiment")
+    methods = experiment.get("methods") if isinstance(experiment, dict) else None
+    return isinstance(methods, dict) and len(methods) == 1
+
+
+def _begun(kept: Any) -> str:
+    """The beginning of what was found, on one line."""
+    text = json.dumps(kept, default=str)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
