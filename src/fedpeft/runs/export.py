@@ -3,16 +3,29 @@
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from fedpeft.adapters import as_lora
-from fedpeft.config import Experiment
+from fedpeft.config import Experiment, ModelConfig
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
 from fedpeft.runs.build import Built
+from fedpeft.runs.folder import RunFolder
+from fedpeft.tasks.config import TaskConfig
 
 _CARD = "fedpeft.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an exported adapter was trained on, for whom predicts with it."""
+
+    model: ModelConfig
+    task: TaskConfig
+    labels: list[str]
 
 
 def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
@@ -44,16 +57,46 @@ def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def damaged(run: Path, client: str, what: str) -> UserError:
+    """The mistake of an exported folder that is not as it was written; `what` is wrong with it."""
+    return UserError(
+        f"the adapter of client {client!r} is incomplete or damaged: {' '.join(what.split())}; "
+        f"put {run / 'clients' / client} back, or remove {run / 'result.json'}: "
+        f"`fedpeft resume {run}` then exports the run's clients again"
+    )
+
+
 def exported_labels(run: Path, client: str) -> list[str]:
     """The names of the labels, by index, as a client's folder has them. Raises UserError when there is none."""
-    return adapter_card(run, client)["labels"]
+    return adapter_card(run, client).labels
 
 
-def adapter_card(run: Path, client: str) -> dict[str, Any]:
-    """The model, task and labels of a client's exported adapter. Raises UserError when there is none."""
-    file = run / "clients" / client / "adapter" / _CARD
-    if not file.is_file():
-        held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))
-        known = f"clients: {', '.join(held)}" if held else "the run exported none; is it finished?"
-        raise UserError(f"no adapter of client {client!r} in {run}; {known}")
-    return json.loads(file.read_text())
+def adapter_card(run: Path, client: str) -> Card:
+    """The model, task and labels of a client's exported adapter, whose files are all there.
+
+    Raises UserError when there is no such run or client, or its folder is incomplete or damaged.
+    """
+    folder = run / "clients" / client / "adapter"
+    if not folder.is_dir():
+        raise _not_exported(run, client)
+    missing = [name for name in (_CARD, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / name).is_file()]
+    if missing:
+        raise damaged(run, client, f"{', '.join(missing)} missing in {folder}")
+    try:
+        card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+        return Card(ModelConfig(**card["model"]), TaskConfig(**card["task"]), [str(label) for label in card["labels"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(run, client, f"{folder / _CARD} cannot be read ({error})") from error
+
+
+def _not_exported(run: Path, client: str) -> UserError:
+    held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))
+    if held:
+        return UserError(f"no adapter of client {client!r} in {run}; clients: {', '.join(held)}")
+    folder = RunFolder(run)
+    folder.require_run()
+    if folder.result is None:
+        return UserError(f"{run} is not finished, so it has no adapters yet; finish it first: fedpeft resume {run}")
+    if not (run / "checkpoint.safetensors").is_file():
+        return UserError(f"no adapters in {run}: `fedpeft compare` exports none; `fedpeft run` does")
+    return damaged(run, client, f"{run / 'clients'} is missing or empty")

@@ -1,18 +1,20 @@
 """One client's exported adapter at work: labels, numbers or texts."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 
 from fedpeft.adapters import Slot
-from fedpeft.config import ModelConfig
 from fedpeft.errors import UserError
 from fedpeft.federation.answers import generate
 from fedpeft.federation.task import logits, lowered
 from fedpeft.runs.build import encoded, load_model
-from fedpeft.runs.export import adapter_card
+from fedpeft.runs.export import adapter_card, damaged
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, labelled
 from fedpeft.tasks.prompts import DECODER_KINDS
@@ -20,24 +22,32 @@ from fedpeft.tasks.types import Example
 
 
 def predict(
-    run: Path, client: str, texts: list[str], temperature: float = 0.0, new_tokens: int | None = None
+    run: Path,
+    client: str,
+    texts: list[str],
+    pairs: list[str] | None = None,
+    temperature: float | None = None,
+    new_tokens: int | None = None,
 ) -> list[dict[str, Any]]:
     """By text what one client's personal model says: `label` and `probability`, a `number`, or the text `written`.
 
-    A decoder writes at most `new_tokens` (default: as the task says), greedily at temperature 0, else sampled with
-    torch's global generator. Raises UserError when the run exported no such client, and
-    for an empty text.
+    `pairs` are the second texts, one for each text, where the run's task has pairs; a decoder's may be empty. A decoder
+    writes at most `new_tokens` (default: as the task says), greedily at temperature 0 or None, else sampled with
+    torch's global generator. Raises UserError when the run exported no such client or its adapter is damaged, for an
+    empty or a missing text, and for options that the task has no use for.
     """
     card = adapter_card(run, client)
-    if not all(text.strip() for text in texts):
-        raise UserError("--text is empty; give a text")
-    task = TaskConfig(**card["task"])
-    config = ModelConfig(**card["model"])
-    backbone, tokenizer = load_model(config, task, len(card["labels"]), seed=0)  # a head is loaded over the one drawn
-    model = Slot(PeftModel.from_pretrained(backbone, str(run / "clients" / client / "adapter")))
-    padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
+    task, config = card.task, card.model
     decoder = task.kind in DECODER_KINDS
-    examples = [Example(text, 0, target="" if decoder else None) for text in texts]
+    examples = _examples(task, texts, pairs)
+    if not decoder:
+        _require_unset(task, {"--temperature": temperature, "--max-new-tokens": new_tokens})
+    if temperature is not None and not 0 <= temperature < math.inf:  # nan, too
+        raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
+    adapter = _adapter_config(run, client)
+    backbone, tokenizer = load_model(config, task, len(card.labels), seed=0)  # a head is loaded over the one drawn
+    model = Slot(PeftModel.from_pretrained(backbone, str(_folder(run, client)), config=adapter))
+    padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     rows = encoded(task, examples, tokenizer, config.max_length)
     with torch.inference_mode(), lowered(model, config.products):
         if decoder:
@@ -45,8 +55,54 @@ def predict(
             most = new_tokens or task.max_new_tokens
             found = [{"written": text} for text in generate(model, rows, padding, tokenizer, most, **sampling)]
         else:
-            found = _classified(model, rows, padding, card["labels"], task.kind == "regression")
-    return [{"text": text} | said for text, said in zip(texts, found, strict=True)]
+            found = _classified(model, rows, padding, card.labels, task.kind == "regression")
+    given = [{"text": e.text} | ({} if e.text_pair is None else {"text_pair": e.text_pair}) for e in examples]
+    return [text | said for text, said in zip(given, found, strict=True)]
+
+
+def _examples(task: TaskConfig, texts: list[str], pairs: list[str] | None) -> list[Example]:
+    """The rows to predict. Raises UserError where a text is empty or one of a pair is missing."""
+    decoder = task.kind in DECODER_KINDS
+    if task.text_pair is None:
+        _require_unset(task, {"--text-pair": pairs})
+    elif len(pairs or []) != len(texts):
+        empty = "; it may be empty" if decoder else ""
+        raise UserError(
+            f"this run's task has pairs (second text: column {task.text_pair!r}): give one --text-pair for each "
+            f"--text{empty}. Received {len(texts)} and {len(pairs or [])}"
+        )
+    if not all(text.strip() for text in texts):
+        raise UserError("--text is empty; give a text")
+    if not decoder and not all(pair.strip() for pair in pairs or []):
+        raise UserError("--text-pair is empty; give a text")
+    seconds = [pair if pair.strip() else None for pair in pairs] if pairs else [None] * len(texts)
+    target = "" if decoder else None
+    return [Example(text, 0, pair, target=target) for text, pair in zip(texts, seconds, strict=True)]
+
+
+def _require_unset(task: TaskConfig, options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if value not in (None, []):
+            what = f"is {task.kind}, nothing is written" if name != "--text-pair" else "has no text_pair"
+            raise UserError(f"{name}: the run's task {what}; leave it out. Received {value}")
+
+
+def _folder(run: Path, client: str) -> Path:
+    return run / "clients" / client / "adapter"
+
+
+def _adapter_config(run: Path, client: str) -> PeftConfig:
+    """How the adapter is made. Raises UserError where this or the weights cannot be read, before a model is loaded."""
+    folder = _folder(run, client)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt"):
+            pass  # opening reads the header, and that the file is as long as it says
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(run, client, f"{folder} cannot be read ({error!r})") from error
+    if config.peft_type is None:
+        raise damaged(run, client, f"{folder / CONFIG_NAME} names no kind of adapter")
+    return config
 
 
 def _classified(
