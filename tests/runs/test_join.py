@@ -125,8 +125,8 @@ def test_under_fedhft_only_the_newcomers_responsibility_is_new(trained, rows_fil
     seen = {}
     real = joining._joined
 
-    def watched(built):
-        scores = real(built)
+    def watched(built, label):
+        scores = real(built, label)
         seen["after"], seen["method"] = built.federation.state, built.federation.method
         return scores
 
@@ -246,9 +246,17 @@ def test_rows_that_will_not_do_are_one_line(fedit_run, tmp_path, rows, words):
     assert files(fedit_run) == before
 
 
+def test_an_id_is_stripped_before_it_names_a_folder(fedit_run, rows_file):
+    assert join(fedit_run, rows_file, " late ")["client"] == "late"
+    assert sorted(path.name for path in (fedit_run / "clients").iterdir()) == ["late", "site0", "site1", "site2"]
+    for taken in ("late ", " site1"):
+        with pytest.raises(UserError, match=f"a client {taken.strip()!r} already"):
+            join(fedit_run, rows_file, taken)
+
+
 def test_under_local_there_is_nothing_to_join(trained, rows_file):
-    run = trained("local")
-    with pytest.raises(UserError, match="nothing to join"):
+    run = trained("alone", "methods.alone.method=local")
+    with pytest.raises(UserError, match=r"method 'alone': .*nothing to join"):
         join(run, rows_file, "late")
     assert not (run / "clients/late").exists()
 

@@ -40,13 +40,14 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
         raise UserError(f"{run} is not finished; finish it first: fedpeft resume {run}")
     if not (run / "checkpoint.safetensors").is_file():
         raise UserError(f"{run} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join")
-    if client_id(client, "--id") in result["clients"] or (run / "clients" / client).exists():
+    client = client_id(client, "--id")  # stripped: it names a folder
+    if client in result["clients"] or (run / "clients" / client).exists():
         raise UserError(f"{run} has a client {client!r} already; give another --id")
     training = settings.experiment.training.model_copy(update={"local_epochs": epochs})
     experiment = settings.experiment.model_copy(update={"training": training, "workers": 1})
     built = _built(run, experiment, settings, result["clients"], data, client)
     try:
-        scores = _joined(built)
+        scores = _joined(built, settings.label)
         export_adapters(run / "clients", built, experiment)
     finally:
         built.engine.close()
@@ -80,13 +81,16 @@ def _built(run: Path, experiment: Experiment, settings: Settings, others: list[s
     return built
 
 
-def _joined(built: Built) -> dict[str, Scores]:
+def _joined(built: Built, label: str) -> dict[str, Scores]:
     """Moves the federation's state on by the newcomer's admission."""
     federation, (spec,) = built.federation, built.federation.audience
     method, state = federation.method, federation.state
     message = Message(spec.id, federation.round + 1, method.send(state, spec))
     if not message.tensors:
-        raise UserError(f"method {type(method).__name__}: its server holds nothing, so there is nothing to join")
+        raise UserError(
+            f"method {label!r}: its server holds nothing, so there is nothing to join; "
+            "run a method whose clients share something"
+        )
     scores = {"received": _score(built.engine, message, "personal")}
     if isinstance(state, FedReftState):
         scores["mean"] = _score(built.engine, replace(message, tensors=state.mean), "personal")
