@@ -125,13 +125,43 @@ def test_a_file_that_is_not_one_of_ours_is_refused(tmp_path):
         ProbeFile(tmp_path / "notes.json")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--device", "gpu"], ["device", "'gpu'"]),
+        (["--device", "meta"], ["device", "'meta'"]),
+        (["--device", "cuda:99"], ["device", "'cuda:99'"]),
+        (["--dtype", "float99"], ["dtype", "'float99'", "float32"]),
+        (["--memory-mib", "900", "--memory-mib", "nan"], ["--memory-mib", "nan"]),
+        (["--uplink-mib", "-1"], ["--uplink-mib", "-1.0"]),
+        (["--seconds", "0", "--examples", "5"], ["--seconds", "0"]),
+        (["--seconds", "3"], ["--examples"]),
+        (["--out", "."], ["--out"]),
+        (["--out", "file/probes.json"], ["--out"]),
+    ],
+)
+def test_options_are_checked_before_the_first_dry_step(tmp_path, monkeypatch, capsys, options, words):
+    def never(*given, **more):
+        raise AssertionError("a dry step was made")
+
+    monkeypatch.setattr(probes, "measure", never)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", ["fedpeft", "budget", "a model", *options])
+    with pytest.raises(SystemExit) as left:
+        main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2 and all(word in line for word in words)
+
+
 def test_the_command_shows_what_was_measured_and_chosen(tmp_path, pretended, monkeypatch, capsys):
     cache = tmp_path / "probes.json"
     common = ["fedpeft", "budget", "a model", "--max-length", "16", "--batch-size", "4", "--out", str(cache)]
     monkeypatch.setattr(sys, "argv", [*common, "--memory-mib", "5000", "--memory-mib", "650"])
     main()
     said = capsys.readouterr().out
-    for words in ("dry step 6 of 6", "2 blocks of width 32", "checkpointing", "5000 MiB: rank 8", "650 MiB: rank 8"):
+    shown = ("dry step 6 of 6", "2 blocks of width 32", "peak, all included", "checkpointing")
+    for words in (*shown, "5000 MiB: rank 8", "650 MiB: rank 8"):
         assert words in said
     assert len(said.split("measured (each fitted)")[1].split("predictions are")[0].strip().splitlines()) == 7
     monkeypatch.setattr(sys, "argv", [*common, "--memory-mib", "10"])

@@ -1,6 +1,7 @@
 """From a client's budget to its allotment: probe, choose, and hold the choice against a measured dry step."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from fedpeft.budgets.allotment import Allotment
 from fedpeft.budgets.choose import Budget, Need, Wanted, choose
 from fedpeft.budgets.memory import MARGIN, MARGIN_MIB, MIB
 from fedpeft.errors import UserError
-from fedpeft.runs.measure import Measured, Workload
+from fedpeft.runs.measure import Measured, Workload, require_known
 from fedpeft.runs.probe import Probe, ProbeFile, Progress, probe
 
 
@@ -55,6 +56,28 @@ def fit_allotment(
     return fit(file, probed(file, workload, progress), budget, wanted, f"client {client_id!r}").need.allotment
 
 
+def check(
+    workload: Workload,
+    memory_mib: Sequence[float],
+    uplink_mib: float | None,
+    seconds: float | None,
+    examples: int | None,
+    out: Path,
+) -> None:
+    """Whether what is asked for makes sense, before minutes of dry steps. Raises UserError with the option's name."""
+    limits = [("--memory-mib", value) for value in memory_mib]
+    limits += [(name, v) for name, v in (("--uplink-mib", uplink_mib), ("--seconds", seconds)) if v is not None]
+    for name, value in limits:
+        if not 0 < value < math.inf:  # nan, too
+            raise UserError(f"{name} is a number above 0, received {value}")
+    if seconds is not None and examples is None:
+        raise UserError(f"--seconds {seconds:g} is a limit of a round: say with --examples how many rows a round has")
+    require_known(workload)
+    nearest = next(folder for folder in out.absolute().parents if folder.exists())
+    if out.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"--out: {out} cannot be written as a file; name another")
+
+
 def probed(file: ProbeFile, workload: Workload, progress: Progress = silent) -> Probe:
     """The probe of a workload: from the file, or made now and kept there."""
     known = file.get(workload)
@@ -98,9 +121,9 @@ def describe_probe(found: Probe) -> list[str]:
     lines = [
         f"{workload.backbone}: {shape.parameters / 1e6:.1f} M parameters, {shape.blocks} blocks of width "
         f"{shape.width}, {shape.attention} attention, {workload.dtype}",
-        f"memory is the {where}: libraries {memory.libraries_mib:.0f} MiB, weights {shape.weight_bytes / MIB:.0f} MiB, "
-        "and training",
-        "measured (each fitted):",
+        f"memory is the {where}, all included: libraries {memory.libraries_mib:.0f} MiB and weights "
+        f"{shape.weight_bytes / MIB:.0f} MiB are part of it",
+        "measured (each fitted), MiB: peak, all included",
     ]
     for point, ratio in zip(found.points, found.errors(), strict=True):
         lines.append(

@@ -16,6 +16,9 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from fedpeft.adapters import DTYPES
 from fedpeft.budgets.allotment import Allotment
 from fedpeft.budgets.shape import ModelShape
 from fedpeft.errors import UserError
@@ -63,6 +66,21 @@ class Measured:
     def of(cls, plain: dict[str, Any]) -> "Measured":
         """The inverse of `as_dict`."""
         return cls(**{**plain, "shape": ModelShape.of(plain["shape"])})
+
+
+def require_known(workload: Workload) -> None:
+    """Raises UserError where this machine has no such dtype or device; a dry step would say so after its imports."""
+    if workload.dtype not in DTYPES:
+        raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {workload.dtype!r}")
+    try:
+        device = torch.device(workload.device)
+    except RuntimeError as error:
+        raise UserError(f"device: use cpu, cuda, cuda:1 ... Received: {workload.device!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device: memory is measured on cpu and cuda. Received: {workload.device!r}")
+    seen = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise UserError(f"device: this torch sees {seen} GPUs, use cpu or one of them. Received: {workload.device!r}")
 
 
 def measure(workload: Workload, allotment: Allotment, steps: int = STEPS) -> Measured:
