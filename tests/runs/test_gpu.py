@@ -1,0 +1,25 @@
+"""On a GPU the model alone lies there: what travels, what clients keep and what the server holds is on the CPU."""
+
+import pytest
+import torch
+from test_runner import Nobody, settings
+
+from fedpeft.federation.tree import flatten
+from fedpeft.methods import BUILT_IN
+from fedpeft.runs import runner
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.mark.parametrize("engine", ["local", "batched"])
+@pytest.mark.parametrize("label", sorted(BUILT_IN))
+def test_a_run_on_a_gpu_goes_on_after_an_interrupt(experiment_file, tmp_path, monkeypatch, label, engine):
+    built = []
+    monkeypatch.setattr(runner, "build", lambda *a, make=runner.build: built.append(make(*a)) or built[-1])
+    overrides = ["model.device=cuda", f"engine={engine}", "training.participation=0.6"]
+    with pytest.raises(KeyboardInterrupt):
+        runner.start(settings(experiment_file, label, overrides), tmp_path / "run", Nobody(1))
+    result = runner.resume(tmp_path / "run", Nobody())
+    assert result["quarantined"] == 0
+    _, tensors = flatten([built[-1].federation.state, built[-1].engine.client_states()])
+    assert {tensor.device.type for tensor in tensors.values()} <= {"cpu"}
