@@ -45,7 +45,7 @@ def fedpeft(monkeypatch, capsys):
 
 def refused(done, *words):
     assert done.returncode == 2, done
-    (line,) = (line for line in done.stderr.strip().splitlines() if "Loading weights" not in line)  # not ours
+    (line,) = (line for line in done.stderr.strip().splitlines() if line and "it/s]" not in line)  # a library's progress
     for word in words:
         assert word in line
 
@@ -121,15 +121,18 @@ def test_compare_tunes_on_validation_and_goes_on_where_it_was(fedpeft, experimen
 
 
 def test_a_rate_that_diverges_is_out_and_the_table_goes_on(fedpeft, experiment_file, tmp_path):
-    rates = "methods.local.lr=[1e38, 5e-3]"
+    rates = "methods.local.lr=[1e30, 5e-3]"
     done = fedpeft("compare", experiment_file, "--methods", "local", "--set", rates, "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "local: the learning rate 1e+38 is out: round 1: 0 of 3 clients" in " ".join(done.stdout.split())
+    assert "local: the learning rate 1e+30 is out: round 1: 0 of 3 clients" in " ".join(done.stdout.split())
     comparison = json.loads((tmp_path / "out/compare.json").read_text())
-    assert comparison["tuned_on_validation"]["local"]["1e+38"] is None and comparison["rows"][0]["lr"] == 5e-3
+    assert comparison["tuned_on_validation"]["local"]["1e+30"] is None and comparison["rows"][0]["lr"] == 5e-3
     done = fedpeft("compare", experiment_file, "--methods", "fedit", "--out", "out", cwd=tmp_path)
     assert "no longer holds local" in " ".join(done.stdout.split())
-    failing = "methods.local.lr=[1e38, 2e38]"
+    one = ["--method", "local", "--set", "methods.local.lr=1e30"]
+    refused(fedpeft("run", experiment_file, *one, cwd=tmp_path), "round 1: 0 of 3", "a lower learning rate may help")
+    assert not list((tmp_path / "runs").iterdir())  # nothing to resume, and nothing in the way
+    failing = "methods.local.lr=[1e30, 2e30]"
     refused(
         fedpeft("compare", experiment_file, "--methods", "local", "--set", failing, cwd=tmp_path),
         "methods.local.lr: training failed at every rate",
@@ -170,10 +173,6 @@ def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
         (
             ["compare", "experiment.yaml", "--methods", "local,fedit", "--set", UNLIKE],
             ["methods.fedit: ", "same adapter"],
-        ),
-        (
-            ["run", "experiment.yaml", "--method", "local", "--set", "methods.local.lr=1e38"],
-            ["round 1", "lower learning"],
         ),
         (["run", "experiment.yaml", "--method", "a[b]c[/INST]"], ["'a[b]c[/INST]'"]),  # said as it was written
         (["resume", "runs/none"], ["no run at"]),
