@@ -45,7 +45,7 @@ def fedpeft(monkeypatch, capsys):
 
 def refused(done, *words):
     assert done.returncode == 2, done
-    (line,) = (line for line in done.stderr.strip().splitlines() if line and "it/s]" not in line)  # a library's progress
+    (line,) = (line for line in done.stderr.strip().splitlines() if line and "it/s]" not in line)  # progress
     for word in words:
         assert word in line
 
