@@ -237,4 +237,4 @@ def cells(row: dict[str, Any]) -> list[str]:
 def _percent(value: dict[str, float] | None) -> str:
     if value is None:
         return "-"
-    return f"{100 * value['mean']:.1f}" + (f" ± {100 * value['sd']:.1f}" if value["sd"] else "")
+    return f"{100 * value['mean']:.1f}" + ("" if value["sd"] is None else f" ± {100 * value['sd']:.1f}")
