@@ -15,8 +15,8 @@ def prompted(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig,
     """One row of a decoder's task; `labels` gives answers an index, by which rows are dealt to clients.
 
     multiple_choice: learns trigger + answer, and the choices are candidates for the place of the answer. generation:
-    learns the target column, without the space around it [choice]. Raises UserError where the answer is empty, none of the choices or nothing that the
-    rule of scoring can find.
+    learns the target column, without the space around it [choice]. Raises UserError where the answer is empty, none of
+    the choices or nothing that the rule of scoring can find.
     """
     answer = answer_of(row, task)
     if task.kind == "generation":
