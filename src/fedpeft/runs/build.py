@@ -160,7 +160,7 @@ def _cut(experiment: Experiment, splits: dict[str, dict[str, list[Encoded]]]) ->
     every = [row for own in splits.values() for rows in own.values() for row in rows]
     cut = sum(row.cut for row in every)
     loses = "a prompt loses its beginning" if experiment.task.kind in DECODER_KINDS else "a text loses its end"
-    note = f"{cut} of {len(every)} rows are longer than model.max_length={experiment.model.max_length} tokens: {loses}"
+    note = f"{cut} of {len(every)} rows have model.max_length={experiment.model.max_length} tokens or more: {loses}"
     return [note] * (cut > 0)
 
 
