@@ -29,7 +29,7 @@ from work import Settings
 from fedpeft.adapters import PrefixCache, is_head
 from fedpeft.adapters.pretrained import package_model
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.training import train_locally
+from fedpeft.federation.training import Course, train_locally
 
 BATCH, LENGTH = 16, 64
 
@@ -56,7 +56,7 @@ class Case:
         with serving:
             began = time.perf_counter()
             shuffle = generator(0, "shuffle", 1, self.client.spec.id)
-            train_locally(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle)
+            train_locally(Course(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle))
             return time.perf_counter() - began
 
     def products(self) -> Products:

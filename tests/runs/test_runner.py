@@ -237,11 +237,11 @@ def test_what_a_failing_client_leaves_behind_reaches_no_other(experiment_file, t
     """It fails between its gradients and the optimiser's step, on a slot that others use next, or do not."""
     real = method.train_locally
 
-    def failing(model, client, names, lr, settings, shuffle, *rest):
-        if client.spec.id == "site0":
-            training._gradients(model, client.task, next(client.batches("train", 4, shuffle)), 4)
+    def failing(course, *rest):
+        if course.client.spec.id == "site0":
+            training._gradients(course.model, course.client.task, next(course.batches), 4)
             raise RuntimeError("no memory left")
-        return real(model, client, names, lr, settings, shuffle, *rest)
+        return real(course, *rest)
 
     monkeypatch.setattr(method, "train_locally", failing)
     monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)

@@ -15,7 +15,7 @@ from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import train_locally
+from fedpeft.federation.training import Course, train_locally
 
 State = TypeVar("State")
 Layout = dict[str, tuple[torch.dtype, torch.Size]]
@@ -144,7 +144,7 @@ class Method(ABC, Generic[State]):
         methods that leave this as it is."""
         reported = self.receive(model, message, client)
         names, penalty = self.trains(model, message), self.penalty(model, message, client)
-        loss = train_locally(model, client, names, self.lr(message, settings), settings, shuffle, penalty)
+        loss = train_locally(Course(model, client, names, self.lr(message, settings), settings, shuffle), penalty)
         return self.finish(model, message, client, loss, reported)
 
     def finish(self, model: Slot, message: Message, client: Client, loss: float, reported: dict[str, Scalar]) -> Reply:

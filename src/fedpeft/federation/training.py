@@ -14,25 +14,17 @@ from fedpeft.tasks.encode import Batch, scored
 
 
 def train_locally(
-    model: Slot,
-    client: Client,
-    names: tuple[str, ...],
-    lr: float,
-    settings: TrainingConfig,
-    shuffle: torch.Generator,
-    penalty: Callable[[], Tensor] | None = None,
-    observe: Callable[[], None] | None = None,
+    course: "Course", penalty: Callable[[], Tensor] | None = None, observe: Callable[[], None] | None = None
 ) -> float:
-    """AdamW over the named tensors for `local_epochs`; returns the mean training loss of the last epoch.
+    """Takes a course to its end; returns the mean training loss of the last epoch.
 
     `penalty` is added to the loss of every step (not to the loss returned); `observe` is called when a step's
-    gradients are complete, before the optimiser moves. LoReFT's R is put back on the manifold after every step and
-    never decayed (facts: a decayed or averaged parametrisation loses orthonormality).
+    gradients are complete, before the optimiser moves.
     """
-    course = Course(model, client, names, lr, settings, shuffle)
-    micro_batch = client.spec.allotment.micro_batch or settings.batch_size
+    client = course.client
     for batch in course.batches:
-        loss = _gradients(model, client.task, batch, micro_batch)
+        rows = client.spec.allotment.micro_batch or len(batch["input_ids"])
+        loss = _gradients(course.model, client.task, batch, rows)
         if penalty is not None:
             penalty().backward()
         if observe is not None:
@@ -42,7 +34,11 @@ def train_locally(
 
 
 class Course:
-    """One client's local training, a step at a time: for a loop over its batches, or over those of several clients."""
+    """One client's local training, a step at a time: for a loop over its batches, or over those of several clients.
+
+    AdamW over the named tensors for `local_epochs`. LoReFT's R is put back on the manifold after every step and never
+    decayed (facts: a decayed or averaged parametrisation loses orthonormality).
+    """
 
     def __init__(
         self,

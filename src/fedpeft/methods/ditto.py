@@ -12,7 +12,7 @@ from fedpeft.adapters import Slot
 from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import train_locally
+from fedpeft.federation.training import Course, train_locally
 from fedpeft.methods.fedavg import proximal
 from fedpeft.methods.fedit import FedIt, FedItOptions
 
@@ -35,7 +35,7 @@ class Ditto(FedIt):
         model.write(message.tensors)
         near = proximal(model, model.names, self.options.personal_weight)
         self.personal(model, message, client)
-        train_locally(model, client, model.names, self.lr(message, settings), settings, shuffle, near)
+        train_locally(Course(model, client, model.names, self.lr(message, settings), settings, shuffle), near)
         client.local.kept = client.local.trained = model.read()
         return reply
 

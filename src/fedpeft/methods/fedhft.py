@@ -38,7 +38,7 @@ from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, by_examples, layout
 from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import train_locally
+from fedpeft.federation.training import Course, train_locally
 from fedpeft.methods.masking import (
     Modules,
     RowGradients,
@@ -146,8 +146,8 @@ class FedHft(Method[FedHftState]):
     ) -> Reply:
         self.receive(model, message, client)
         fisher = RowGradients(model)  # 2.
-        lr = self.lr(message, settings)
-        loss = train_locally(model, client, model.names, lr, settings, shuffle, observe=fisher.observe)
+        course = Course(model, client, model.names, self.lr(message, settings), settings, shuffle)
+        loss = train_locally(course, observe=fisher.observe)
         client.local.trained = model.snapshot()
         trained = model.read()
         if self.options.masks == "before":  # 3.

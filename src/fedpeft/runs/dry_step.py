@@ -26,7 +26,7 @@ from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, wire_size
 from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Classification
-from fedpeft.federation.training import train_locally
+from fedpeft.federation.training import Course, train_locally
 from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory, resident_memory_mib, return_freed_memory
 from fedpeft.tasks.encode import Encoded, Padding
 
@@ -59,7 +59,8 @@ def dry_step(workload: dict[str, Any], allotment: Allotment, steps: int) -> dict
         ticks.append(time.perf_counter())
 
     settings = TrainingConfig(batch_size=workload["batch_size"])
-    train_locally(slot, client, slot.names, 1e-4, settings, torch.Generator().manual_seed(0), observe=observe)
+    course = Course(slot, client, slot.names, 1e-4, settings, torch.Generator().manual_seed(0))
+    train_locally(course, observe=observe)
     training = torch.cuda.max_memory_allocated() / MIB if cuda else peak_memory_mib()
     passed = [later - earlier for earlier, later in pairwise(ticks[1:])]
     return {

@@ -56,11 +56,15 @@ def return_freed_memory() -> bool:
     a small model's peak is then hundreds of MiB above what its training needs. Budgets are measured with this setting
     and hold with it only. Blocks under 128 KiB stay in the heap.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not _glibc():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     # A threshold, once set, is no longer moved by glibc itself.
     return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT.items())
+
+
+def _glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 def reset_peak_memory() -> None:
@@ -69,7 +73,7 @@ def reset_peak_memory() -> None:
     What earlier work left over is given back first, or it would count as this one's.
     """
     gc.collect()
-    if platform.libc_ver()[0] == "glibc":
+    if _glibc():
         ctypes.CDLL(None).malloc_trim(0)
     if _CLEAR_REFS.exists() and os.access(_CLEAR_REFS, os.W_OK):
         _CLEAR_REFS.write_text("5")  # 5: forget the peak resident set

@@ -21,8 +21,9 @@ _CARD = "fedpeft.json"
 
 @dataclass(frozen=True)
 class Card:
-    """What an exported adapter was trained on, for whom predicts with it."""
+    """Where an exported adapter lies and what it was trained on, for whom predicts with it."""
 
+    folder: Path
     model: ModelConfig
     task: TaskConfig
     labels: list[str]
@@ -66,11 +67,6 @@ def damaged(run: Path, client: str, what: str) -> UserError:
     )
 
 
-def exported_labels(run: Path, client: str) -> list[str]:
-    """The names of the labels, by index, as a client's folder has them. Raises UserError when there is none."""
-    return adapter_card(run, client).labels
-
-
 def adapter_card(run: Path, client: str) -> Card:
     """The model, task and labels of a client's exported adapter, whose files are all there.
 
@@ -84,7 +80,8 @@ def adapter_card(run: Path, client: str) -> Card:
         raise damaged(run, client, f"{', '.join(missing)} missing in {folder}")
     try:
         card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-        return Card(ModelConfig(**card["model"]), TaskConfig(**card["task"]), [str(label) for label in card["labels"]])
+        labels = [str(label) for label in card["labels"]]
+        return Card(folder, ModelConfig(**card["model"]), TaskConfig(**card["task"]), labels)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(run, client, f"{folder / _CARD} cannot be read ({error})") from error
 

@@ -19,7 +19,7 @@ from fedpeft.federation.message import Message, Reply
 from fedpeft.methods.fedreft import FedReftState
 from fedpeft.methods.local import Local
 from fedpeft.runs.build import SPLITS, Built, assemble, deal, load_model
-from fedpeft.runs.export import export_adapters, exported_labels
+from fedpeft.runs.export import adapter_card, export_adapters
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.resources import newcomers
 from fedpeft.runs.runner import Settings
@@ -67,7 +67,7 @@ def _built(run: Path, experiment: Experiment, settings: Settings, others: list[s
     """A federation of the newcomer alone, with the state and the round of the run."""
     if not data.exists():
         raise UserError(f"--data: no such file or folder: {data}")
-    labels, seed = exported_labels(run, others[0]), settings.seed
+    labels, seed = adapter_card(run, others[0]).labels, settings.seed
     try:
         rows = load_client(client, data, experiment.task, experiment.partition, labels, seed)
     except UserError as error:  # of a source that is not the experiment's

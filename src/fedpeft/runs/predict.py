@@ -44,9 +44,9 @@ def predict(
         _require_unset(task, {"--temperature": temperature, "--max-new-tokens": new_tokens})
     if temperature is not None and not 0 <= temperature < math.inf:  # nan, too
         raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
-    adapter = _adapter_config(run, client)
+    adapter = _adapter_config(run, client, card.folder)
     backbone, tokenizer = load_model(config, task, len(card.labels), seed=0)  # a head is loaded over the one drawn
-    model = Slot(PeftModel.from_pretrained(backbone, str(_folder(run, client)), config=adapter))
+    model = Slot(PeftModel.from_pretrained(backbone, str(card.folder), config=adapter))
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     rows = encoded(task, examples, tokenizer, config.max_length)
     with torch.inference_mode(), lowered(model, config.products):
@@ -87,13 +87,8 @@ def _require_unset(task: TaskConfig, options: dict[str, Any]) -> None:
             raise UserError(f"{name}: the run's task {what}; leave it out. Received {value}")
 
 
-def _folder(run: Path, client: str) -> Path:
-    return run / "clients" / client / "adapter"
-
-
-def _adapter_config(run: Path, client: str) -> PeftConfig:
+def _adapter_config(run: Path, client: str, folder: Path) -> PeftConfig:
     """How the adapter is made. Raises UserError where this or the weights cannot be read, before a model is loaded."""
-    folder = _folder(run, client)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt"):
