@@ -4,10 +4,10 @@
 
 MiniLM, batches of 16 rows of tweets, LoRA r = 8 and LoReFT r = 4 in all blocks or the upper third, with and without a
 filled prefix cache, one thread. The step is fedpeft's own local training (`train_locally`: batches, forward, backward,
-AdamW, retraction), the mean over `--steps` of them. The floor is the bare matrix products of the same shapes that these
-very batches need as they are padded (products.py says which; the share of real tokens is shown beside), with `torch.mm`
-and `torch.bmm`, timed in turn with the steps. Writes
-results/engines_floor.json: milliseconds, the ratio step / floor with its range, and a profile's shares of the time.
+AdamW, retraction), the mean over `--steps` of them. The floor is the bare matrix products that these very batches need
+of their real tokens (products.py says which; attention's are as padded as the batch, whose share of real tokens is
+shown beside), with `torch.mm` and `torch.bmm`, timed in turn with the steps. Writes results/engines_floor.json:
+milliseconds, the ratio step / floor with its range, and a profile's shares of the time.
 """
 
 import tempfile
@@ -27,6 +27,8 @@ from transformers.utils.logging import disable_progress_bar
 from work import Settings
 
 from fedpeft.adapters import PrefixCache, is_head
+from fedpeft.adapters.fused_lora import fuse_
+from fedpeft.adapters.packed import pack_
 from fedpeft.adapters.pretrained import package_model
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.training import Course, train_locally
@@ -60,10 +62,12 @@ class Case:
             return time.perf_counter() - began
 
     def products(self) -> Products:
-        """Of a local round, with the cache filled."""
+        """Of a local round, with the cache filled; told apart while LoRA's are not yet one operation."""
+        pack_(self.slot.model.get_base_model())
         self.train()
         with Products(self.rank) as products:
             self.train()
+        fuse_(self.slot.model)
         return products
 
     def real_tokens(self) -> float:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fedpeft.adapters.blocks import find_blocks
+from fedpeft.adapters.packed import PREFIX
 from fedpeft.adapters.prefix_blocks import Computed, FrozenPrefix, frozen_tensors
 from fedpeft.errors import UserError
 
@@ -137,7 +138,7 @@ class PrefixCache:
         """A digest of all that decides what the prefix computes: equal for copies of one backbone, loaded or shared."""
         digest = hashlib.blake2b(digest_size=32)
         config: Any = model.config
-        settings = (blocks, str(config._attn_implementation), torch.get_num_threads())
+        settings = (blocks, str(config._attn_implementation).removeprefix(PREFIX), torch.get_num_threads())
         digest.update(json.dumps([config.to_dict(), settings], sort_keys=True, default=str).encode())
         for name, tensor in frozen_tensors(model, find_blocks(model), blocks):
             if tensor.requires_grad:

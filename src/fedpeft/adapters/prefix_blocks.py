@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -18,6 +18,17 @@ from fedpeft.adapters.reft.layer import LoReftLayer
 PER_TOKEN = ("input_ids", "token_type_ids", "position_ids")  # what the prefix reads, each (batch, length)
 SERVED = {*PER_TOKEN, "attention_mask", "labels", "logits_to_keep", "return_dict"}
 Blocks = tuple[str, nn.ModuleList]
+
+
+def asked(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a forward was asked for, by argument: positional ones by `names`; what is None or False is left out."""
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {name: value for name, value in given.items() if value is not None and value is not False}
+
+
+def served(given: Mapping[str, Any]) -> bool:
+    """Whether a forward gives tokens and wants logits or states only: no key-value cache, no states of each block."""
+    return "input_ids" in given and given.keys() <= SERVED
 
 
 def frozen_blocks(model: nn.Module) -> int:
@@ -116,10 +127,8 @@ class FrozenPrefix:
                 hook.remove()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
-        given = {name: value for name, value in given.items() if value is not None}
-        served = "input_ids" in given and given.keys() <= SERVED
-        self.returned = self._look_up(given) if served else None
+        given = asked(self._argument_names, args, kwargs)
+        self.returned = self._look_up(given) if served(given) else None
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         self.returned = None

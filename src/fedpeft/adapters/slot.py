@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from fedpeft.adapters import merged
 from fedpeft.adapters.checkpointing import checkpointing_
+from fedpeft.adapters.fused_lora import fuse_
 from fedpeft.adapters.masked import MaskedRows, set_rows_
 from fedpeft.adapters.names import is_head, lora_pairs, merged_names, rows_name
+from fedpeft.adapters.packed import pack_
 from fedpeft.adapters.prefix import PrefixCache
 from fedpeft.adapters.prefix_blocks import frozen_blocks
 from fedpeft.adapters.reft.model import LoReftModel
@@ -145,6 +147,12 @@ class Slot:
         self.write({name: t for name, t in snapshot.items() if name not in frozen and name not in places})
         self.merge({name: t for name, t in snapshot.items() if name in frozen})
         self.set_rows({places[name]: t for name, t in snapshot.items() if name in places})
+
+    def lean_(self) -> None:
+        """From now on the model's forwards leave out what changes nothing but rounding: padding inside the transformer
+        blocks, and the passes that PEFT makes over a LoRA layer's output. Once for a slot, which is not cloned then."""
+        fuse_(self.model)
+        pack_(self.model.get_base_model())
 
     def checkpointing_(self, on: bool) -> None:
         """Switches activation checkpointing of the transformer blocks on or off: the same gradients, less memory, one

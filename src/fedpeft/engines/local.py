@@ -130,6 +130,7 @@ class LocalEngine:
         template = self.templates[client]
         if id(template) not in slots:
             slots[id(template)] = template.clone()
+            slots[id(template)].lean_()
         return slots[id(template)]
 
     def _train_one(self, message: Message) -> Outcome:

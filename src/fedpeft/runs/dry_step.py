@@ -85,6 +85,7 @@ def _slot(backbone: nn.Module, allotment: Allotment) -> Slot:
     rank = allotment.rank or DEFAULT_RANK
     config = lora_config(backbone, rank, 2 * rank, allotment.layers or "all", density=allotment.density)
     slot = Slot(attach(backbone, config, 0))
+    slot.lean_()
     slot.checkpointing_(allotment.checkpointing)
     return slot
 

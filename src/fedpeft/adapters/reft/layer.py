@@ -86,7 +86,7 @@ class LoReftLayer(nn.Module, BaseTunerLayer):
             R, W, b = self.reft_R[name], self.reft_W[name], self.reft_b[name]
             down = (W - R if minus else W).flatten(0, 1).to(hidden.dtype)  # (g * r, d)
             inner = nn.functional.linear(hidden, down, b.flatten().to(hidden.dtype))  # (batch, length, g * r)
-            mask = self.tracker.mask(positions, tied, R.shape[1], inner.dtype)
+            mask = self.tracker.mask(positions, tied, R.shape[1], inner.dtype, inner.shape[:2])
             if mask is not None:
                 inner = inner * mask.to(inner.device)  # blocks may lie on several
             result = result + inner @ R.flatten(0, 1).to(hidden.dtype)

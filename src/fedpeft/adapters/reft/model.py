@@ -29,6 +29,7 @@ class LoReftModel(BaseTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         self.tracker = PromptTracker(model)
+        self._layers: list[LoReftLayer] = getattr(self, "_layers", [])  # those of earlier adapters stay
         self._handle = model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
@@ -54,6 +55,7 @@ class LoReftModel(BaseTuner):
         layer.update_layer(adapter_name, peft_config, width)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+            self._layers.append(layer)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version moves `weight` and `bias` over, which a whole block does not have.
@@ -70,15 +72,12 @@ class LoReftModel(BaseTuner):
             if not (isinstance(config, LoReftConfig) and config.variant == "loreft"):
                 continue
             placed: dict[torch.device, list[torch.Tensor]] = {}
-            for layer in self._layers():
+            for layer in self._layers:
                 if name in layer.reft_R:
                     placed.setdefault(layer.reft_R[name].device, []).append(layer.reft_R[name])  # (g, r, d) each
             for rows in placed.values():
                 orthonormal = orthonormal_rows(torch.stack(rows))  # (blocks, g, r, d)
                 torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
-
-    def _layers(self) -> list[LoReftLayer]:
-        return [module for module in self.model.modules() if isinstance(module, LoReftLayer)]
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -89,9 +88,8 @@ class LoReftModel(BaseTuner):
 
     def unload(self) -> nn.Module:
         """The model as it was before wrapping, without any LoReFT left in it."""
-        layers = self._layers()
         model = super().unload()
-        for layer in layers:
+        for layer in self._layers:
             layer.detach()
         self._handle.remove()
         return model

@@ -75,7 +75,8 @@ class PromptTracker:
         self._tokens: Tensor | None = None  # (batch, length) bool, the prompt; None: every token
         self._is_part = False  # whether some real tokens are not prompt
         self._given: Tensor | None = None  # (batch, length) bool, inside given()
-        self._masks: dict[tuple[Positions, bool, int, torch.dtype], Tensor | None] = {}
+        self._real: Tensor | None = None  # (batch, length) bool, the tokens that are no padding; None: every token
+        self._masks: dict[tuple[Positions, bool, int, torch.dtype, bool], Tensor] = {}
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(self._argument_names, args, strict=False)) | kwargs
@@ -87,6 +88,8 @@ class PromptTracker:
         inputs = given.get("input_ids")
         inputs = given["inputs_embeds"] if inputs is None else inputs
         shape = (inputs.shape[0], inputs.shape[1])
+        attention_mask = given.get("attention_mask")
+        self._real = None if attention_mask is None else attention_mask != 0
         if self._prompt_known and cache is None:
             self._tokens = nn.functional.pad(self._prompt(), (0, shape[1] - self._shape[1]))
             self._shape, self._is_part = shape, True
@@ -98,7 +101,7 @@ class PromptTracker:
                 f"Received: {shape[1]} tokens"
             )
         self._shape, self._device = shape, inputs.device
-        self._read_prompt(given.get("attention_mask"), given.get("labels"))
+        self._read_prompt(attention_mask, given.get("labels"))
         self._prompt_known, self._expected_length = self._in_scope, None
 
     def _read_prompt(self, attention_mask: Tensor | None, labels: Tensor | None) -> None:
@@ -110,7 +113,7 @@ class PromptTracker:
                 f"LoReFT finds the prompt in attention_mask, which must be (batch, length) = {self._shape}. "
                 f"Received: {tuple(attention_mask.shape)}"
             )
-        self._tokens = None if attention_mask is None else attention_mask != 0
+        self._tokens = self._real
         self._is_part = labels is not None and labels.shape == self._shape
         if labels is not None and self._is_part:
             before_answer = (labels != -100).cumsum(-1) == 0
@@ -147,16 +150,25 @@ class PromptTracker:
         """Whether this forward reads a prompt (false in decoding steps with a cache)."""
         return self._editing
 
-    def mask(self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype) -> Tensor | None:
-        """(batch, length, groups * rank) of 0 and 1; None when every position is edited.
+    def mask(
+        self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype, shape: tuple[int, ...] | None = None
+    ) -> Tensor | None:
+        """(batch, length, groups * rank) of 0 and 1; None when every position is edited. Where `shape` is not that of
+        the tokens but (1, tokens), the block sees no padding, and the mask has none: (1, tokens, groups * rank).
 
         With positions "all" padding is edited too: its hidden states reach neither a real token nor the loss,
         so the result is exact and the multiplication is saved.
         """
-        key = (positions, tied, rank, dtype)
+        if not (positions.prefix or positions.suffix) and not self._is_part:
+            return None
+        packed = shape is not None and shape != self._shape
+        key = (positions, tied, rank, dtype, packed)
         if key not in self._masks:
-            everywhere = not (positions.prefix or positions.suffix) and not self._is_part
-            self._masks[key] = None if everywhere else self._expanded(positions, tied, rank, dtype)
+            mask = self._expanded(positions, tied, rank, dtype)
+            if packed:
+                assert self._real is not None  # without a mask there is no padding
+                mask = mask[self._real].unsqueeze(0)  # (1, tokens, groups * rank)
+            self._masks[key] = mask
         return self._masks[key]
 
     def _expanded(self, positions: Positions, tied: bool, rank: int, dtype: torch.dtype) -> Tensor:
