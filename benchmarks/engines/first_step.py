@@ -58,8 +58,10 @@ def main() -> None:
     began = float(sys.argv.pop(1))
     spent["interpreter"] = ENTERED - began
     from fedpeft import cli
-    from fedpeft.federation import task
-    from fedpeft.runs import build
+
+    with cli._libraries():  # as the command imports them
+        from fedpeft.federation import task
+        from fedpeft.runs import build, runner  # noqa: F401
 
     spent["imports"] = time.time() - ENTERED
     build.load_task = timed("data", build.load_task)

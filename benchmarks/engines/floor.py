@@ -28,7 +28,7 @@ from work import Settings
 
 from fedpeft.adapters import PrefixCache, is_head
 from fedpeft.adapters.fused_lora import fuse_
-from fedpeft.adapters.packed import pack_
+from fedpeft.adapters.packing import pack_
 from fedpeft.adapters.pretrained import package_model
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.training import Course, train_locally

@@ -3,11 +3,13 @@
 Heavy libraries are imported inside the commands, so that `fedpeft --help` answers at once.
 """
 
+import gc
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,7 +69,8 @@ def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path(
 def validate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
     """Check an experiment file and its data, and show who holds what."""
     loaded = _load(experiment, overrides)
-    _show_holdings(loaded, experiment.parent)
+    for note in _show_holdings(loaded, experiment.parent):
+        console.print(note, style="dim", highlight=False)
     console.print(f"{experiment} is valid: methods {', '.join(loaded.methods)}; the model is read when a run begins")
 
 
@@ -80,9 +83,10 @@ def run(
     out: Out = Path("runs"),
 ) -> None:
     """Run one method, export every client's adapter, and show the result."""
-    from fedpeft.display import Live
-    from fedpeft.runs.folder import RunFolder
-    from fedpeft.runs.runner import Settings, start
+    with _libraries():
+        from fedpeft.display import Live
+        from fedpeft.runs.folder import RunFolder
+        from fedpeft.runs.runner import Settings, start
 
     loaded = _load(experiment, overrides)
     label = next(iter(loaded.methods)) if method is None else method
@@ -99,8 +103,9 @@ def run(
 @app.command()
 def resume(path: Annotated[Path, typer.Argument(help="the folder of a run")]) -> None:
     """Continue a run that was broken off, to the same result to the bit."""
-    from fedpeft.display import Live
-    from fedpeft.runs.runner import resume as resume_run
+    with _libraries():
+        from fedpeft.display import Live
+        from fedpeft.runs.runner import resume as resume_run
 
     with Live(console) as live:
         result = resume_run(path, live)
@@ -135,12 +140,13 @@ def demo(
     """FedReFT against FedIT and local training on tweets from several sources: the whole thing in minutes."""
     import yaml
 
-    from fedpeft.config import parse_experiment
+    with _libraries():
+        from fedpeft.config import parse_experiment
 
     if fresh and (out / "compare.json").exists():
         shutil.rmtree(out)
     loaded = parse_experiment(yaml.safe_load(_template()), [], "the demo's experiment")
-    _show_holdings(loaded, Path())
+    _show_holdings(loaded, Path())  # its notes come with the comparison
     _compare(loaded, list(loaded.methods), 1, Path(), out)
     console.print(
         "\nWhere to go next:\n"
@@ -184,7 +190,8 @@ def predict(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="for decoders; default: the task's")] = None,
 ) -> None:
     """What one client's personal model says to texts: labels, numbers, or what it writes."""
-    from fedpeft.runs.predict import predict as predict_texts
+    with _libraries():
+        from fedpeft.runs.predict import predict as predict_texts
 
     for found in predict_texts(path, client, text, text_pair, temperature, max_new_tokens):
         said = f"{found['number']:.3f}" if "number" in found else found.get("label", found.get("written"))
@@ -201,9 +208,10 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="rounds timed under each option, after the first")] = 3,
 ) -> None:
     """Time the experiment's own rounds under each option of the engine, and say which to choose on this machine."""
-    from fedpeft.display import bench_advice, bench_table
-    from fedpeft.runs.bench import bench as time_options
-    from fedpeft.runs.environment import environment
+    with _libraries():
+        from fedpeft.display import bench_advice, bench_table
+        from fedpeft.runs.bench import bench as time_options
+        from fedpeft.runs.environment import environment
 
     loaded = _fitted(_load(experiment, overrides))
     label = next(iter(loaded.methods)) if method is None else method
@@ -225,8 +233,9 @@ def join(
     epochs: Annotated[int, typer.Option(min=1, help="passes over its training rows")] = 1,
 ) -> None:
     """Give a client that comes after training an adapter of its own; the run stays as it is."""
-    from fedpeft.display import newcomer_table
-    from fedpeft.runs.join import join as join_run
+    with _libraries():
+        from fedpeft.display import newcomer_table
+        from fedpeft.runs.join import join as join_run
 
     joined = join_run(path, data, client, epochs)
     console.print(newcomer_table(joined))
@@ -251,10 +260,11 @@ def budget(
     out: Annotated[Path, typer.Option(help="the JSON file that keeps what was measured")] = Path("budget.json"),
 ) -> None:
     """Measure a backbone in dry steps, and show the largest configuration that fits each budget."""
-    from fedpeft.budgets.choose import MASKED, Budget, Wanted
-    from fedpeft.runs.budget import check, describe_fit, describe_probe, fit, probed
-    from fedpeft.runs.measure import Workload
-    from fedpeft.runs.probe import ProbeFile
+    with _libraries():
+        from fedpeft.budgets.choose import MASKED, Budget, Wanted
+        from fedpeft.runs.budget import check, describe_fit, describe_probe, fit, probed
+        from fedpeft.runs.measure import Workload
+        from fedpeft.runs.probe import ProbeFile
 
     def progress(what: str, done: int, total: int) -> None:
         console.print(f"dry step {done + 1} of {total}: {what}", style="dim", highlight=False)
@@ -288,21 +298,37 @@ def _fitted(experiment: "Experiment") -> "Experiment":
     return with_fitted_levels(experiment, lambda line: console.print(line, style="dim", highlight=False), probe_cache())
 
 
+@contextmanager
+def _libraries() -> Iterator[None]:
+    """Around imports of torch and all upon it: Python's garbage collector waits. The million objects that they make
+    stay, and looking through them again and again would take a fifth of the time, and some later."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _load(path: Path, overrides: list[str] | None) -> "Experiment":
-    from fedpeft.config import load_experiment
+    with _libraries():
+        from fedpeft.config import load_experiment
 
     return load_experiment(path, overrides)
 
 
-def _show_holdings(experiment: "Experiment", base: Path) -> None:
+def _show_holdings(experiment: "Experiment", base: Path) -> list[str]:
+    """Shows how many rows each client has of each label; returns the notes on the data."""
     from fedpeft.display import holdings_table
     from fedpeft.tasks.load import load_task
     from fedpeft.tasks.picture import holdings
 
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
     console.print(holdings_table(holdings(data), data.labels))
-    for note in data.notes:
-        console.print(note, style="dim", highlight=False)
+    return list(data.notes)
 
 
 def _split(names: str) -> list[str]:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from fedpeft.adapters import LoReftConfig, PrefixCache, Slot
 from fedpeft.adapters.blocks import find_blocks, unwrapped
-from fedpeft.adapters.packed import LEAST, PackedBatch, Packing, pack, unpack
+from fedpeft.adapters.packed import LEAST_PADDING, PackedBatch, pack, unpack
+from fedpeft.adapters.packing import Packing, pack_
 
 PACKS = ("bert", "roberta", "llama", "qwen2", "qwen3", "mistral", "gpt2")
 LABELS = torch.tensor([0, 1, 2])
@@ -86,9 +88,14 @@ def test_it_goes_with_checkpointing_and_the_prefix_cache(kind, build, padded):
     plain = step(slot, batch)
     slot.lean_()
     slot.checkpointing_(True)
+    seen = shapes(slot)
     assert_close(step(slot, batch), plain)
+    assert set(seen) == {(1, TOKENS)}
     with slot.cached(cache):
-        filling, again = step(slot, batch), step(slot, batch)
+        filling = step(slot, batch)
+        seen.clear()
+        again = step(slot, batch)
+    assert set(seen) == {(1, TOKENS)}
     assert_close(filling, plain)
     assert all(torch.equal(filling[name], again[name]) for name in filling)
     assert (cache.use.rows, cache.use.computed) == (3, 3)
@@ -98,10 +105,12 @@ def test_lean_and_other_slots_share_what_is_cached(build, padded):
     slot, batch, cache = build("lora", "bert", [2]), padded(), PrefixCache(1)
     lean = slot.clone()
     lean.lean_()
+    seen = shapes(lean)
     for one in (slot, lean):
         with one.cached(cache):
             step(one, batch)
     assert cache.use.computed == 3
+    assert set(seen) == {(1, TOKENS)}
 
 
 def test_generation_is_the_same(tiny, stir, padded):
@@ -127,7 +136,7 @@ def test_what_asks_for_more_than_logits_keeps_its_padding(build, padded):
 def test_rows_that_nothing_is_left_out_of_run_as_they_are():
     real = torch.ones(4, 40, dtype=torch.bool)
     assert PackedBatch.of(real) is None
-    real[0, 40 - int(LEAST * 160) + 1 :] = False  # one token less than the least
+    real[0, 40 - int(LEAST_PADDING * 160) + 1 :] = False  # one token less than the least
     assert PackedBatch.of(real) is None
     real[1, 30:] = False
     assert PackedBatch.of(real) is not None
@@ -148,27 +157,160 @@ def test_packing_takes_gradients_back_to_their_tokens():
 
 
 class _Mixing(nn.Module):
-    """A block that reads the token before, whosever it is."""
+    """A block that reads what another place holds: the token before, or the first of all, whosever it is."""
 
-    def __init__(self, inner):
+    def __init__(self, inner, read):
         super().__init__()
-        self.inner = inner
+        self.inner, self.read = inner, read
 
     def forward(self, hidden, *args, **kwargs):
-        return self.inner(hidden + hidden.roll(1, 1), *args, **kwargs)
+        return self.inner(hidden + self.read(hidden), *args, **kwargs)
 
 
-@pytest.mark.parametrize("architecture, why", [("mpnet", "attention is not sdpa"), ("bert", "would differ by")])
-def test_a_model_that_cannot_do_without_padding_keeps_it(architecture, why, build, padded, caplog):
-    slot, batch = build("lora", architecture), padded()
-    blocks = find_blocks(slot.model.get_base_model())[1]
-    if architecture == "bert":
-        blocks[1] = _Mixing(blocks[1])
-    assert why in Packing(slot.model.get_base_model()).what_prevents()
-    plain = step(slot, batch)
+def packing_of(slot):
+    return Packing(slot.model.get_base_model())
+
+
+def assert_keeps_its_padding(slot, why, padded, caplog):
+    plain = step(slot, padded())
     with caplog.at_level("INFO"):
         slot.lean_()
     assert why in caplog.text
     seen = shapes(slot)
-    assert_close(step(slot, batch), plain)
+    assert_close(step(slot, padded()), plain)
     assert set(seen) == {(3, 11)}
+
+
+def test_another_attention_keeps_its_padding(build, padded, caplog):
+    assert_keeps_its_padding(build("lora", "mpnet"), "attention is not sdpa but eager", padded, caplog)
+
+
+def test_an_attention_chosen_later_counts(build, padded, caplog):
+    template = build("lora", "bert")
+    template.clone().lean_()
+    template.model.get_base_model().backbone.set_attn_implementation("eager")
+    assert_keeps_its_padding(template, "attention is not sdpa but eager", padded, caplog)
+
+
+@pytest.mark.parametrize("read", [lambda h: h.roll(1, 1), lambda h: h[:, :1]], ids=["before", "first"])
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_blocks_that_mix_tokens_keep_their_padding(architecture, read, build, padded, caplog):
+    slot = build("lora", architecture)
+    blocks = find_blocks(slot.model.get_base_model())[1]
+    blocks[1] = _Mixing(blocks[1], read)
+    assert_keeps_its_padding(slot, "padding goes through the blocks", padded, caplog)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_leak_is_found_in_every_precision(dtype, lora_slot):
+    slot = lora_slot("llama", dtype=dtype)
+    assert packing_of(slot).what_prevents() is None
+    blocks = find_blocks(slot.model.get_base_model())[1]
+    blocks[1] = _Mixing(blocks[1], lambda h: 0.05 * h.roll(1, 1))
+    assert packing_of(slot).what_prevents() is not None
+
+
+def test_a_convolution_between_tokens_is_found_in_bfloat16():
+    config = AutoConfig.for_model(
+        "lfm2", vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, layer_types=["conv", "full_attention", "conv"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval().requires_grad_(False).bfloat16()
+    assert "rows would mix" in Packing(model).what_prevents()
+
+
+def test_whatever_fails_keeps_its_padding_and_ends_nothing(build, tiny_classifier, padded, caplog):
+    short = build("lora", "llama", [0])
+    short.model.config.num_hidden_layers = 2  # the last block is there and never runs
+    assert "IndexError" in packing_of(short).what_prevents()
+    two_lists = tiny_classifier("bert")
+    two_lists.more = nn.ModuleList([nn.Linear(2, 2)])
+    with caplog.at_level("INFO"):
+        pack_(two_lists)
+    assert "found 2" in caplog.text
+
+
+def test_few_words_are_enough_to_find_out(tiny):
+    assert Packing(tiny("llama", vocab_size=5).requires_grad_(False)).what_prevents() is None
+
+
+# ---- how it goes with what else may be switched
+
+
+def test_twice_is_once_and_a_clone_is_as_lean(build, padded):
+    slot, batch = build("lora", "bert"), padded()
+    plain = step(slot, batch)
+    slot.lean_()
+    slot.lean_()
+    for one in (slot, slot.clone()):
+        seen = shapes(one)
+        assert_close(step(one, batch), plain)
+        assert set(seen) == {(1, TOKENS)}
+
+
+def test_checkpointing_before_and_after(build, padded):
+    slot, batch = build("lora", "bert"), padded()
+    plain = step(slot, batch)
+    slot.checkpointing_(True)
+    slot.lean_()
+    seen = shapes(slot)
+    assert_close(step(slot, batch), plain)
+    assert len(seen) == 6  # every block twice
+    seen.clear()
+    slot.checkpointing_(False)
+    assert_close(step(slot, batch), plain)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_other_forwards_before_the_backward_pass(checkpointing, build, padded):
+    slot = build("reft", "bert")
+    one, other = padded(), {name: t[[0, 2, 1]] for name, t in padded(seed=3).items()}
+
+    def gradients():
+        loss = slot.model(**one, labels=LABELS).loss + slot.model(**other, labels=LABELS).loss
+        with torch.no_grad():
+            slot.model(**padded("left"))
+        return dict(zip(slot.names, torch.autograd.grad(loss, slot.parameters()), strict=True))
+
+    plain = gradients()
+    slot.lean_()
+    slot.checkpointing_(checkpointing)
+    assert_close(gradients(), plain)
+
+
+def test_nothing_of_a_batch_stays_after_its_forward(build, padded):
+    slot, batch = build("lora", "bert"), padded()
+    inner = slot.model.get_base_model().backbone
+    with torch.no_grad():
+        expected = inner(**padded(seed=4)).last_hidden_state
+        slot.lean_()
+        slot.model(**batch)
+        torch.testing.assert_close(inner(**padded(seed=4)).last_hidden_state, expected)
+
+
+def test_keys_and_values_come_back_with_their_padding(tiny, stir, padded):
+    model = get_peft_model(tiny("llama"), LoReftConfig(r=3))
+    stir(model)
+    slot, batch = Slot(model), padded()
+    slot.lean_()
+    seen = shapes(slot)
+    cache = slot.model(**batch).past_key_values
+    assert cache.layers[0].keys.shape[0] == 3
+    assert set(seen) == {(3, 11)}
+    seen.clear()
+    slot.model(**batch, use_cache=False)
+    assert set(seen) == {(1, TOKENS)}
+
+
+def test_rounded_products_and_training_after_inference(lora_slot, padded):
+    slot, batch = lora_slot("llama", dtype=torch.float32), padded("left")
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = step(slot, batch)
+        slot.lean_()
+        seen = shapes(slot)
+        with torch.inference_mode():
+            slot.model(**{name: tensor.clone() for name, tensor in batch.items()})
+        assert_close(step(slot, batch), plain, 0.05)
+    assert set(seen) == {(1, TOKENS)}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from fedpeft.adapters import LoReftConfig, Slot, is_head
+from fedpeft.adapters import LoReftConfig, Slot, companies, is_head
 from fedpeft.adapters.blocks import find_blocks, unwrapped
 from fedpeft.adapters.prefix import PrefixCache
 from fedpeft.errors import UserError
@@ -322,6 +322,75 @@ def test_two_threads_at_once_give_the_bits_of_one(build):
         results = list(pool.map(work, slots, [shared] * 4, orders))
     assert all(same_bits(result[i], expected[i]) for result in results for i in range(12))
     assert shared.use.rows == 36 and shared.use.looked_up == 144
+
+
+# ---- rows in company
+
+
+def tokens_of(batch):
+    return [tuple(row["input_ids"][0].tolist()) for row in rows_of(batch)]
+
+
+def step_in_company(slot, cache, batch, company, labels=LABELS):
+    with slot.cached(cache, company):
+        return step(slot, batch, labels)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_company_is_computed_at_once_and_gives_the_same(lean, architecture, side, build, padded):
+    slot, batch, cache = build("reft", architecture, [1, 2]), padded(side), PrefixCache(1)
+    plain = step(slot, batch)
+    if lean:
+        slot.lean_()
+    runs = ran(slot)
+    others = [(5, 6, 7), (8, 9)]
+    company = companies([*tokens_of(batch), *others], 3)
+    first = step_in_company(slot, cache, batch, company)
+    assert_close(first, plain, 2e-6)
+    assert runs == [0, 1] * 2 + [2]  # rows of 1, 2 and 3 tokens; rows of 4 and 11 tokens; the batch
+    assert same_bits(step_in_company(slot, cache, batch, company), first)
+    assert (cache.use.rows, cache.use.computed, cache.use.looked_up) == (5, 5, 6)
+
+
+def test_who_asks_first_does_not_change_a_bit_of_a_company(build, padded):
+    slot, batch = build("lora", "bert", [2], dtype=torch.float32), padded()
+    company = companies(tokens_of(batch), 16)
+    together, alone = PrefixCache(1), PrefixCache(1)
+    expected = step_in_company(slot, together, batch, company)
+    for row in reversed(rows_of(batch)):
+        step_in_company(slot, alone, row, company, LABELS[:1])
+    assert alone.use.computed == 3
+    assert same_bits(step_in_company(slot, alone, batch, company), expected)
+    full = PrefixCache(600 / 2**20)  # room for one row
+    for _ in range(2):
+        assert same_bits(step_in_company(slot, full, batch, company), expected)
+    assert full.use.refused > 0
+
+
+def test_a_row_in_other_company_or_with_other_positions_is_another_row(build, padded):
+    slot, batch, cache = build("lora", "bert", [2]), padded(), PrefixCache(1)
+    rows = tokens_of(batch)
+    ids = batch["input_ids"]
+    positions = {"position_ids": torch.arange(ids.shape[1]).expand_as(ids) + 3}
+    for company, more in ((companies(rows, 16), {}), (companies(rows[:2], 16), {}), (companies(rows, 16), positions)):
+        given = batch | more
+        before = cache.use.rows
+        assert_close(step_in_company(slot, cache, given, company), step(slot, given), 2e-6)
+        assert cache.use.rows == before + 3
+
+
+def test_companies_are_of_like_length_and_hold_a_row_once():
+    found = companies([(1, 2, 3), (4,), (5, 6), (4,), (7, 8, 9, 10), (1, 2)], 2)
+    assert {row: company.rows for row, company in found.items()} == {
+        (4,): ((4,), (5, 6)),
+        (5, 6): ((4,), (5, 6)),
+        (1, 2): ((1, 2), (1, 2, 3)),
+        (1, 2, 3): ((1, 2), (1, 2, 3)),
+        (7, 8, 9, 10): ((7, 8, 9, 10),),
+    }
+    assert len({company.digest for company in found.values()}) == 3
 
 
 # ---- the limit, the dtype, the folder

@@ -14,6 +14,7 @@ from fedpeft.adapters.lora import lora_config
 from fedpeft.adapters.masked import MaskedLoraConfig
 from fedpeft.adapters.names import interventions, is_head, lora_pairs, merged_names
 from fedpeft.adapters.prefix import PrefixCache
+from fedpeft.adapters.prefix_blocks import Company, companies
 from fedpeft.adapters.pretrained import DTYPES
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel, Positions
 from fedpeft.adapters.slot import Slot, Tensors
@@ -21,6 +22,7 @@ from fedpeft.adapters.slot import Slot, Tensors
 __all__ = [
     "DTYPES",
     "Adapted",
+    "Company",
     "LoReftConfig",
     "LoReftModel",
     "MaskedLoraConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "Tensors",
     "as_lora",
     "block_count",
+    "companies",
     "interventions",
     "is_head",
     "load_backbone",

@@ -3,7 +3,6 @@
 transformers checkpoints in training mode only, which would switch dropout on, and not every architecture takes part.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,16 +11,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 
 from fedpeft.adapters.blocks import find_blocks, unwrapped
+from fedpeft.adapters.forward import Around
 
 
-class Recomputed:
+class Recomputed(Around):
     """A block's forward that keeps the block's inputs only and runs a second time in the backward pass.
 
     Nothing random happens in eval mode, so no generator is saved; without gradients it is the plain forward.
     """
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.plain = forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -35,10 +32,14 @@ def checkpointing_(model: nn.Module, on: bool) -> None:
     """Switches checkpointing of every transformer block of `model` on or off. Raises `UserError` when the blocks
     cannot be found."""
     for wrapped in find_blocks(model)[1]:
-        block = unwrapped(wrapped)
-        plain = block.forward.plain if isinstance(block.forward, Recomputed) else block.forward
-        # On the instance: hooks on the block (LoReFT's edit is one) stay outside and run once.
-        block.forward = Recomputed(plain) if on else plain
+        # Next to the block's own forward: what else stands around it must not run again in the backward pass, when it
+        # may know of another batch.
+        holder: nn.Module | Around = unwrapped(wrapped)
+        name = "forward"
+        while isinstance(forward := getattr(holder, name), Around) and not isinstance(forward, Recomputed):
+            holder, name = forward, "plain"
+        plain = forward.plain if isinstance(forward, Recomputed) else forward
+        setattr(holder, name, Recomputed(plain) if on else plain)
 
 
 def _without_cache(value: Any) -> Any:

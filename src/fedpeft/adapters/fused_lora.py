@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class _Fused(torch.autograd.Function):
@@ -22,6 +23,7 @@ class _Fused(torch.autograd.Function):
         return nn.functional.linear(x, W, bias).addmm_(inner, B.T, alpha=scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, inner, W, A, B) = given, ctx.saved_tensors
         of_x, _, _, of_A, of_B, _ = ctx.needs_input_grad
@@ -57,21 +59,33 @@ class FusedForward:
         Others: masked rows, something merged, quantised or rounded products, dropout, variants, several adapters.
         """
         layer, base = self._layer, self._layer.base_layer
-        if len(layer.active_adapters) != 1 or layer.disable_adapters or layer.merged:
+        if len(layer.active_adapters) != 1 or layer.disable_adapters or layer.merged or x.dim() < 2:
             return None
         (name,) = layer.active_adapters
         if name not in layer.lora_A or name in layer.lora_variant or type(layer.lora_dropout[name]) is not nn.Identity:
             return None
         down, up = layer.lora_A[name], layer.lora_B[name]
-        if not (type(base) is type(down) is type(up) is nn.Linear) or base._forward_hooks or up.bias is not None:
+        if not all(_is_plain(linear) for linear in (base, down, up)) or up.bias is not None:
             return None
-        if not (x.dtype == base.weight.dtype == down.weight.dtype) or torch.is_autocast_enabled(x.device.type):
+        if not (x.dtype == base.weight.dtype == down.weight.dtype == up.weight.dtype):
+            return None
+        if torch.is_autocast_enabled(x.device.type):
             return None
         return base, down.weight, up.weight, layer.scaling[name]
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    """A linear layer and nothing around it: no quantised kind, no hook, no other forward."""
+    return (
+        type(linear) is nn.Linear
+        and not linear._forward_hooks
+        and not linear._forward_pre_hooks
+        and "forward" not in vars(linear)
+    )
 
 
 def fuse_(model: nn.Module) -> None:
     """From now on the plain LoRA layers inside `model` run as one operation."""
     for layer in model.modules():
-        if isinstance(layer, LoraLinear) and not isinstance(layer.forward, FusedForward):
+        if type(layer) is LoraLinear and not isinstance(layer.forward, FusedForward):
             layer.forward = FusedForward(layer)  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fedpeft.adapters.blocks import find_blocks
-from fedpeft.adapters.packed import PREFIX
-from fedpeft.adapters.prefix_blocks import Computed, FrozenPrefix, frozen_tensors
+from fedpeft.adapters.packed import plain_name
+from fedpeft.adapters.prefix_blocks import Company, Computed, FrozenPrefix, frozen_tensors
 from fedpeft.errors import UserError
 
 log = logging.getLogger(__name__)
 MIB = 2**20
+NOBODY: Mapping[tuple[int, ...], Company] = {}
 ALIGNED = 64  # bytes: where a row begins in the file, for every dtype and vector unit
 
 
@@ -53,11 +54,11 @@ class CacheUse:
 class PrefixCache:
     """Keeps states within `limit_mib`, for any number of models and threads.
 
-    Each missing row is computed alone, without padding, whoever asks first and whether or not there is room for it. So
-    results depend neither on the order of clients nor on the number of workers nor on the limit, to the bit. They are
-    those without a cache to the bit where a batch has no padding, and else to rounding (about 1e-6 of a state in
-    float32): attention sums a padded row in another order. Nothing is ever thrown out; what has no room is computed
-    again each time, which costs more than having no cache.
+    Each missing row is computed with its company (rows of like length of the same client, say), or alone where none is
+    given, whoever asks first and whether or not there is room for it. So results depend neither on the order of clients
+    nor on the number of workers nor on the limit, to the bit. They are those without a cache but for rounding (about
+    1e-6 of a state in float32): sums are taken in another order. Nothing is ever thrown out; what has no room is
+    computed again each time, which costs more than having no cache.
 
     `dtype` (bfloat16, say) is what states are kept in, and rounds them; None keeps them as computed. They lie on the
     model's device, or with `folder` in a nameless file there, mapped into memory and gone with the process. Raises
@@ -76,7 +77,9 @@ class PrefixCache:
         self._told = False
 
     @contextmanager
-    def serving(self, model: nn.Module, blocks: int) -> Iterator[None]:
+    def serving(
+        self, model: nn.Module, blocks: int, company: Mapping[tuple[int, ...], Company] = NOBODY
+    ) -> Iterator[None]:
         """Until the end of the block the lowest `blocks` blocks of `model` return kept states.
 
         `blocks` as `frozen_blocks` counts them; with 0 nothing changes. One thread may use the model, which must not be
@@ -91,7 +94,7 @@ class PrefixCache:
             self._told = True
             yield
             return
-        with FrozenPrefix(model, blocks, self._identity(model, blocks), self).installed():
+        with FrozenPrefix(model, blocks, self._identity(model, blocks), self, company).installed():
             yield
 
     @property
@@ -101,12 +104,16 @@ class PrefixCache:
             counts = (self._looked_up, self._computed, self._refused)
             return CacheUse(len(self._rows), self._used, self.limit, *counts)
 
-    def states(self, keys: Sequence[bytes], compute: Callable[[int], Computed]) -> list[Computed]:
-        """What was kept under each key; for the i-th, where there is nothing, what `compute(i)` gives, now kept."""
+    def states(self, keys: Sequence[bytes], compute: Callable[[int], Mapping[bytes, Computed]]) -> list[Computed]:
+        """What was kept under each key; where there is nothing for the i-th, `compute(i)` gives it and its company's by
+        their keys, now kept."""
         with self._lock:
-            found = [self._rows.get(key) for key in keys]
+            found = {key: self._rows[key] for key in keys if key in self._rows}
             self._looked_up += len(keys)
-        return [self._kept(keys[i], compute(i)) if row is None else row for i, row in enumerate(found)]
+        for i, key in enumerate(keys):
+            if key not in found:
+                found |= {of: self._kept(of, row) for of, row in compute(i).items()}
+        return [found[key] for key in keys]
 
     def _kept(self, key: bytes, row: Computed) -> Computed:
         """The row in the cache's dtype and place. Two threads that computed it hold equal bits: either may stay."""
@@ -138,7 +145,7 @@ class PrefixCache:
         """A digest of all that decides what the prefix computes: equal for copies of one backbone, loaded or shared."""
         digest = hashlib.blake2b(digest_size=32)
         config: Any = model.config
-        settings = (blocks, str(config._attn_implementation).removeprefix(PREFIX), torch.get_num_threads())
+        settings = (blocks, plain_name(str(config._attn_implementation)), torch.get_num_threads())
         digest.update(json.dumps([config.to_dict(), settings], sort_keys=True, default=str).encode())
         for name, tensor in frozen_tensors(model, find_blocks(model), blocks):
             if tensor.requires_grad:

@@ -2,9 +2,10 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -13,22 +14,10 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fedpeft.adapters.blocks import find_blocks, unwrapped
+from fedpeft.adapters.forward import PER_TOKEN, Around, asked, served
 from fedpeft.adapters.reft.layer import LoReftLayer
 
-PER_TOKEN = ("input_ids", "token_type_ids", "position_ids")  # what the prefix reads, each (batch, length)
-SERVED = {*PER_TOKEN, "attention_mask", "labels", "logits_to_keep", "return_dict"}
 Blocks = tuple[str, nn.ModuleList]
-
-
-def asked(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a forward was asked for, by argument: positional ones by `names`; what is None or False is left out."""
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return {name: value for name, value in given.items() if value is not None and value is not False}
-
-
-def served(given: Mapping[str, Any]) -> bool:
-    """Whether a forward gives tokens and wants logits or states only: no key-value cache, no states of each block."""
-    return "input_ids" in given and given.keys() <= SERVED
 
 
 def frozen_blocks(model: nn.Module) -> int:
@@ -84,10 +73,29 @@ class Computed:
         return replace(self, states=states)
 
 
+@dataclass(frozen=True)
+class Company:
+    """Rows of tokens that are always computed together, so that their bits do not depend on who asks first."""
+
+    rows: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of all rows: the same row in another company is another row."""
+        return hashlib.blake2b(repr(self.rows).encode(), digest_size=16).digest()
+
+
+def companies(rows: Iterable[tuple[int, ...]], size: int) -> dict[tuple[int, ...], Company]:
+    """Each row's company: rows of like length, `size` at a time."""
+    alike = sorted(dict.fromkeys(rows), key=len)
+    every = [Company(tuple(alike[start : start + size])) for start in range(0, len(alike), size)]
+    return {row: company for company in every for row in company.rows}
+
+
 class Store(Protocol):
     """Where states are kept; `PrefixCache` is one."""
 
-    def states(self, keys: Sequence[bytes], compute: Callable[[int], Computed]) -> list[Computed]: ...
+    def states(self, keys: Sequence[bytes], compute: Callable[[int], Mapping[bytes, Computed]]) -> list[Computed]: ...
 
 
 class _Reached(Exception):
@@ -98,14 +106,24 @@ class _Reached(Exception):
 
 
 class FrozenPrefix:
-    """The lowest blocks of one model while a store serves them; `identity` names them in the store."""
+    """The lowest blocks of one model while a store serves them; `identity` names them in the store.
 
-    def __init__(self, model: nn.Module, count: int, identity: bytes, store: Store) -> None:
-        self._model, self._identity, self._store = model, identity, store
+    A row that is missing is computed with its company, and alone if it has none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        count: int,
+        identity: bytes,
+        store: Store,
+        company: Mapping[tuple[int, ...], Company],
+    ) -> None:
+        self._model, self._identity, self._store, self._company = model, identity, store, company
         self._blocks = [unwrapped(block) for block in find_blocks(model)[1][:count]]
         self._argument_names = list(inspect.signature(model.forward).parameters)
         self.returned: Any = None  # what the blocks return in this forward; None: they compute
-        self.alone = False  # whether one missing row runs, through the prefix only
+        self.filling = False  # whether missing rows run, through the prefix only
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -117,7 +135,6 @@ class FrozenPrefix:
         ]
         try:
             for block, forward in zip(self._blocks, plain, strict=True):
-                # On the instance: hooks on the block (LoReFT's edit is one) stay outside and see what is returned.
                 block.forward = _Served(self, forward, last=block is self._blocks[-1])
             yield
         finally:
@@ -141,9 +158,16 @@ class FrozenPrefix:
             return None
         chosen = torch.stack(list(tokens.values()))[:, real]  # (kinds, tokens of the batch)
         rows = chosen.split(real.sum(-1).tolist(), 1)  # (kinds, length) each
+        company = [self._company_of(list(tokens), row) for row in rows]
         prefix = self._identity + f"{','.join(tokens)} {_autocast(ids.device.type)}".encode()
-        keys = [hashlib.blake2b(prefix + row.numpy().tobytes(), digest_size=32).digest() for row in rows]
-        found = self._store.states(keys, lambda i: self._compute(dict(zip(tokens, rows[i], strict=True)), ids.device))
+
+        def compute(i: int) -> dict[bytes, Computed]:
+            own = company[i]
+            mates = [rows[i]] if own is None else [_counted(row, len(tokens)) for row in own.rows]
+            computed = self._compute(list(tokens), mates, ids.device)
+            return {_key(prefix, own, row): states for row, states in zip(mates, computed, strict=True)}
+
+        found = self._store.states([_key(prefix, *of) for of in zip(company, rows, strict=True)], compute)
         flat = torch.cat([row.states for row in found]).to(ids.device, found[0].dtype)  # (tokens of the batch, width)
         if not bool(real.all()):
             places = real.flatten().nonzero().squeeze(1).to(ids.device)
@@ -151,39 +175,63 @@ class FrozenPrefix:
         states = flat.view(*real.shape, -1)  # (batch, length, width), zero on padding
         return (states, *[None] * (found[0].parts - 1)) if found[0].parts else states
 
-    def _compute(self, row: dict[str, Tensor], device: torch.device) -> Computed:
-        """One row by itself and without padding, so that its bits depend on nothing else.
+    def _company_of(self, names: list[str], row: Tensor) -> Company | None:
+        """Of a row (kinds, length) that gives nothing but tokens and positions counted from 0."""
+        if names not in (["input_ids"], ["input_ids", "position_ids"]):
+            return None
+        ids = tuple(row[0].tolist())
+        return self._company.get(ids) if torch.equal(row, _counted(ids, len(names))) else None
+
+    def _compute(self, names: list[str], rows: Sequence[Tensor], device: torch.device) -> list[Computed]:
+        """These rows (kinds, length) by themselves, so that their bits depend on nothing else.
 
         Outside of inference mode, whose tensors no later step could keep for its backward pass, and past the model's
         hooks, which belong to the batch.
         """
         with torch.inference_mode(False), torch.no_grad():
-            inputs = {name: tokens.clone().unsqueeze(0).to(device) for name, tokens in row.items()}
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            self.alone = True
+            lengths = [row.shape[1] for row in rows]
+            whole = torch.zeros(len(names), len(rows), max(lengths), dtype=torch.long)
+            mask = torch.zeros_like(whole[0])  # (rows, length)
+            for i, row in enumerate(rows):
+                whole[:, i, : lengths[i]], mask[i, : lengths[i]] = row, 1
+            inputs = dict(zip(names, whole.to(device), strict=True))
+            self.filling = True
             try:
-                self._model.forward(**inputs)
+                self._model.forward(**inputs, attention_mask=mask.to(device))
             except _Reached as reached:
                 output = reached.output
             finally:
-                self.alone = False
+                self.filling = False
             states, parts = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
-            return Computed(states[0].contiguous(), states.dtype, parts)
+            return [
+                Computed(own[:length].clone(), own.dtype, parts) for own, length in zip(states, lengths, strict=True)
+            ]
 
 
-class _Served:
+class _Served(Around):
     """A block's forward that returns what was kept, where there is something for this batch."""
 
     def __init__(self, prefix: FrozenPrefix, plain: Callable[..., Any], last: bool) -> None:
-        self._prefix, self._plain, self._last = prefix, plain, last
+        super().__init__(plain)
+        self._prefix, self._last = prefix, last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._prefix.returned is not None:
             return self._prefix.returned
-        output = self._plain(*args, **kwargs)
-        if self._last and self._prefix.alone:
+        output = self.plain(*args, **kwargs)
+        if self._last and self._prefix.filling:
             raise _Reached(output)
         return output
+
+
+def _counted(ids: tuple[int, ...], kinds: int) -> Tensor:
+    """(kinds, length): the tokens and, as the second kind, their positions from 0."""
+    return torch.tensor([ids, range(len(ids))][:kinds])
+
+
+def _key(prefix: bytes, company: Company | None, row: Tensor) -> bytes:
+    known = b"" if company is None else company.digest
+    return hashlib.blake2b(prefix + known + row.numpy().tobytes(), digest_size=32).digest()
 
 
 def _autocast(kind: str) -> str:

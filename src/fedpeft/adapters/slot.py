@@ -16,9 +16,9 @@ from fedpeft.adapters.checkpointing import checkpointing_
 from fedpeft.adapters.fused_lora import fuse_
 from fedpeft.adapters.masked import MaskedRows, set_rows_
 from fedpeft.adapters.names import is_head, lora_pairs, merged_names, rows_name
-from fedpeft.adapters.packed import pack_
-from fedpeft.adapters.prefix import PrefixCache
-from fedpeft.adapters.prefix_blocks import frozen_blocks
+from fedpeft.adapters.packing import pack_
+from fedpeft.adapters.prefix import NOBODY, PrefixCache
+from fedpeft.adapters.prefix_blocks import Company, frozen_blocks
 from fedpeft.adapters.reft.model import LoReftModel
 
 Tensors = dict[str, Tensor]
@@ -150,7 +150,7 @@ class Slot:
 
     def lean_(self) -> None:
         """From now on the model's forwards leave out what changes nothing but rounding: padding inside the transformer
-        blocks, and the passes that PEFT makes over a LoRA layer's output. Once for a slot, which is not cloned then."""
+        blocks, and the passes that PEFT makes over a LoRA layer's output."""
         fuse_(self.model)
         pack_(self.model.get_base_model())
 
@@ -164,10 +164,13 @@ class Slot:
         """How many blocks at the bottom compute the same whatever this slot trains or has merged; see `cached`."""
         return frozen_blocks(self.model.get_base_model())
 
-    def cached(self, cache: PrefixCache) -> AbstractContextManager[None]:
+    def cached(
+        self, cache: PrefixCache, company: Mapping[tuple[int, ...], Company] = NOBODY
+    ) -> AbstractContextManager[None]:
         """Until the end of the block the frozen blocks' states come from `cache`, which may serve other slots too;
-        without such blocks nothing changes. Do not clone the slot inside."""
-        return cache.serving(self.model.get_base_model(), self.frozen_blocks)
+        without such blocks nothing changes. A row that is missing is computed with its company, alone if it has none.
+        Do not clone the slot inside."""
+        return cache.serving(self.model.get_base_model(), self.frozen_blocks, company)
 
     def parameters(self, names: Sequence[str] | None = None) -> list[nn.Parameter]:
         """The live parameters in the order of `names` (all of them when None)."""

@@ -96,7 +96,7 @@ class BatchedEngine(LocalEngine):
         members, others = [], []
         for message, place in zip(group, places, strict=True):
             client, slot = self.clients[message.client], stack.slots[place]
-            with self._cached(slot):  # it may look at scores
+            with self._cached(slot, client):  # it may look at scores
                 reported = self.method.receive(slot, message, client)
             if self.method.penalty(slot, message, client) is None:
                 names, lr = self.method.trains(slot, message), self.method.lr(message, self.settings)

@@ -141,7 +141,7 @@ class LocalEngine:
         failure: str | None = None
         before, client.local = client.local, replace(client.local)  # a round that fails leaves the client as it was
         try:
-            with self._cached(slot), _checkpointing(slot, client):
+            with self._cached(slot, client), _checkpointing(slot, client):
                 reply = self.method.train(slot, message, client, self.settings, shuffle)
         except Exception as error:  # the boundary between a client and the federation: any failure is one client's
             failure = f"{type(error).__name__}: {error}"
@@ -163,19 +163,19 @@ class LocalEngine:
         if which == "trained" and client.local.trained is not None:
             slot.restore(client.local.trained)
         else:
-            with self._cached(slot):
+            with self._cached(slot, client):
                 self.method.personal(slot, message, client)
         return slot
 
-    def _cached(self, slot: Slot) -> AbstractContextManager[None]:
-        return nullcontext() if self.cache is None else slot.cached(self.cache)
+    def _cached(self, slot: Slot, client: Client) -> AbstractContextManager[None]:
+        return nullcontext() if self.cache is None else slot.cached(self.cache, client.company)
 
     def _scores(self, slot: Slot, rows_of: str, split: str) -> Scores:
         known = self._scored.setdefault((rows_of, split), {})
         key = fingerprint(slot.snapshot())
         scores = known.get(key)  # personal and trained are often one and the same model
         if scores is None:
-            with self._cached(slot):
+            with self._cached(slot, self.clients[rows_of]):
                 scores = known[key] = self.clients[rows_of].scores(slot, split)
             for stale in list(known)[: -len(WHICH)]:
                 known.pop(stale, None)  # another worker may have been here

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import Company, Slot, companies
 from fedpeft.budgets import Allotment
 from fedpeft.federation.message import Scalar, Tensors
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.task import Task
 from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
+
+TOGETHER = 16  # rows: enough to keep a processor busy
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,16 @@ class Client:
     def batches(self, split: str, size: int, shuffle: torch.Generator | None = None) -> Iterator[Batch]:
         """Batches of a split; shuffled by the generator, or sorted by length when none is given."""
         return batches(self.splits[split], size, self.padding, shuffle)
+
+    @cached_property
+    def company(self) -> dict[tuple[int, ...], Company]:
+        """With which others of its split each row is computed for a cache, by its tokens; of few, where a micro-batch
+        was allotted."""
+        size = min(TOGETHER, self.spec.allotment.micro_batch or TOGETHER)
+        found: dict[tuple[int, ...], Company] = {}
+        for rows in self.splits.values():
+            found = companies((row.input_ids + row.target for row in rows), size) | found
+        return found
 
     def scores(self, model: Slot, split: str) -> dict[str, float]:
         """Loss and metrics of the model as it stands on a split of this client's rows."""

@@ -21,7 +21,7 @@ _SUBJECTS = (
     ("deflategate", re.compile(r"deflat|patriots|brady|ballghazi")),
     ("self-driving", re.compile(r"driv|google|\bcars?\b|autonom")),
 )
-_RETWEET = re.compile(r"(^|\W)RT\W+@?\w")
+_RETWEET = re.compile(r"(?:^|\W)RT\W+@?\w")
 
 
 def read_tweets() -> tuple[list[dict[str, Any]], list[str]]:
@@ -39,7 +39,7 @@ def read_tweets() -> tuple[list[dict[str, Any]], list[str]]:
             text = " ".join(record["text"].split())
             if record["sentiment"] == "sentiment" or not text:
                 continue  # a second header in the middle of the file
-            if _RETWEET.search(text):
+            if "RT" in text and _RETWEET.search(text):
                 dropped["retweets"] += 1
             elif text.lower() in rows:
                 dropped["duplicates"] += 1
