@@ -354,6 +354,17 @@ def test_a_company_is_computed_at_once_and_gives_the_same(lean, architecture, si
     assert (cache.use.rows, cache.use.computed, cache.use.looked_up) == (5, 5, 6)
 
 
+def test_a_company_as_large_as_the_batch_has_its_own_padding(build, padded):
+    slot, batch, cache = build("reft", "bert", [1, 2]), padded(), PrefixCache(1)
+    plain = step(slot, batch)
+    slot.lean_()
+    rows = tokens_of(batch)
+    mates = [(5, 6), (7, 8, 9), (10, 11, 12, 13)]
+    for size, row in zip((11, 4, 1), rows, strict=True):  # (3, 11) as the batch, (3, 4), (3, 3)
+        company = companies([row, *[mate[:size] for mate in mates[:2]]], 3)
+        assert_close(step_in_company(slot, cache, batch, company), plain, 2e-6)
+
+
 def test_who_asks_first_does_not_change_a_bit_of_a_company(build, padded):
     slot, batch = build("lora", "bert", [2], dtype=torch.float32), padded()
     company = companies(tokens_of(batch), 16)

@@ -17,6 +17,13 @@ class Around:
         self.plain = plain
 
 
+def bare(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A block's own forward, with nothing around it."""
+    while isinstance(forward, Around):
+        forward = forward.plain
+    return forward
+
+
 def asked(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a forward was asked for, by argument: positional ones by `names`; what is None or False is left out."""
     given = {**dict(zip(names, args, strict=False)), **kwargs}

@@ -128,9 +128,9 @@ class _PackedBlock(Around):
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         batch = self._packing.batch
-        if batch is None or hidden.shape[:2] not in (batch.shape, (1, batch.tokens)):  # rows that a cache lacks
+        if batch is None:
             return self.plain(hidden, *args, **kwargs)
-        if hidden.shape[:2] == batch.shape:
+        if hidden.shape[:2] == batch.shape:  # the first block, or the first above those that a cache serves
             hidden = pack(hidden, batch)
         args = tuple(batch.packed_argument(value) for value in args)
         kwargs = {name: batch.packed_argument(value) for name, value in kwargs.items()} | {BATCH_ARGUMENT: batch}

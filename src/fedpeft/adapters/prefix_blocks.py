@@ -14,7 +14,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fedpeft.adapters.blocks import find_blocks, unwrapped
-from fedpeft.adapters.forward import PER_TOKEN, Around, asked, served
+from fedpeft.adapters.forward import PER_TOKEN, Around, asked, bare, served
 from fedpeft.adapters.reft.layer import LoReftLayer
 
 Blocks = tuple[str, nn.ModuleList]
@@ -218,8 +218,10 @@ class _Served(Around):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._prefix.returned is not None:
             return self._prefix.returned
-        output = self.plain(*args, **kwargs)
-        if self._last and self._prefix.filling:
+        if not self._prefix.filling:
+            return self.plain(*args, **kwargs)
+        output = bare(self)(*args, **kwargs)  # what else stands around the block belongs to the batch
+        if self._last:
             raise _Reached(output)
         return output
 
