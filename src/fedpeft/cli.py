@@ -302,7 +302,7 @@ def _fitted(experiment: "Experiment") -> "Experiment":
 def _libraries() -> Iterator[None]:
     """Around imports of torch and all upon it: Python's garbage collector waits. The million objects that they make
     stay, and looking through them again and again would take a fifth of the time, and some later."""
-    if "torch" in sys.modules:
+    if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()

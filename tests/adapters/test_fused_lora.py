@@ -76,11 +76,18 @@ def test_only_what_the_trained_factor_needs_is_kept(trained, kept):
     assert set(seen) - {(3, 4), (2, 4), (3, 2)} == kept  # beside the weights, which are there anyway
 
 
-@pytest.mark.parametrize("case", ["merged", "masked", "gpt2", "autocast", "bfloat16", "rslora", "dora", "dropout"])
+@pytest.mark.parametrize(
+    "case", ["merged", "masked", "gpt2", "autocast", "bfloat16", "rslora", "dora", "dropout", "bias"]
+)
 def test_whatever_is_not_plain_runs_as_in_peft(case, lora_slot, tiny_classifier, factors, padded, counted):
-    if case in ("dora", "dropout", "rslora"):
+    if case in ("dora", "dropout", "rslora", "bias"):
         plain = tiny_classifier("bert")
-        options = {"dora": {"use_dora": True}, "dropout": {"lora_dropout": 0.5}, "rslora": {"use_rslora": True}}[case]
+        options = {
+            "dora": {"use_dora": True},
+            "dropout": {"lora_dropout": 0.5},
+            "rslora": {"use_rslora": True},
+            "bias": {"bias": "lora_only"},
+        }[case]
         slot = Slot(get_peft_model(plain, LoraConfig(r=2, target_modules=["query"], **options)))
     else:
         dtype = torch.bfloat16 if case == "bfloat16" else None

@@ -13,7 +13,7 @@ from fedpeft.adapters.heads import SequenceClassifier
 from fedpeft.adapters.lora import lora_config
 from fedpeft.adapters.masked import MaskedLoraConfig
 from fedpeft.adapters.names import interventions, is_head, lora_pairs, merged_names
-from fedpeft.adapters.prefix import PrefixCache
+from fedpeft.adapters.prefix import NOBODY, PrefixCache
 from fedpeft.adapters.prefix_blocks import Company, companies
 from fedpeft.adapters.pretrained import DTYPES
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel, Positions
@@ -21,6 +21,7 @@ from fedpeft.adapters.slot import Slot, Tensors
 
 __all__ = [
     "DTYPES",
+    "NOBODY",
     "Adapted",
     "Company",
     "LoReftConfig",

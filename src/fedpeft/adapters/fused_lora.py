@@ -56,7 +56,8 @@ class FusedForward:
     def _plain(self, x: Tensor) -> tuple[nn.Linear, Tensor, Tensor, float] | None:
         """The base layer, A, B and s of a layer that is nothing but them; None for any other.
 
-        Others: masked rows, something merged, quantised or rounded products, dropout, variants, several adapters.
+        Others: masked rows, something merged, quantised or rounded products, dropout, variants, several adapters, a
+        trained base layer.
         """
         layer, base = self._layer, self._layer.base_layer
         if len(layer.active_adapters) != 1 or layer.disable_adapters or layer.merged or x.dim() < 2:
@@ -66,6 +67,8 @@ class FusedForward:
             return None
         down, up = layer.lora_A[name], layer.lora_B[name]
         if not all(_is_plain(linear) for linear in (base, down, up)) or up.bias is not None:
+            return None
+        if any(p.requires_grad for p in base.parameters()):
             return None
         if not (x.dtype == base.weight.dtype == down.weight.dtype == up.weight.dtype):
             return None

@@ -55,6 +55,7 @@ class Packing:
             block.forward = block.forward.plain
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.batch = None
         given = asked(self._argument_names, args, kwargs)
         mask = given.get("attention_mask")
         # A causal model would give back keys and values without their padding, unless it is told to give none.

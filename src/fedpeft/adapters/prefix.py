@@ -1,7 +1,8 @@
 """Hidden states that no adapter touches, computed once per row and kept: the frozen-prefix cache. Ours [choice].
 
-Below the first block that is trained, edited or merged into, a row gives the same states for every client, epoch,
-round and method, and in evaluation (adapters run in eval mode, without dropout). They are kept by the row's tokens.
+Below the first block that is trained, edited or merged into, a row gives the same states in every epoch, round and
+method, and in evaluation (adapters run in eval mode, without dropout). They are kept by the row's tokens, and by those
+of the rows that it was computed with.
 """
 
 import hashlib
@@ -58,7 +59,7 @@ class PrefixCache:
     given, whoever asks first and whether or not there is room for it. So results depend neither on the order of clients
     nor on the number of workers nor on the limit, to the bit. They are those without a cache but for rounding (about
     1e-6 of a state in float32): sums are taken in another order. Nothing is ever thrown out; what has no room is
-    computed again each time, which costs more than having no cache.
+    computed again each time with all its company, which costs many times what no cache does.
 
     `dtype` (bfloat16, say) is what states are kept in, and rounds them; None keeps them as computed. They lie on the
     model's device, or with `folder` in a nameless file there, mapped into memory and gone with the process. Raises
@@ -110,9 +111,11 @@ class PrefixCache:
         with self._lock:
             found = {key: self._rows[key] for key in keys if key in self._rows}
             self._looked_up += len(keys)
+        wanted = set(keys)
         for i, key in enumerate(keys):
             if key not in found:
-                found |= {of: self._kept(of, row) for of, row in compute(i).items()}
+                kept = {of: self._kept(of, row) for of, row in compute(i).items()}
+                found |= {of: row for of, row in kept.items() if of in wanted}
         return [found[key] for key in keys]
 
     def _kept(self, key: bytes, row: Computed) -> Computed:
@@ -125,6 +128,8 @@ class PrefixCache:
             if key in self._rows:
                 return self._rows[key]
             if self._used + size > self.limit:
+                if not self._refused:
+                    log.warning("the prefix cache is full at %.0f MiB: give it more or leave it out", self.limit / MIB)
                 self._refused += 1
                 return row
             if self._file is not None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from fedpeft.adapters import PrefixCache, Slot
+from fedpeft.adapters import NOBODY, PrefixCache, Slot
 from fedpeft.federation.client import Client, ClientState
 from fedpeft.federation.engine import Outcome, Scores, Which
 from fedpeft.federation.message import Message, Reply, Tensors
@@ -129,8 +129,9 @@ class LocalEngine:
         slots: dict[int, Slot] = self._own.__dict__.setdefault("slots", {})
         template = self.templates[client]
         if id(template) not in slots:
-            slots[id(template)] = template.clone()
-            slots[id(template)].lean_()
+            slot = template.clone()
+            slot.lean_()
+            slots[id(template)] = slot
         return slots[id(template)]
 
     def _train_one(self, message: Message) -> Outcome:
@@ -168,7 +169,9 @@ class LocalEngine:
         return slot
 
     def _cached(self, slot: Slot, client: Client) -> AbstractContextManager[None]:
-        return nullcontext() if self.cache is None else slot.cached(self.cache, client.company)
+        if self.cache is None:
+            return nullcontext()
+        return slot.cached(self.cache, client.company if slot.frozen_blocks else NOBODY)
 
     def _scores(self, slot: Slot, rows_of: str, split: str) -> Scores:
         known = self._scored.setdefault((rows_of, split), {})

@@ -13,7 +13,7 @@ from fedpeft.federation.randomness import generator
 from fedpeft.federation.task import Task
 from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
 
-TOGETHER = 16  # rows: enough to keep a processor busy
+TOGETHER = 16  # rows a cache computes at once: enough to keep a processor busy, no more than evaluation takes
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,11 @@ class Client:
 
     @cached_property
     def company(self) -> dict[tuple[int, ...], Company]:
-        """With which others of its split each row is computed for a cache, by its tokens; of few, where a micro-batch
-        was allotted."""
-        size = min(TOGETHER, self.spec.allotment.micro_batch or TOGETHER)
+        """With which others of its split each row is computed for a cache, by its tokens."""
         found: dict[tuple[int, ...], Company] = {}
         for rows in self.splits.values():
-            found = companies((row.input_ids + row.target for row in rows), size) | found
+            tokens = (row.input_ids + row.target for row in rows)
+            found |= companies((row for row in tokens if row not in found), TOGETHER)
         return found
 
     def scores(self, model: Slot, split: str) -> dict[str, float]:
