@@ -32,15 +32,18 @@ def test_a_cached_run_gives_the_plain_runs_scores(experiment_file, tmp_path, lab
     assert scores(one) == pytest.approx(scores(plain), rel=1e-3)
 
 
-def test_one_cache_serves_all_runs_of_a_comparison(experiment_file, tmp_path, monkeypatch):
+def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, tmp_path, monkeypatch):
     made = []
     real = PrefixCache.__init__
     monkeypatch.setattr(PrefixCache, "__init__", lambda self, *a: (made.append(self), real(self, *a))[1])
     compare(load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", Nobody())
-    (cache,) = made
+    assert len(made) == 2
     rows = len(_texts(experiment_file))
-    assert 0 < cache.use.computed <= 2 * rows  # LoReFT's prefix is one block longer than LoRA's: two kinds of states
-    assert cache.use.looked_up > 5 * cache.use.computed
+    for cache in made:
+        assert (
+            0 < cache.use.computed <= 2 * rows
+        )  # LoReFT's prefix is one block longer than LoRA's: two kinds of states
+        assert cache.use.looked_up > 4 * cache.use.computed
 
 
 def _texts(file):

@@ -47,7 +47,7 @@ def compare(
     grid = {label: experiment.learning_rates(label) for label in labels}
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
         _require_startable(experiment, grid, base)
-    cache = None if experiment.prefix_cache is None else experiment.prefix_cache.make()
+    caches: dict[int, PrefixCache] = {}  # of the seed under way
     total = sum(len(rates) - 1 + seeds for rates in grid.values())
     done = 0
 
@@ -55,7 +55,10 @@ def compare(
         nonlocal done
         planned(label, done, total)
         done += 1
-        return finished(Settings(experiment, label, seed, lr, base), out, observer, cache)
+        if experiment.prefix_cache is not None and seed not in caches:
+            caches.clear()  # another seed divides the rows otherwise: nothing that is kept would be found
+            caches[seed] = experiment.prefix_cache.make()
+        return finished(Settings(experiment, label, seed, lr, base), out, observer, caches.get(seed))
 
     tuned: dict[str, dict[str, float | None]] = {}  # scores by rate, None where training failed
     best: dict[str, float | None] = {}
