@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from prepare import TEXTS, TWEETS
+from prepare import TEXTS, TWEETS, real_tokens
 from report import cell, keep, machine, parser, spread
 from torch import nn
 
@@ -72,13 +72,11 @@ def encoder_cases(rows_wanted: int) -> list[Case]:
     clients = [rows[start : start + OF_CLIENT] for start in range(0, len(rows), OF_CLIENT)]
     drawn_by = torch.Generator().manual_seed(0)
     of_clients = [batch for own in clients for batch in batches(own, 16, padding, drawn_by)]
-    real = sum(int(batch["attention_mask"].sum()) for batch in of_clients)
-    share = 1 - real / sum(batch["attention_mask"].numel() for batch in of_clients)
     return [
         Case("batches padded to their own longest row, not to the data's", over(widest), over(as_drawn)),
         Case("rows of like length together", over(as_drawn), over(alike)),
         Case(
-            f"blocks without padding, {share:.0%} of the batches of clients with {OF_CLIENT} rows",
+            f"blocks without padding, {1 - real_tokens(of_clients):.0%} of the batches of clients with {OF_CLIENT} rows",
             over(of_clients),
             over(of_clients, packed),
         ),

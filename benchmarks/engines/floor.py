@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from fedpeft_local import Parts
-from prepare import TWEETS, prepare
+from prepare import TWEETS, prepare, real_tokens
 from products import Products
 from report import cell, keep, machine, parser, spread
 from run import BLOCKS, MODEL, RATES
@@ -73,8 +73,7 @@ class Case:
     def real_tokens(self) -> float:
         """Share of the tokens that are not padding."""
         shuffle = generator(0, "shuffle", 1, self.client.spec.id)
-        masks = [batch["attention_mask"] for batch in self.client.batches("train", BATCH, shuffle)]
-        return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+        return real_tokens(self.client.batches("train", BATCH, shuffle))
 
 
 def cases(steps: int) -> list[Case]:

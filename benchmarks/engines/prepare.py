@@ -2,13 +2,14 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import AutoTokenizer
 from work import Settings, Work
 
 from fedpeft.errors import UserError
-from fedpeft.tasks.encode import Encoded, Padding, encode
+from fedpeft.tasks.encode import Batch, Encoded, Padding, encode
 from fedpeft.tasks.sources import read_source
 from fedpeft.tasks.types import Example
 
@@ -31,6 +32,12 @@ def prepare(settings: Settings, source: str, folder: Path) -> Work:
     work = Work(settings, len(names), padding, rows, folder)
     work.write()
     return work
+
+
+def real_tokens(batches: Iterable[Batch]) -> float:
+    """Share of the tokens that are not padding."""
+    masks = [batch["attention_mask"] for batch in batches]
+    return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
 
 def deal(groups: dict[str, list[Example]], settings: Settings) -> dict[str, list[Example]]:

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from steps import LABELS, step
 
 from fedpeft.adapters import Slot, fused_lora, lora_config
 from fedpeft.adapters.fused_lora import FusedForward, fuse_
-
-LABELS = torch.tensor([0, 1, 2])
 
 
 @pytest.fixture
@@ -16,15 +15,6 @@ def counted(monkeypatch):
     calls, apply = [], fused_lora._Fused.apply
     monkeypatch.setattr(fused_lora._Fused, "apply", lambda *given: calls.append(given) or apply(*given))
     return calls
-
-
-def step(slot, batch):
-    output = slot.model(**batch, labels=LABELS)
-    output.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in zip(slot.names, slot.parameters(), strict=True)}
-    for parameter in slot.parameters():
-        parameter.grad = None
-    return {"logits": output.logits.detach()} | gradients
 
 
 def assert_close(one, other, share=1e-5):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
+from steps import LABELS, assert_close, step
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
@@ -12,8 +13,8 @@ from fedpeft.adapters.packed import LEAST_PADDING, PackedBatch, pack, unpack
 from fedpeft.adapters.packing import Packing, pack_
 
 PACKS = ("bert", "roberta", "llama", "qwen2", "qwen3", "mistral", "gpt2")
-LABELS = torch.tensor([0, 1, 2])
 TOKENS = 11 + 4 + 1  # real ones of `padded`
+SHARE = 2e-6  # the head is float32
 
 
 @pytest.fixture
@@ -33,22 +34,6 @@ def build(lora_slot, tiny_classifier, stir):
     return make
 
 
-def step(slot, batch):
-    """Logits and gradients by name."""
-    output = slot.model(**batch, labels=LABELS)
-    output.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in zip(slot.names, slot.parameters(), strict=True)}
-    for parameter in slot.parameters():
-        parameter.grad = None
-    return {"logits": output.logits.detach()} | gradients
-
-
-def assert_close(one, other, share=2e-6):  # the head is float32
-    assert one.keys() == other.keys()
-    for name in one:
-        assert (one[name] - other[name]).norm() <= share * other[name].norm() + 1e-12, name
-
-
 def shapes(slot):
     """A list that grows by the shape of what every block's first linear map reads."""
     seen = []
@@ -58,6 +43,13 @@ def shapes(slot):
     return seen
 
 
+def assert_packed_gives(plain, slot, batch, share=SHARE):
+    """A step of a lean slot, whose blocks see no padding."""
+    seen = shapes(slot)
+    assert_close(step(slot, batch), plain, share)
+    assert set(seen) == {(1, TOKENS)}
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("architecture", PACKS)
 @pytest.mark.parametrize("kind", ["lora", "reft", "masked"])
@@ -65,9 +57,7 @@ def test_logits_and_gradients_are_those_with_padding(kind, architecture, side, b
     slot, batch = build(kind, architecture), padded(side)
     plain = step(slot, batch)
     slot.lean_()
-    seen = shapes(slot)
-    assert_close(step(slot, batch), plain)
-    assert set(seen) == {(1, TOKENS)}
+    assert_packed_gives(plain, slot, batch)
 
 
 def test_a_sliding_window_still_slides(build, padded):
@@ -88,15 +78,13 @@ def test_it_goes_with_checkpointing_and_the_prefix_cache(kind, build, padded):
     plain = step(slot, batch)
     slot.lean_()
     slot.checkpointing_(True)
-    seen = shapes(slot)
-    assert_close(step(slot, batch), plain)
-    assert set(seen) == {(1, TOKENS)}
+    assert_packed_gives(plain, slot, batch)
     with slot.cached(cache):
         filling = step(slot, batch)
         seen.clear()
         again = step(slot, batch)
     assert set(seen) == {(1, TOKENS)}
-    assert_close(filling, plain)
+    assert_close(filling, plain, SHARE)
     assert all(torch.equal(filling[name], again[name]) for name in filling)
     assert (cache.use.rows, cache.use.computed) == (3, 3)
 
@@ -177,7 +165,7 @@ def assert_keeps_its_padding(slot, why, padded, caplog):
         slot.lean_()
     assert why in caplog.text
     seen = shapes(slot)
-    assert_close(step(slot, padded()), plain)
+    assert_close(step(slot, padded()), plain, SHARE)
     assert set(seen) == {(3, 11)}
 
 
@@ -244,9 +232,7 @@ def test_twice_is_once_and_a_clone_is_as_lean(build, padded):
     slot.lean_()
     slot.lean_()
     for one in (slot, slot.clone()):
-        seen = shapes(one)
-        assert_close(step(one, batch), plain)
-        assert set(seen) == {(1, TOKENS)}
+        assert_packed_gives(plain, one, batch)
 
 
 def test_checkpointing_before_and_after(build, padded):
@@ -255,11 +241,11 @@ def test_checkpointing_before_and_after(build, padded):
     slot.checkpointing_(True)
     slot.lean_()
     seen = shapes(slot)
-    assert_close(step(slot, batch), plain)
+    assert_close(step(slot, batch), plain, SHARE)
     assert len(seen) == 6  # every block twice
     seen.clear()
     slot.checkpointing_(False)
-    assert_close(step(slot, batch), plain)
+    assert_close(step(slot, batch), plain, SHARE)
     assert len(seen) == 3
 
 
@@ -277,7 +263,7 @@ def test_other_forwards_before_the_backward_pass(checkpointing, build, padded):
     plain = gradients()
     slot.lean_()
     slot.checkpointing_(checkpointing)
-    assert_close(gradients(), plain)
+    assert_close(gradients(), plain, SHARE)
 
 
 def test_nothing_of_a_batch_stays_after_its_forward(build, padded):

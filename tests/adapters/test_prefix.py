@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from steps import LABELS, assert_close, step
 
 from fedpeft.adapters import LoReftConfig, Slot, companies, is_head
 from fedpeft.adapters.blocks import find_blocks, unwrapped
@@ -13,7 +14,6 @@ from fedpeft.adapters.prefix import PrefixCache
 from fedpeft.errors import UserError
 
 ARCHITECTURES = ("bert", "roberta", "mpnet", "llama", "qwen2", "qwen3", "mistral", "gpt2")
-LABELS = torch.tensor([0, 1, 2])
 SIZES = (11, 4, 1)
 
 
@@ -36,16 +36,6 @@ def build(lora_slot, factors, tiny_classifier, stir):
     return make
 
 
-def step(slot, batch, labels=LABELS):
-    """Logits, loss and gradients by name."""
-    output = slot.model(**batch, labels=labels)
-    output.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in zip(slot.names, slot.parameters(), strict=True)}
-    for parameter in slot.parameters():
-        parameter.grad = None
-    return {"logits": output.logits.detach(), "loss": output.loss.detach()} | gradients
-
-
 def cached_step(slot, cache, batch, labels=LABELS):
     with slot.cached(cache):
         return step(slot, batch, labels)
@@ -53,13 +43,6 @@ def cached_step(slot, cache, batch, labels=LABELS):
 
 def same_bits(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def assert_close(one, other, share):
-    assert one.keys() == other.keys()
-    for name in one:
-        difference = (one[name] - other[name]).norm()
-        assert difference <= share * other[name].norm() + 1e-12, name
 
 
 def rows_of(batch, sizes=SIZES):

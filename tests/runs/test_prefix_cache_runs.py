@@ -40,10 +40,9 @@ def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, 
     assert len(made) == 2
     rows = len(_texts(experiment_file))
     for cache in made:
-        assert (
-            0 < cache.use.computed <= 2 * rows
-        )  # LoReFT's prefix is one block longer than LoRA's: two kinds of states
-        assert cache.use.looked_up > 4 * cache.use.computed
+        # LoReFT's prefix is one block longer than LoRA's: two kinds of states
+        assert 0 < cache.use.computed <= 2 * rows
+        assert cache.use.looked_up > 5 * cache.use.computed
 
 
 def _texts(file):

@@ -31,7 +31,6 @@ class PackedBatch:
     """Where the real tokens of a batch lie."""
 
     shape: torch.Size  # (batch, length)
-    tokens: int
     _places: dict[torch.device, Places]
     _packed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # what all blocks are given, packed once
 
@@ -43,7 +42,7 @@ class PackedBatch:
         if len(real) == 1 or len(places) > (1 - LEAST_PADDING) * len(flat) or not bool(real.any(-1).all()):
             return None
         sources = (flat.cumsum(0) - 1).clamp_(min=0)
-        return cls(real.shape, len(places), {real.device: (places, sources)})
+        return cls(real.shape, {real.device: (places, sources)})
 
     def places(self, device: torch.device) -> Places:
         """(tokens,) int64, the real tokens' places in (batch * length); and (batch * length,) int64, each place's

@@ -158,9 +158,10 @@ def pack_(model: nn.Module) -> None:
         return
     reason = packing.other_attention()
     if reason is None:
-        if packing.key not in _prevented:
-            _prevented[packing.key] = packing.what_prevents()
-        reason = _prevented[packing.key]
+        key = packing.key
+        if key not in _prevented:
+            _prevented[key] = packing.what_prevents()
+        reason = _prevented[key]
     if reason is None:
         packing.install()
     else:

@@ -179,8 +179,9 @@ class FrozenPrefix:
         """Of a row (kinds, length) that gives nothing but tokens and positions counted from 0."""
         if names not in (["input_ids"], ["input_ids", "position_ids"]):
             return None
-        ids = tuple(row[0].tolist())
-        return self._company.get(ids) if torch.equal(row, _counted(ids, len(names))) else None
+        company = self._company.get(tuple(row[0].tolist()))
+        counted = all(torch.equal(positions, torch.arange(len(positions))) for positions in row[1:])
+        return company if counted else None
 
     def _compute(self, names: list[str], rows: Sequence[Tensor], device: torch.device) -> list[Computed]:
         """These rows (kinds, length) by themselves, so that their bits depend on nothing else.

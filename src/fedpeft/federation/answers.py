@@ -37,9 +37,8 @@ def _last_logits(model: Adapted, batch: Batch, prompt: Tensor, kept: int) -> Ten
     counted = (mask.cumsum(-1) - 1).clamp(min=0)  # (batch, length), from each row's first real token
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": counted}
     with model.prompt(prompt.to(model.device)):
-        found = model.model(
-            **{k: v.to(model.device) for k, v in inputs.items()}, logits_to_keep=kept, use_cache=False
-        )  # a key-value cache would copy every layer's keys and values for nobody
+        # A key-value cache would copy every layer's keys and values for nobody.
+        found = model.model(**{k: v.to(model.device) for k, v in inputs.items()}, logits_to_keep=kept, use_cache=False)
     return found.logits.float()
 
 

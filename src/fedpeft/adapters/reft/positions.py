@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedpeft.adapters.forward import asked
 from fedpeft.errors import UserError
 
 
@@ -79,14 +80,13 @@ class PromptTracker:
         self._masks: dict[tuple[Positions, bool, int, torch.dtype, bool], Tensor] = {}
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(self._argument_names, args, strict=False)) | kwargs
+        given = asked(self._argument_names, args, kwargs)
         self._masks = {}
         cache = given.get("past_key_values")
         self._editing = cache is None or not cache.get_seq_length() > 0
         if not self._editing:
             return
-        inputs = given.get("input_ids")
-        inputs = given["inputs_embeds"] if inputs is None else inputs
+        inputs = given["input_ids"] if "input_ids" in given else given["inputs_embeds"]
         shape = (inputs.shape[0], inputs.shape[1])
         attention_mask = given.get("attention_mask")
         self._real = None if attention_mask is None else attention_mask != 0
