@@ -16,11 +16,11 @@ import torch
 
 from fedpeft import methods
 from fedpeft.config import load_experiment
+from fedpeft.environment import environment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
-from fedpeft.runs.compare import finished
-from fedpeft.runs.environment import environment
-from fedpeft.runs.runner import Nobody, Settings
+from fedpeft.runs.compare import get_or_run
+from fedpeft.runs.runner import NullObserver, RunSpec
 
 HERE = Path(__file__).parent
 ATTACKER, LOUDNESS = "client-0", 100.0
@@ -30,7 +30,7 @@ def noisy(kind: type) -> type:
     """The method `kind` with one client whose replies are noise."""
 
     class Noisy(kind):
-        def objection(self, state, reply) -> None:
+        def rejection_reason(self, state, reply) -> None:
             return None  # noise has no orthonormal rows either: let the aggregation rule stand it alone
 
         def reply(self, model, message, client) -> Tensors:
@@ -60,7 +60,7 @@ def cell(experiment, label: str, seeds: int, data: Path, out: Path) -> dict:
     accuracy, stopped = [], []
     for seed in range(seeds):
         try:
-            result = finished(Settings(experiment, label, seed, None, data.parent), out, Nobody())
+            result = get_or_run(RunSpec(experiment, label, seed, None, data.parent), out, NullObserver())
             accuracy.append(honest_accuracy(result))
         except UserError as error:
             stopped.append(str(error).split(" (")[0])

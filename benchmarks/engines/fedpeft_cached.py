@@ -3,7 +3,7 @@
 from fedpeft_local import Parts
 from work import Rounds, Work, contest
 
-from fedpeft.adapters import PrefixCache
+from fedpeft.acceleration import PrefixCache
 from fedpeft.engines.local import LocalEngine
 
 LIMIT_MIB = 2048

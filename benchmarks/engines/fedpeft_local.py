@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from work import Rounds, Work, contest
 
-from fedpeft.adapters.adapted import Adapted
+from fedpeft.adapters.task_model import TaskModel
 from fedpeft.engines.local import LocalEngine
-from fedpeft.engines.models import Models
+from fedpeft.engines.templates import TemplateCache
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.method import FederationInfo, Method
-from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Classification
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import BUILT_IN
 from fedpeft.tasks.encode import Batch
 
@@ -25,7 +25,7 @@ class Marked(Classification):
         super().__init__(work.labels)
         self.work = work
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
         self.work.first_step()
         return super().losses(model, batch)
 
@@ -48,7 +48,7 @@ class Parts:
         self.settings = TrainingConfig(rounds=work.settings.rounds, batch_size=work.settings.batch)
         self.specs = [ClientSpec(name, len(rows)) for name, rows in work.rows.items()]
         backbone = work.backbone()
-        template = Models(backbone, seed).template(self.method.adapter(backbone, self.specs[0]))
+        template = TemplateCache(backbone, seed).get_template(self.method.adapter(backbone, self.specs[0]))
         self.initial = template.read()
         self.templates = {spec.id: template for spec in self.specs}
         task = Marked(work)

@@ -59,7 +59,7 @@ def main() -> None:
     spent["interpreter"] = ENTERED - began
     from fedpeft import cli
 
-    with cli._libraries():  # as the command imports them
+    with cli._gc_paused():  # as the command imports them
         from fedpeft.federation import task
         from fedpeft.runs import build, runner  # noqa: F401
 

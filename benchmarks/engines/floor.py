@@ -26,12 +26,13 @@ from shares import shares
 from transformers.utils.logging import disable_progress_bar
 from work import Settings
 
-from fedpeft.adapters import PrefixCache, is_head
-from fedpeft.adapters.fused_lora import fuse_
-from fedpeft.adapters.packing import pack_
-from fedpeft.adapters.pretrained import package_model
+from fedpeft.acceleration import PrefixCache
+from fedpeft.acceleration.fused_lora import fuse_lora_
+from fedpeft.acceleration.padding_free import remove_padding_
+from fedpeft.adapters import is_head
+from fedpeft.backbones.pretrained import find_package_model
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.training import Course, train_locally
+from fedpeft.federation.training import LocalTrainer, train_locally
 
 BATCH, LENGTH = 16, 64
 
@@ -41,7 +42,7 @@ class Case:
 
     def __init__(self, folder: Path, adapter: str, layers: str, cached: bool, steps: int) -> None:
         sizes = {"clients": 1, "rounds": 1, "steps": steps, "batch": BATCH, "length": LENGTH, "seed": 0}
-        model = str(package_model(MODEL))
+        model = str(find_package_model(MODEL))
         settings = Settings(adapter, BLOCKS[layers], model, lr=RATES[adapter], workers=1, **sizes)
         self.name = f"{adapter} {layers}{', cache' if cached else ''}"
         parts = Parts(prepare(settings, TWEETS, folder))
@@ -58,16 +59,16 @@ class Case:
         with serving:
             began = time.perf_counter()
             shuffle = generator(0, "shuffle", 1, self.client.spec.id)
-            train_locally(Course(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle))
+            train_locally(LocalTrainer(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle))
             return time.perf_counter() - began
 
-    def products(self) -> Products:
+    def autocast_dtype(self) -> Products:
         """Of a local round, with the cache filled; told apart while LoRA's are not yet one operation."""
-        pack_(self.slot.model.get_base_model())
+        remove_padding_(self.slot.model.get_base_model())
         self.train()
         with Products(self.rank) as products:
             self.train()
-        fuse_(self.slot.model)
+        fuse_lora_(self.slot.model)
         return products
 
     def real_tokens(self) -> float:
@@ -126,7 +127,7 @@ def main() -> None:
     before = machine()
     disable_progress_bar()
     every = cases(wanted.steps)
-    products = [case.products() for case in every]
+    products = [case.autocast_dtype() for case in every]
     seconds: list[list[float]] = [[] for _ in every]
     floors: list[list[dict[str, float]]] = [[] for _ in every]
     for _ in range(wanted.repeats):

@@ -11,7 +11,7 @@ from peft import get_peft_model_state_dict
 from work import Rounds, Work, contest
 
 
-class Timed(FedAvg):
+class TimedOption(FedAvg):
     """FedAvg that tells when a round begins and ends."""
 
     def __init__(self, rounds: Rounds, clients: int) -> None:
@@ -39,7 +39,7 @@ def run(work: Work, rounds: Rounds, keep: bool = False) -> None:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        strategy = Timed(rounds, settings.clients)
+        strategy = TimedOption(rounds, settings.clients)
         config = ConfigRecord({"work": str(work.folder), "keep": keep})
         arrays = ArrayRecord(get_peft_model_state_dict(work.model()))
         strategy.start(grid, arrays, num_rounds=settings.rounds, train_config=config)

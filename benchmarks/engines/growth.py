@@ -23,9 +23,9 @@ from run import MODEL
 from transformers.utils.logging import disable_progress_bar
 
 from fedpeft.config import parse_experiment
-from fedpeft.runs.build import Built, assemble, load_model
+from fedpeft.runs.build import RunContext, assemble, load_model
+from fedpeft.tasks.examples import ClientData, Example, FederatedData
 from fedpeft.tasks.sources import read_source
-from fedpeft.tasks.types import ClientData, Example, FederatedData
 
 METHODS = {"lora": "fedit", "loreft": "fedavg_loreft"}
 BLOCKS, ROUNDS = 6, 10_000  # of the model; more than are run
@@ -74,7 +74,9 @@ def data(clients: int, rows: int, text: Iterator[str]) -> FederatedData:
     return FederatedData(held, ("a", "b", "c"), ())
 
 
-def built(setting: Setting, held: FederatedData, model: tuple[Any, Any] | None = None) -> tuple[Built, tuple[Any, Any]]:
+def built(
+    setting: Setting, held: FederatedData, model: tuple[Any, Any] | None = None
+) -> tuple[RunContext, tuple[Any, Any]]:
     """The federation of a setting before its first round, and the backbone, which all settings share."""
     name, layers = METHODS[setting.adapter], list(range(BLOCKS - setting.layers, BLOCKS))
     raw = {
@@ -99,7 +101,7 @@ def measured(settings: list[Setting], repeats: int) -> dict[Setting, list[float]
     """Seconds of rounds that take turns, after one that is not counted."""
     text = stretches()
     held = {n: data(n, settings[0].rows, text) for n in sorted({setting.clients for setting in settings})}
-    federations: dict[Setting, Built] = {}
+    federations: dict[Setting, RunContext] = {}
     model = None
     for setting in settings:
         federations[setting], model = built(setting, held[setting.clients], model)

@@ -11,17 +11,18 @@ import torch
 from peft import LoraConfig, PeftConfig
 from torch import nn
 
-from fedpeft.adapters import Slot, load_backbone
+from fedpeft.adapters import AdaptedModel
+from fedpeft.backbones import load_backbone
 from fedpeft.engines.local import LocalEngine
-from fedpeft.engines.models import Models
+from fedpeft.engines.templates import TemplateCache
+from fedpeft.environment import resident_memory_mib
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Classification
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods.fedit import FedIt, FedItOptions
-from fedpeft.runs.environment import resident_memory_mib
 from fedpeft.tasks.encode import Encoded, Padding
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -38,7 +39,7 @@ class NoStep(FedIt):
         return LoraConfig(r=128, target_modules=["query", "value"], modules_to_save=["classifier"])
 
     def train(
-        self, model: Slot, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
+        self, model: AdaptedModel, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
     ) -> Reply:
         self.receive(model, message, client)
         client.local.trained = model.snapshot()
@@ -51,7 +52,7 @@ def federation(clients: int, participation: float, workers: int, keeps: bool) ->
         backbone, _ = load_backbone(str(tiny_model(Path(folder))), num_labels=2, pooling="mean")
     method = NoStep(FedItOptions())
     specs = [ClientSpec(f"c{i:05d}", EXAMPLES) for i in range(clients)]
-    template = Models(backbone, 0).template(method.adapter(backbone, specs[0]))
+    template = TemplateCache(backbone, 0).get_template(method.adapter(backbone, specs[0]))
     initial, rows, task = template.read(), {"train": [Encoded((2, 3), 0)]}, Classification(2)
     settings = TrainingConfig(participation=participation, before_aggregation=keeps)
     everyone = [Client(spec, rows, task, Padding(0, "right"), initial, 0) for spec in specs]

@@ -46,7 +46,7 @@ class NoStep(FederatedAveraging):
         return model.get_model_difference(initial_model_state), Metrics()
 
 
-class Timed(TrainingProcessCallback):
+class TimedOption(TrainingProcessCallback):
     """Keeps when each round ended."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Timed(TrainingProcessCallback):
 def main(clients: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
-    module, timed = Adapter(), Timed()
+    module, timed = Adapter(), TimedOption()
     model = PyTorchModel(module, torch.optim.AdamW, torch.optim.SGD(module.parameters(), lr=1.0))
     row = (np.zeros(8),)
     users = FederatedDataset(lambda user: Dataset(row, user_id=user), MinimizeReuseUserSampler(list(range(clients))))

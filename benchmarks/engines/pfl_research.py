@@ -62,7 +62,7 @@ class NoEvaluation(FederatedAveraging):
         return contexts and tuple(replace(context, do_evaluation=False) for context in contexts), model, metrics
 
 
-class Timed(TrainingProcessCallback):
+class TimedOption(TrainingProcessCallback):
     """Tells when a round begins and ends."""
 
     def __init__(self, rounds: Rounds, module: Module) -> None:
@@ -103,7 +103,7 @@ def run(work: Work, rounds: Rounds) -> None:
         SimulatedBackend(training_data=users, val_data=users),
         model,
         NNTrainHyperParams(local_num_epochs=1, local_learning_rate=settings.lr, local_batch_size=settings.batch),
-        callbacks=[Timed(rounds, module)],
+        callbacks=[TimedOption(rounds, module)],
     )
 
 

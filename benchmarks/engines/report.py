@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedpeft.runs.environment import environment
+from fedpeft.environment import environment
 
 RESULTS = Path(__file__).parent.parent / "results"
 Runs = dict[str, list[dict[str, Any]]]  # by contestant, one per repeat

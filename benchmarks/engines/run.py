@@ -24,7 +24,7 @@ from report import difference, keep, machine, parser, summary, table
 from tree import MARK, Tree
 from work import Settings, Work
 
-from fedpeft.adapters.pretrained import package_model
+from fedpeft.backbones.pretrained import find_package_model
 
 HERE = Path(__file__).parent
 FAIR = {
@@ -108,7 +108,7 @@ def main() -> int:
     settings = Settings(
         adapter=wanted.adapter,
         layers=BLOCKS[wanted.layers],
-        model=str(package_model(MODEL)),
+        model=str(find_package_model(MODEL)),
         lr=RATES[wanted.adapter],
         workers=wanted.workers,
         **sizes,

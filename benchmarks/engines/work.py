@@ -13,10 +13,11 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from fedpeft.adapters import LoReftConfig, LoReftModel, SequenceClassifier, load_backbone, lora_config
-from fedpeft.engines.models import seeded
+from fedpeft.adapters import LoReftConfig, LoReftModel, make_lora_config
+from fedpeft.backbones import SequenceClassifier, load_backbone
+from fedpeft.engines.templates import use_seed
 from fedpeft.federation.randomness import generator
-from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
+from fedpeft.tasks.encode import Batch, Encoded, Padding, make_batches
 
 FILE = "work.json"
 
@@ -61,16 +62,16 @@ class Work:
         rows = {name: [Encoded(tuple(ids), label) for ids, label in of_one] for name, of_one in kept["rows"].items()}
         return cls(settings, kept["labels"], Padding(**kept["padding"]), rows, folder)
 
-    def batches(self, client: str, round_: int) -> Iterator[Batch]:
+    def make_batches(self, client: str, round_: int) -> Iterator[Batch]:
         """The batches of one client in one round (from 1): exactly those that fedpeft's own client draws."""
         shuffle = generator(self.settings.seed, "shuffle", round_, client)
-        for batch in batches(self.rows[client], self.settings.batch, self.padding, shuffle):
+        for batch in make_batches(self.rows[client], self.settings.batch, self.padding, shuffle):
             yield {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
 
     def backbone(self) -> SequenceClassifier:
         """The frozen model with the head that everyone starts from, in eval mode: no dropout, also in training."""
         began = time.perf_counter()
-        with seeded(self.settings.seed, "head"):
+        with use_seed(self.settings.seed, "head"):
             model, _ = load_backbone(self.settings.model, num_labels=self.labels, pooling="mean")
         self._mark("model_seconds", time.perf_counter() - began)
         return model
@@ -79,13 +80,13 @@ class Work:
         """What is trained, as PEFT's configuration."""
         layers = list(self.settings.layers)
         if self.settings.adapter == "lora":
-            return lora_config(backbone, r=8, alpha=16, layers=layers)
+            return make_lora_config(backbone, r=8, alpha=16, layers=layers)
         return LoReftConfig(r=4, layers=layers, positions="all", modules_to_save=["classifier"])
 
     def model(self) -> PeftModel:
         """The adapted model at its start, the same in every process."""
         backbone = self.backbone()
-        with seeded(self.settings.seed, "adapter"):
+        with use_seed(self.settings.seed, "adapter"):
             return get_peft_model(backbone, self.adapter(backbone)).eval()
 
     def first_step(self) -> None:

@@ -37,7 +37,7 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
 INTERRUPTED = 130  # the exit code of a process that ctrl-C ended
 
-_GO_ON = {  # by command, what to do after an interrupt
+_RESUME_HINTS = {  # by command, what to do after an interrupt
     "run": "; `fedpeft resume` with the run's folder goes on",
     "resume": "; the same command goes on",
     "compare": "; the same command goes on where this one was",
@@ -83,10 +83,10 @@ def run(
     out: Out = Path("runs"),
 ) -> None:
     """Run one method, export every client's adapter, and show the result."""
-    with _libraries():
-        from fedpeft.display import Live
+    with _gc_paused():
+        from fedpeft.display import ProgressDisplay
         from fedpeft.runs.folder import RunFolder
-        from fedpeft.runs.runner import Settings, start
+        from fedpeft.runs.runner import RunSpec, start
 
     loaded = _load(experiment, overrides)
     label = next(iter(loaded.methods)) if method is None else method
@@ -94,8 +94,8 @@ def run(
     loaded.build_method(label)  # its mistakes first
     path = out / f"{loaded.name}-{label}-{chosen}"
     RunFolder.require_free(path)
-    settings = Settings(_fitted(loaded), label, chosen, None, experiment.parent)
-    with Live(console) as live:
+    settings = RunSpec(_fitted(loaded), label, chosen, None, experiment.parent)
+    with ProgressDisplay(console) as live:
         result = start(settings, path, live)
     _show_result(result, path)
 
@@ -103,11 +103,11 @@ def run(
 @app.command()
 def resume(path: Annotated[Path, typer.Argument(help="the folder of a run")]) -> None:
     """Continue a run that was broken off, to the same result to the bit."""
-    with _libraries():
-        from fedpeft.display import Live
+    with _gc_paused():
+        from fedpeft.display import ProgressDisplay
         from fedpeft.runs.runner import resume as resume_run
 
-    with Live(console) as live:
+    with ProgressDisplay(console) as live:
         result = resume_run(path, live)
     _show_result(result, path)
 
@@ -140,7 +140,7 @@ def demo(
     """FedReFT against FedIT and local training on tweets from several sources: the whole thing in minutes."""
     import yaml
 
-    with _libraries():
+    with _gc_paused():
         from fedpeft.config import parse_experiment
 
     if fresh and (out / "compare.json").exists():
@@ -190,7 +190,7 @@ def predict(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="for decoders; default: the task's")] = None,
 ) -> None:
     """What one client's personal model says to texts: labels, numbers, or what it writes."""
-    with _libraries():
+    with _gc_paused():
         from fedpeft.runs.predict import predict as predict_texts
 
     for found in predict_texts(path, client, text, text_pair, temperature, max_new_tokens):
@@ -208,10 +208,10 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="rounds timed under each option, after the first")] = 3,
 ) -> None:
     """Time the experiment's own rounds under each option of the engine, and say which to choose on this machine."""
-    with _libraries():
+    with _gc_paused():
         from fedpeft.display import bench_advice, bench_table
+        from fedpeft.environment import environment
         from fedpeft.runs.bench import bench as time_options
-        from fedpeft.runs.environment import environment
 
     loaded = _fitted(_load(experiment, overrides))
     label = next(iter(loaded.methods)) if method is None else method
@@ -233,12 +233,12 @@ def join(
     epochs: Annotated[int, typer.Option(min=1, help="passes over its training rows")] = 1,
 ) -> None:
     """Give a client that comes after training an adapter of its own; the run stays as it is."""
-    with _libraries():
-        from fedpeft.display import newcomer_table
+    with _gc_paused():
+        from fedpeft.display import joining_table
         from fedpeft.runs.join import join as join_run
 
     joined = join_run(path, data, client, epochs)
-    console.print(newcomer_table(joined))
+    console.print(joining_table(joined))
     console.print(f"written to {path}/clients/{joined['client']}/adapter", highlight=False, soft_wrap=True)
 
 
@@ -260,11 +260,11 @@ def budget(
     out: Annotated[Path, typer.Option(help="the JSON file that keeps what was measured")] = Path("budget.json"),
 ) -> None:
     """Measure a backbone in dry steps, and show the largest configuration that fits each budget."""
-    with _libraries():
-        from fedpeft.budgets.choose import MASKED, Budget, Wanted
-        from fedpeft.runs.budget import check, describe_fit, describe_probe, fit, probed
-        from fedpeft.runs.measure import Workload
-        from fedpeft.runs.probe import ProbeFile
+    with _gc_paused():
+        from fedpeft.budgets.choose import MASKED, Budget, SearchSpace
+        from fedpeft.budgets.fit import check, describe_fit, describe_probe, fit, get_or_measure
+        from fedpeft.budgets.measure import Workload
+        from fedpeft.budgets.probe import ProbeFile
 
     def progress(what: str, done: int, total: int) -> None:
         console.print(f"dry step {done + 1} of {total}: {what}", style="dim", highlight=False)
@@ -275,10 +275,10 @@ def budget(
     workload = Workload(model, max_length, batch_size, dtype, device)
     check(workload, memory_mib or [], uplink_mib, seconds, examples, out)
     file = ProbeFile(out)
-    found = probed(file, workload, progress)
+    found = get_or_measure(file, workload, progress)
     for line in describe_probe(found):
         say(line)
-    wanted = Wanted(max_length, batch_size, rank, None, MASKED if mask else (1.0,), examples)
+    wanted = SearchSpace(max_length, batch_size, rank, None, MASKED if mask else (1.0,), examples)
     for memory in memory_mib or []:
         limits = Budget(memory, uplink_mib, seconds)
         say(describe_fit(fit(file, found, limits, wanted), limits, found.shape.blocks))
@@ -293,13 +293,13 @@ def _fitted(experiment: "Experiment") -> "Experiment":
     """Budgets of `resources` turned into what fits them."""
     if not experiment.resources:
         return experiment
-    from fedpeft.runs.fitting import probe_cache, with_fitted_levels
+    from fedpeft.budgets.resolve_budgets import probe_cache, resolve_budgets
 
-    return with_fitted_levels(experiment, lambda line: console.print(line, style="dim", highlight=False), probe_cache())
+    return resolve_budgets(experiment, lambda line: console.print(line, style="dim", highlight=False), probe_cache())
 
 
 @contextmanager
-def _libraries() -> Iterator[None]:
+def _gc_paused() -> Iterator[None]:
     """Around imports of torch and all upon it: Python's garbage collector waits. The million objects that they make
     stay, and looking through them again and again would take a fifth of the time, and some later."""
     if "torch" in sys.modules or not gc.isenabled():
@@ -314,7 +314,7 @@ def _libraries() -> Iterator[None]:
 
 
 def _load(path: Path, overrides: list[str] | None) -> "Experiment":
-    with _libraries():
+    with _gc_paused():
         from fedpeft.config import load_experiment
 
     return load_experiment(path, overrides)
@@ -322,12 +322,12 @@ def _load(path: Path, overrides: list[str] | None) -> "Experiment":
 
 def _show_holdings(experiment: "Experiment", base: Path) -> list[str]:
     """Shows how many rows each client has of each label; returns the notes on the data."""
-    from fedpeft.display import holdings_table
+    from fedpeft.display import label_table
     from fedpeft.tasks.load import load_task
-    from fedpeft.tasks.picture import holdings
+    from fedpeft.tasks.summary import label_distribution
 
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
-    console.print(holdings_table(holdings(data), data.labels))
+    console.print(label_table(label_distribution(data), data.labels))
     return list(data.notes)
 
 
@@ -338,10 +338,10 @@ def _split(names: str) -> list[str]:
 def _compare(
     experiment: "Experiment", labels: Sequence[str], seeds: int, base: Path, out: Path, scenario: str | None = None
 ) -> None:
-    from fedpeft.display import Live, comparison_table
+    from fedpeft.display import ProgressDisplay, comparison_table
     from fedpeft.runs.compare import compare as compare_methods
 
-    with Live(console) as live:
+    with ProgressDisplay(console) as live:
         comparison = compare_methods(experiment, labels, seeds, base, out, live, live.planned, scenario)
     console.print(comparison_table(comparison))
     console.print(f"written to {out}/compare.json", highlight=False)
@@ -349,9 +349,9 @@ def _compare(
 
 def _show_result(result: dict, path: Path) -> None:
     from fedpeft.display import comparison_table, cross_table
-    from fedpeft.runs.compare import row
+    from fedpeft.runs.compare import summarise_method
 
-    table = {"name": path.name, "seeds": [result["seed"]], "rows": [row(result["label"], [result])]}
+    table = {"name": path.name, "seeds": [result["seed"]], "rows": [summarise_method(result["label"], [result])]}
     console.print(comparison_table(table))
     if "cross" in result:
         console.print(cross_table(result))
@@ -375,7 +375,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(_fail(str(error), 2))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_fail(f"interrupted{_GO_ON.get(sys.argv[1] if sys.argv[1:] else '', '')}", INTERRUPTED))
+        sys.exit(_fail(f"interrupted{_RESUME_HINTS.get(sys.argv[1] if sys.argv[1:] else '', '')}", INTERRUPTED))
     except click.ClickException as error:
         sys.exit(_fail(error.format_message(), 2))
 

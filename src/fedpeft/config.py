@@ -9,10 +9,10 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedpeft.adapters import DTYPES, PrefixCache
+from fedpeft.backbones import DTYPES
 from fedpeft.errors import UserError
 from fedpeft.federation.method import Method
-from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import available
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
 from fedpeft.tasks.prompts import DECODER_KINDS
@@ -40,12 +40,12 @@ class ModelConfig(BaseModel):
     )
 
     @property
-    def products(self) -> torch.dtype | None:
+    def autocast_dtype(self) -> torch.dtype | None:
         """What `autocast` names."""
         return None if self.autocast is None else DTYPES[self.autocast]
 
 
-class Level(BaseModel):
+class ResourceLevel(BaseModel):
     """What a group of clients can carry; what is left out stays as the method's options say."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -70,11 +70,6 @@ class PrefixCacheConfig(BaseModel):
     dtype: Literal["float32", "bfloat16"] | None = Field(None, description="kept rounded to; null: as computed")
     folder: str | None = Field(None, description="on disk, mapped into memory, instead of in memory")
 
-    def make(self) -> PrefixCache:
-        """An empty cache. Raises UserError where the folder will not do."""
-        dtype = None if self.dtype is None else DTYPES[self.dtype]
-        return PrefixCache(self.limit_mib, dtype, None if self.folder is None else Path(self.folder))
-
 
 class Experiment(BaseModel):
     """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
@@ -87,7 +82,7 @@ class Experiment(BaseModel):
     task: TaskConfig
     partition: PartitionConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    resources: list[Level] = Field(default_factory=list, description="levels of clients; empty: all alike")
+    resources: list[ResourceLevel] = Field(default_factory=list, description="levels of clients; empty: all alike")
     methods: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="options by label; `method:` names the method where the label does not; "
@@ -122,6 +117,10 @@ class Experiment(BaseModel):
                 near = suggestion(label, list(self.methods))
                 raise ValueError(f"cross_evaluation: no method {label!r}{near}; in the file: {', '.join(self.methods)}")
         return self
+
+    def requested_accelerations(self) -> dict[str, dict[str, Any]]:
+        """The accelerations that the file asks for, with their settings, by key."""
+        return {} if self.prefix_cache is None else {"prefix_cache": self.prefix_cache.model_dump()}
 
     def method_name(self, label: str) -> str:
         """The method that a label stands for. Raises UserError when there is none of that name."""

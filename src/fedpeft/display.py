@@ -10,17 +10,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from fedpeft.federation.engine import Outcome, Scores
+from fedpeft.engines.base import Outcome, Scores
 from fedpeft.federation.federation import RoundRecord
-from fedpeft.runs.bench import Timed
-from fedpeft.runs.build import Built
+from fedpeft.runs.bench import TimedOption
+from fedpeft.runs.build import RunContext
 
 MIB = 1024 * 1024
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 _SPLITS = ("train", "validation", "test")
 
 
-class Live:
+class ProgressDisplay:
     """A progress line per run: round, clients done, personal validation score, bytes, time left."""
 
     def __init__(self, console: Console) -> None:
@@ -43,7 +43,7 @@ class Live:
             transient=True,
         )
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> "ProgressDisplay":
         self.progress.start()
         return self
 
@@ -54,7 +54,7 @@ class Live:
         """Which of several runs comes next."""
         self.heading = f"[{done + 1}/{total}] "
 
-    def started(self, label: str, built: Built, rounds: int, completed: int) -> None:
+    def started(self, label: str, built: RunContext, rounds: int, completed: int) -> None:
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
         for note in built.data.notes:
@@ -102,7 +102,7 @@ class Live:
         self.console.print(line, style="yellow", highlight=False)
 
 
-def holdings_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
+def label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
     """A picture of who holds what: rows by split, and a bar of each client's label shares."""
     colours = ("red", "green", "blue", "yellow", "magenta", "cyan")
     table = Table(title="Who holds what", box=None, header_style="bold")
@@ -137,7 +137,7 @@ def cross_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def bench_table(label: str, timed: Sequence[Timed], machine: str) -> Table:
+def bench_table(label: str, timed: Sequence[TimedOption], machine: str) -> Table:
     """Seconds of a round by option, the fastest first, and how to choose it."""
     plain = next(one for one in timed if one.results == "exact")
     table = Table(title=f"{label}: seconds of a round", caption=machine, header_style="bold")
@@ -156,7 +156,7 @@ def bench_table(label: str, timed: Sequence[Timed], machine: str) -> Table:
     return table
 
 
-def bench_advice(timed: Sequence[Timed]) -> str:
+def bench_advice(timed: Sequence[TimedOption]) -> str:
     """Which option to choose: the fastest whose results are those of any other, and a faster one that rounds."""
     plain = next(one for one in timed if one.results == "exact")
     said = []
@@ -170,7 +170,7 @@ def bench_advice(timed: Sequence[Timed]) -> str:
     return choice
 
 
-def _written(one: Timed, plain: Timed) -> str:
+def _written(one: TimedOption, plain: TimedOption) -> str:
     settings = {key: value for key, value in one.settings.items() if value != plain.settings[key]}
     written = ", ".join(f"{k}: {'{}' if k == 'prefix_cache' else v}" for k, v in settings.items())
     return written or "workers: 1"
@@ -200,7 +200,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     return table
 
 
-def newcomer_table(joined: dict[str, Any]) -> Table:
+def joining_table(joined: dict[str, Any]) -> Table:
     """A newcomer's test score by model, in the order in which it came to them."""
     epochs = f"{joined['epochs']} local epoch{'s' * (joined['epochs'] > 1)}"
     lines = {

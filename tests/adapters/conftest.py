@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from fedpeft.adapters import SequenceClassifier, Slot, is_head, lora_config, merged_names
+from fedpeft.adapters import AdaptedModel, is_head, make_lora_config, get_frozen_delta_names
+from fedpeft.backbones import SequenceClassifier
 
 ENCODERS = ("bert", "roberta", "mpnet")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -111,15 +112,17 @@ def padded() -> Callable[..., dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def lora_slot(tiny_classifier, stir) -> Callable[..., Slot]:
+def lora_slot(tiny_classifier, stir) -> Callable[..., AdaptedModel]:
     """lora_slot("gpt2", r=2, density=0.3) -> a slot with LoRA on every linear map, away from its zero start."""
 
-    def build(architecture: str, r: int = 2, seed: int = 1, dtype: torch.dtype | None = None, **options: Any) -> Slot:
+    def build(
+        architecture: str, r: int = 2, seed: int = 1, dtype: torch.dtype | None = None, **options: Any
+    ) -> AdaptedModel:
         plain = tiny_classifier(architecture)
         plain.backbone.to(dtype)
-        model = get_peft_model(plain, lora_config(plain, r=r, alpha=1.5 * r, **options))
+        model = get_peft_model(plain, make_lora_config(plain, r=r, alpha=1.5 * r, **options))
         stir(model, seed=seed)
-        return Slot(model)
+        return AdaptedModel(model)
 
     return build
 
@@ -128,11 +131,11 @@ def lora_slot(tiny_classifier, stir) -> Callable[..., Slot]:
 def factors() -> Callable[..., dict[str, torch.Tensor]]:
     """factors(slot, rank=3) -> random factors to merge into every LoRA module, in their own dtype (float32)."""
 
-    def build(slot: Slot, rank: int, seed: int = 5, scale: float = 0.2) -> dict[str, torch.Tensor]:
+    def build(slot: AdaptedModel, rank: int, seed: int = 5, scale: float = 0.2) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, torch.Tensor] = {}
         for module, (d_out, d_in) in slot.dimensions().items():
-            a, b = merged_names(module)
+            a, b = get_frozen_delta_names(module)
             drawn[a] = scale * torch.randn(rank, d_in, generator=generator)
             drawn[b] = scale * torch.randn(d_out, rank, generator=generator)
         return drawn
@@ -147,7 +150,7 @@ def dense_oracle(tiny_classifier) -> Callable[..., SequenceClassifier]:
     `deltas` by LoRA module name; the head is the slot's, in its own float32. Built without PEFT and without our layers.
     """
 
-    def build(architecture: str, slot: Slot, deltas: dict[str, torch.Tensor]) -> SequenceClassifier:
+    def build(architecture: str, slot: AdaptedModel, deltas: dict[str, torch.Tensor]) -> SequenceClassifier:
         plain = tiny_classifier(architecture)
         plain.backbone.double()
         for module, delta in deltas.items():

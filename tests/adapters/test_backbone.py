@@ -3,8 +3,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 import torch
 
-from fedpeft.adapters import load_backbone
-from fedpeft.adapters.pretrained import package_model
+from fedpeft.backbones import load_backbone
+from fedpeft.backbones.pretrained import find_package_model
 from fedpeft.errors import UserError
 
 
@@ -54,7 +54,7 @@ def test_the_folder_with_weights_is_chosen_inside_a_package(monkeypatch, tmp_pat
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert package_model("package:carrier") == tmp_path / "carrier" / "model"
+    assert find_package_model("package:carrier") == tmp_path / "carrier" / "model"
 
 
 def test_a_real_sentence_encoder_from_a_package():

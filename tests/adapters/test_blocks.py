@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 from transformers import AutoModel, T5Config
 
-from fedpeft.adapters.blocks import block_indices, block_pattern, find_blocks
+from fedpeft.backbones.blocks import resolve_layers, make_block_pattern, find_blocks
 from fedpeft.errors import UserError
 
 PLACES = {
@@ -43,7 +43,7 @@ def test_a_model_with_two_lists_is_named_in_the_error():
 
 def test_the_pattern_matches_the_chosen_blocks_and_nothing_inside(tiny):
     model = tiny("bert", layers=12)
-    pattern = block_pattern(model, [1, 10])
+    pattern = make_block_pattern(model, [1, 10])
     matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
     assert matched == ["encoder.layer.1", "encoder.layer.10"]
 
@@ -51,4 +51,4 @@ def test_the_pattern_matches_the_chosen_blocks_and_nothing_inside(tiny):
 @pytest.mark.parametrize("layers", [[3], [-1], [], "some", [0.5]])
 def test_layers_that_are_not_there_are_refused(layers, tiny):
     with pytest.raises(UserError, match=r"BertModel has blocks 0 to 2.*Received"):
-        block_indices(tiny("bert"), layers, 3)
+        resolve_layers(tiny("bert"), layers, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from fedpeft.adapters import load_decoder
+from fedpeft.backbones import load_decoder
 from fedpeft.errors import UserError
 
 

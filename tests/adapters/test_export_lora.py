@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from fedpeft.adapters import LoReftConfig, MaskedLoraConfig, Slot, as_lora, merged_names
-from fedpeft.adapters.export import bounded
+from fedpeft.adapters import LoReftConfig, MaskedLoraConfig, AdaptedModel, convert_to_lora, get_frozen_delta_names
+from fedpeft.adapters.lora.export import bounded
 
 BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 
@@ -30,7 +30,7 @@ def test_saved_and_loaded_it_has_the_slots_logits(
     slot.merge(factors(slot, rank))
     slot.set_rows({module: rows + 3 for module, rows in slot.rows().items()})
     kept, expected = slot.snapshot(), logits(slot.model, batch)
-    model = as_lora(slot)
+    model = convert_to_lora(slot)
     torch.testing.assert_close(logits(model, batch), expected, rtol=1e-4, atol=1e-4)
     model.save_pretrained(str(tmp_path), save_embedding_layers=False)
     assert type(LoraConfig.from_pretrained(str(tmp_path))) is LoraConfig
@@ -43,10 +43,10 @@ def test_saved_and_loaded_it_has_the_slots_logits(
 def test_the_folder_is_plain_and_ranks_are_bounded(lora_slot, factors, tmp_path):
     slot = lora_slot("bert")
     modules = list(slot.dimensions())
-    given = {n: t for n, t in factors(slot, 3).items() if n in merged_names(modules[0])}
-    given |= {n: t for n, t in factors(slot, 100).items() if n in merged_names(modules[1])}
+    given = {n: t for n, t in factors(slot, 3).items() if n in get_frozen_delta_names(modules[0])}
+    given |= {n: t for n, t in factors(slot, 100).items() if n in get_frozen_delta_names(modules[1])}
     slot.merge(given)
-    as_lora(slot).save_pretrained(str(tmp_path), save_embedding_layers=False)
+    convert_to_lora(slot).save_pretrained(str(tmp_path), save_embedding_layers=False)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     ranks = {m: tensors[f"{m}.lora_A.weight"].shape[0] for m in modules}
     assert ranks == dict.fromkeys(modules, 2) | {modules[0]: 5, modules[1]: 32}
@@ -58,7 +58,7 @@ def test_the_folder_is_plain_and_ranks_are_bounded(lora_slot, factors, tmp_path)
 def test_it_loads_where_our_package_is_never_imported(lora_slot, factors, tmp_path):
     slot = lora_slot("bert", density=0.5)
     slot.merge(factors(slot, 3))
-    as_lora(slot).save_pretrained(str(tmp_path), save_embedding_layers=False)
+    convert_to_lora(slot).save_pretrained(str(tmp_path), save_embedding_layers=False)
     code = f"""
 import sys
 from peft import PeftConfig
@@ -72,7 +72,7 @@ assert not any(name.startswith("fedpeft") for name in sys.modules)
 def test_the_frozen_backbone_is_shared_and_nothing_else(lora_slot, factors):
     slot = lora_slot("bert")
     slot.merge(factors(slot, 3))
-    model = as_lora(slot)
+    model = convert_to_lora(slot)
     blocks = {id(p) for name, p in slot.model.named_parameters() if "base_layer" in name or "LayerNorm" in name}
     trained = {id(p) for p in slot.parameters()}
     mine = {id(p) for p in model.parameters()}
@@ -86,16 +86,16 @@ def test_the_frozen_backbone_is_shared_and_nothing_else(lora_slot, factors):
 def test_on_a_bfloat16_backbone(lora_slot, factors, padded):
     slot, batch = lora_slot("bert", dtype=torch.bfloat16, density=0.5), padded()
     slot.merge(factors(slot, 3, scale=0.05))
-    torch.testing.assert_close(logits(as_lora(slot), batch), logits(slot.model, batch), rtol=0.05, atol=0.3)
+    torch.testing.assert_close(logits(convert_to_lora(slot), batch), logits(slot.model, batch), rtol=0.05, atol=0.3)
 
 
 def test_a_plain_slot_too_and_only_lora(lora_slot, tiny_classifier, padded):
     slot, batch = lora_slot("bert"), padded()
-    torch.testing.assert_close(logits(as_lora(slot), batch), logits(slot.model, batch), rtol=1e-4, atol=1e-4)
-    assert not isinstance(as_lora(slot).peft_config["default"], MaskedLoraConfig)
-    reft = Slot(get_peft_model(tiny_classifier("bert"), LoReftConfig(r=2, modules_to_save=["classifier"])))
+    torch.testing.assert_close(logits(convert_to_lora(slot), batch), logits(slot.model, batch), rtol=1e-4, atol=1e-4)
+    assert not isinstance(convert_to_lora(slot).peft_config["default"], MaskedLoraConfig)
+    reft = AdaptedModel(get_peft_model(tiny_classifier("bert"), LoReftConfig(r=2, modules_to_save=["classifier"])))
     with pytest.raises(ValueError, match=r"Only LoRA becomes LoRA. Received: .*reft_R"):
-        as_lora(reft)
+        convert_to_lora(reft)
 
 
 @pytest.mark.parametrize(("d_out", "d_in"), [(6, 4), (4, 6), (5, 5)])

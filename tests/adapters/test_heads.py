@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from fedpeft.adapters import LoReftConfig, lora_config
-from fedpeft.adapters.heads import pool
+from fedpeft.adapters import LoReftConfig, make_lora_config
+from fedpeft.backbones.heads import pool
 from fedpeft.errors import UserError
 
 ARCHITECTURES = ("bert", "roberta", "mpnet", "llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -29,7 +29,7 @@ def test_both_padding_sides_give_the_same_logits(architecture, pooling, tiny_cla
     plain = tiny_classifier(architecture, pooling)
     reft = LoReftConfig(r=3, positions="f2+l3", modules_to_save=["classifier"])
     everywhere = LoReftConfig(r=3, positions="all", modules_to_save=["classifier"])
-    for config in (reft, everywhere, lora_config(plain, r=2, alpha=4)):
+    for config in (reft, everywhere, make_lora_config(plain, r=2, alpha=4)):
         model = get_peft_model(copy.deepcopy(plain), config)
         stir(model)
         with torch.no_grad():
@@ -58,7 +58,7 @@ def test_the_head_stays_float32_on_a_bfloat16_backbone(tiny_classifier, padded):
 def test_head_is_trained_saved_and_loaded_with_the_adapter(kind, tiny_classifier, padded, stir, tmp_path):
     plain, batch = tiny_classifier("bert"), padded()
     reft = LoReftConfig(modules_to_save=["classifier"])
-    model = get_peft_model(copy.deepcopy(plain), reft if kind == "reft" else lora_config(plain, r=2, alpha=4))
+    model = get_peft_model(copy.deepcopy(plain), reft if kind == "reft" else make_lora_config(plain, r=2, alpha=4))
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n in trained if "classifier" in n} == {
         "base_model.model.classifier.modules_to_save.default.weight",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from fedpeft.adapters import MaskedLoraConfig, Slot, lora_config, lora_pairs
-from fedpeft.adapters.masked import MaskedRows
+from fedpeft.adapters import MaskedLoraConfig, AdaptedModel, make_lora_config, find_lora_pairs
+from fedpeft.adapters.lora.masked import MaskedRows
 from fedpeft.errors import UserError
 
 BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])
@@ -29,7 +29,7 @@ def drawn_rows(slot, seed=0):
 
 def products(slot, rows):
     tensors, deltas = slot.read(), {}
-    for module, a, b in lora_pairs(slot.names):
+    for module, a, b in find_lora_pairs(slot.names):
         full = torch.zeros(slot.dimensions()[module][0], tensors[b].shape[1], dtype=torch.float64)
         for place, row in zip(rows[module].tolist(), tensors[b].double(), strict=True):
             full[place] = row
@@ -41,7 +41,7 @@ def products(slot, rows):
 def test_how_many_rows_train(density, lora_slot):
     slot = lora_slot("bert", density=density)
     shapes = {name: tuple(tensor.shape) for name, tensor in slot.read().items()}
-    for module, a, b in lora_pairs(slot.names):
+    for module, a, b in find_lora_pairs(slot.names):
         d_out, d_in = slot.dimensions()[module]
         count = max(1, math.ceil(density * d_out - 1e-9))
         assert shapes[a] == (2, d_in) and shapes[b] == (count, 2)
@@ -73,14 +73,14 @@ def test_gradients_are_those_rows_of_plain_loras_gradient(architecture, lora_slo
     rows = drawn_rows(slot)
     slot.set_rows(rows)
     values, full = slot.read(), plain.read()
-    for module, a, b in lora_pairs(slot.names):
+    for module, a, b in find_lora_pairs(slot.names):
         full[a] = values[a]
         full[b] = torch.zeros_like(full[b]).index_copy(0, rows[module], values[b])
     plain.write(full | {name: tensor for name, tensor in values.items() if "classifier" in name})
     for model in (slot, plain):
         model.model(**batch, labels=LABELS).loss.backward()
     got, wanted = ({n: p.grad for n, p in zip(s.names, s.parameters(), strict=True)} for s in (slot, plain))
-    for module, _, b in lora_pairs(slot.names):
+    for module, _, b in find_lora_pairs(slot.names):
         assert got[b].shape == values[b].shape, "a gradient exists for the chosen rows alone"
         wanted[b] = wanted[b][rows[module]]
     for name in slot.names:
@@ -93,13 +93,13 @@ def test_at_density_one_it_is_plain_lora_bit_for_bit(architecture, tiny_classifi
     batch, slots = padded(), []
     for masked in (False, True):
         backbone = tiny_classifier(architecture)
-        config = lora_config(backbone, r=2, alpha=3)
+        config = make_lora_config(backbone, r=2, alpha=3)
         assert not isinstance(config, MaskedLoraConfig)
         if masked:
             kept = ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "modules_to_save")
             config = MaskedLoraConfig(density=1.0, **{name: getattr(config, name) for name in kept})
         torch.manual_seed(3)
-        slots.append(Slot(get_peft_model(backbone, config)))
+        slots.append(AdaptedModel(get_peft_model(backbone, config)))
     plain, full = slots
     assert plain.names == full.names
     for _ in range(3):
@@ -117,9 +117,9 @@ def test_equal_seeds_give_equal_starts_of_a(tiny_classifier):
     starts = []
     for density in (1.0, 0.5):
         backbone = tiny_classifier("bert")
-        config = lora_config(backbone, r=2, alpha=3, density=density)
+        config = make_lora_config(backbone, r=2, alpha=3, density=density)
         torch.manual_seed(3)
-        starts.append(Slot(get_peft_model(backbone, config)).read())
+        starts.append(AdaptedModel(get_peft_model(backbone, config)).read())
     assert all(torch.equal(t, starts[1][name]) for name, t in starts[0].items() if "lora_B" not in name)
     assert not any(t.any() for name, t in starts[1].items() if "lora_B" in name)
 
@@ -210,7 +210,7 @@ def test_peft_saves_and_loads_it_rows_included(lora_slot, tiny_classifier, padde
 def test_what_masks_cannot_do_is_said(tiny_classifier, lora_slot):
     for density in (0.0, -0.1, 1.01):
         with pytest.raises(UserError, match=rf"^density: .*Received: {density}$"):
-            lora_config(tiny_classifier("bert"), r=2, alpha=4, density=density)
+            make_lora_config(tiny_classifier("bert"), r=2, alpha=4, density=density)
     with pytest.raises(UserError, match="plain LoRA only"):
         MaskedLoraConfig(density=0.5, use_dora=True)
     with pytest.raises(UserError, match="as_lora"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fedpeft.adapters import LoReftConfig, Slot, is_head, lora_pairs, merged_names
-from fedpeft.adapters.merged import MergedDelta, delta_of
+from fedpeft.adapters import LoReftConfig, AdaptedModel, is_head, find_lora_pairs, get_frozen_delta_names
+from fedpeft.adapters.lora.frozen_delta import FrozenDelta, get_frozen_delta
 
 BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])  # bert: 32 -> 48 -> 32; gpt2: Conv1D, 32 -> 96, 128
 LABELS = torch.tensor([0, 1, 2])
@@ -24,16 +24,16 @@ def plain_logits(model, batch):
 def products(slot, factors):
     """Everything the slot adds to its weights, (d_out, d_in) float64 by module, from the definition."""
     tensors, deltas = slot.read(), {}
-    for module, a, b in lora_pairs(slot.names):
+    for module, a, b in find_lora_pairs(slot.names):
         deltas[module] = 1.5 * tensors[b].double() @ tensors[a].double()
-        if merged_names(module)[0] in factors:
-            A, B = (factors[name].double() for name in merged_names(module))
+        if get_frozen_delta_names(module)[0] in factors:
+            A, B = (factors[name].double() for name in get_frozen_delta_names(module))
             deltas[module] = deltas[module] + B @ A
     return deltas
 
 
 def deltas_inside(slot):
-    return [module for module in slot.model.modules() if isinstance(module, MergedDelta)]
+    return [module for module in slot.model.modules() if isinstance(module, FrozenDelta)]
 
 
 @BOTH
@@ -62,7 +62,7 @@ def test_gradients_are_those_of_changed_weights(architecture, rank, lora_slot, f
     gradients = dict(zip(slot.names, (p.grad for p in slot.parameters()), strict=True))
     oracle, tensors = dense_oracle(architecture, slot, products(slot, given)), slot.read()
     oracle(**batch, labels=LABELS).loss.backward()
-    for module, a, b in lora_pairs(slot.names):
+    for module, a, b in find_lora_pairs(slot.names):
         layer = oracle.get_submodule(module.removeprefix("base_model.model."))
         G = layer.weight.grad.T if architecture == "gpt2" else layer.weight.grad  # (d_out, d_in)
         close = {"rtol": 1e-3, "atol": 1e-4 * float(G.abs().max()) + 1e-9}
@@ -94,11 +94,11 @@ def test_ranks_may_differ_and_the_smaller_form_is_held(lora_slot, factors):
     ranks = [0, 1, 16, 17, 200, 3]  # 16 * (32 + 32) = 32 * 32: not more
     given = {}
     for module, rank in zip(modules, ranks, strict=False):
-        given |= {n: t for n, t in factors(slot, rank).items() if n in merged_names(module)}
+        given |= {n: t for n, t in factors(slot, rank).items() if n in get_frozen_delta_names(module)}
     slot.merge(given)
     for module, rank in zip(modules, ranks, strict=False):
         d_out, d_in = slot.dimensions()[module]
-        delta = delta_of(slot.model.get_submodule(module))
+        delta = get_frozen_delta(slot.model.get_submodule(module))
         assert (delta.dense is not None) == (rank * (d_in + d_out) > d_in * d_out)
         assert sum(buffer.numel() for buffer in delta.buffers()) == min(rank * (d_in + d_out), d_in * d_out)
 
@@ -109,7 +109,7 @@ def test_a_dense_delta_comes_back_as_an_equal_pair_that_merges_to_the_same(lora_
     slot.merge(given)
     got, back = logits(slot, batch), slot.merged
     for module, (d_out, d_in) in slot.dimensions().items():
-        a, b = merged_names(module)
+        a, b = get_frozen_delta_names(module)
         assert back[a].shape == (min(d_in, d_out), d_in) and back[b].shape == (d_out, min(d_in, d_out))
         torch.testing.assert_close(back[b] @ back[a], given[b] @ given[a], rtol=1e-5, atol=1e-6)
     slot.merge(back)
@@ -137,7 +137,7 @@ def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot, factors,
     slot.merge(kept)
     got = logits(slot, batch)
     good, module = factors(slot, 2, seed=8), next(iter(slot.dimensions()))
-    a, b = merged_names(module)
+    a, b = get_frozen_delta_names(module)
     cases = {
         r"Received: base_model.model.classifier.merged_A$": good
         | {"base_model.model.classifier.merged_A": torch.ones(1, 32)},
@@ -154,7 +154,7 @@ def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot, factors,
 
 
 def test_loreft_has_nothing_to_merge_into(tiny_classifier):
-    slot = Slot(get_peft_model(tiny_classifier("bert"), LoReftConfig(r=2)))
+    slot = AdaptedModel(get_peft_model(tiny_classifier("bert"), LoReftConfig(r=2)))
     slot.merge({})
     assert slot.merged == {} and slot.rows() == {} and slot.dimensions() == {}
     with pytest.raises(ValueError, match=r"Received: x.merged_A$"):

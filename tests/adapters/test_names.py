@@ -1,27 +1,27 @@
-from fedpeft.adapters import interventions, is_head, lora_pairs, merged_names
+from fedpeft.adapters import find_interventions, is_head, find_lora_pairs, get_frozen_delta_names
 
 
 def test_interventions_come_in_the_order_of_the_blocks():
     names = [f"m.layers.{i}.reft_{part}" for i in (10, 2, 0) for part in ("b", "R", "W")] + ["m.classifier.weight"]
-    assert interventions(sorted(names)) == [
+    assert find_interventions(sorted(names)) == [
         tuple(f"m.layers.{i}.reft_{part}" for part in ("R", "W", "b")) for i in (0, 2, 10)
     ]
-    assert interventions(["m.layers.0.lora_A.weight"]) == []
+    assert find_interventions(["m.layers.0.lora_A.weight"]) == []
 
 
 def test_lora_pairs_come_in_the_order_of_the_blocks():
     modules = [f"m.layers.{i}.{inner}" for i in (10, 2, 0) for inner in ("value", "query")]
     names = [f"{module}.lora_{part}.weight" for module in modules for part in "BA"] + ["m.classifier.weight"]
-    assert lora_pairs(names) == [
+    assert find_lora_pairs(names) == [
         (f"m.layers.{i}.{inner}", f"m.layers.{i}.{inner}.lora_A.weight", f"m.layers.{i}.{inner}.lora_B.weight")
         for i in (0, 2, 10)
         for inner in ("query", "value")
     ]
-    assert lora_pairs(["m.layers.0.reft_R", "m.layers.0.merged_A"]) == []
+    assert find_lora_pairs(["m.layers.0.reft_R", "m.layers.0.merged_A"]) == []
 
 
 def test_is_head_of_lora_reft_merged_and_head_names():
     assert not is_head("base_model.model.backbone.layer.0.reft_R")
     assert not is_head("base_model.model.backbone.layer.0.query.lora_A.weight")
-    assert not any(is_head(name) for name in merged_names("base_model.model.backbone.layer.0.query"))
+    assert not any(is_head(name) for name in get_frozen_delta_names("base_model.model.backbone.layer.0.query"))
     assert is_head("base_model.model.classifier.weight")

@@ -7,10 +7,11 @@ from steps import LABELS, assert_close, step
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from fedpeft.adapters import LoReftConfig, PrefixCache, Slot
-from fedpeft.adapters.blocks import find_blocks, unwrapped
-from fedpeft.adapters.packed import LEAST_PADDING, PackedBatch, pack, unpack
-from fedpeft.adapters.packing import Packing, pack_
+from fedpeft.acceleration import PrefixCache
+from fedpeft.acceleration.padding_free import PaddingFree, remove_padding_
+from fedpeft.acceleration.padding_free_attention import LEAST_PADDING, PaddingFreeBatch, drop_padding, restore_padding
+from fedpeft.adapters import LoReftConfig, AdaptedModel
+from fedpeft.backbones.blocks import find_blocks, unwrap_block
 
 PACKS = ("bert", "roberta", "llama", "qwen2", "qwen3", "mistral", "gpt2")
 TOKENS = 11 + 4 + 1  # real ones of `padded`
@@ -29,7 +30,7 @@ def build(lora_slot, tiny_classifier, stir):
         config = LoReftConfig(r=3, layers=layers, positions="f2+l3", modules_to_save=["classifier"])
         model = get_peft_model(plain, config)
         stir(model)
-        return Slot(model)
+        return AdaptedModel(model)
 
     return make
 
@@ -38,7 +39,9 @@ def shapes(slot):
     """A list that grows by the shape of what every block's first linear map reads."""
     seen = []
     for block in find_blocks(slot.model.get_base_model())[1]:
-        first = next(m for m in unwrapped(block).modules() if hasattr(m, "weight") and "Norm" not in type(m).__name__)
+        first = next(
+            m for m in unwrap_block(block).modules() if hasattr(m, "weight") and "Norm" not in type(m).__name__
+        )
         first.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[:-1])))
     return seen
 
@@ -56,7 +59,7 @@ def assert_packed_gives(plain, slot, batch, share=SHARE):
 def test_logits_and_gradients_are_those_with_padding(kind, architecture, side, build, padded):
     slot, batch = build(kind, architecture), padded(side)
     plain = step(slot, batch)
-    slot.lean_()
+    slot.optimise_forward_()
     assert_packed_gives(plain, slot, batch)
 
 
@@ -65,7 +68,7 @@ def test_a_sliding_window_still_slides(build, padded):
     wide = step(slot, batch)
     slot.model.config.sliding_window = 3
     narrow = step(slot, batch)
-    slot.lean_()
+    slot.optimise_forward_()
     seen = shapes(slot)
     assert_close(step(slot, batch), narrow)
     assert (narrow["logits"] - wide["logits"]).norm() > 1e-2 * wide["logits"].norm()
@@ -76,8 +79,8 @@ def test_a_sliding_window_still_slides(build, padded):
 def test_it_goes_with_checkpointing_and_the_prefix_cache(kind, build, padded):
     slot, batch, cache = build(kind, "llama", [1, 2]), padded("left"), PrefixCache(1)
     plain = step(slot, batch)
-    slot.lean_()
-    slot.checkpointing_(True)
+    slot.optimise_forward_()
+    slot.set_checkpointing_(True)
     assert_packed_gives(plain, slot, batch)
     with slot.cached(cache):
         filling = step(slot, batch)
@@ -92,7 +95,7 @@ def test_it_goes_with_checkpointing_and_the_prefix_cache(kind, build, padded):
 def test_lean_and_other_slots_share_what_is_cached(build, padded):
     slot, batch, cache = build("lora", "bert", [2]), padded(), PrefixCache(1)
     lean = slot.clone()
-    lean.lean_()
+    lean.optimise_forward_()
     seen = shapes(lean)
     for one in (slot, lean):
         with one.cached(cache):
@@ -104,17 +107,17 @@ def test_lean_and_other_slots_share_what_is_cached(build, padded):
 def test_generation_is_the_same(tiny, stir, padded):
     model = get_peft_model(tiny("llama"), LoReftConfig(r=3, positions="f1+l1"))
     stir(model)
-    slot, batch = Slot(model), padded("left")
+    slot, batch = AdaptedModel(model), padded("left")
     options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
     expected = [slot.model.generate(**batch, use_cache=use, **options) for use in (True, False)]
-    slot.lean_()
+    slot.optimise_forward_()
     for use, tokens in zip((True, False), expected, strict=True):
         assert torch.equal(slot.model.generate(**batch, use_cache=use, **options), tokens)
 
 
 def test_what_asks_for_more_than_logits_keeps_its_padding(build, padded):
     slot, batch = build("lora", "bert"), padded()
-    slot.lean_()
+    slot.optimise_forward_()
     seen = shapes(slot)
     states = slot.model(**batch, output_hidden_states=True)
     assert states.logits.shape == (3, 3)
@@ -123,25 +126,25 @@ def test_what_asks_for_more_than_logits_keeps_its_padding(build, padded):
 
 def test_rows_that_nothing_is_left_out_of_run_as_they_are():
     real = torch.ones(4, 40, dtype=torch.bool)
-    assert PackedBatch.of(real) is None
+    assert PaddingFreeBatch.of(real) is None
     real[0, 40 - int(LEAST_PADDING * 160) + 1 :] = False  # one token less than the least
-    assert PackedBatch.of(real) is None
+    assert PaddingFreeBatch.of(real) is None
     real[1, 30:] = False
-    assert PackedBatch.of(real) is not None
-    assert PackedBatch.of(real[:1]) is None
+    assert PaddingFreeBatch.of(real) is not None
+    assert PaddingFreeBatch.of(real[:1]) is None
     real[2] = False  # attention of such a row is of no tokens
-    assert PackedBatch.of(real) is None
+    assert PaddingFreeBatch.of(real) is None
 
 
 def test_packing_takes_gradients_back_to_their_tokens():
     real = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
-    batch = PackedBatch.of(real)
+    batch = PaddingFreeBatch.of(real)
     x = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(pack(x, batch), x[real].unsqueeze(0))
-    assert torch.equal(unpack(pack(x, batch), batch)[real], x[real])
-    assert torch.autograd.gradcheck(lambda t: pack(t, batch), x)
+    assert torch.equal(drop_padding(x, batch), x[real].unsqueeze(0))
+    assert torch.equal(restore_padding(drop_padding(x, batch), batch)[real], x[real])
+    assert torch.autograd.gradcheck(lambda t: drop_padding(t, batch), x)
     packed = torch.randn(1, 5, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: unpack(t, batch)[real], packed)
+    assert torch.autograd.gradcheck(lambda t: restore_padding(t, batch)[real], packed)
 
 
 class _Mixing(nn.Module):
@@ -156,13 +159,13 @@ class _Mixing(nn.Module):
 
 
 def packing_of(slot):
-    return Packing(slot.model.get_base_model())
+    return PaddingFree(slot.model.get_base_model())
 
 
 def assert_keeps_its_padding(slot, why, padded, caplog):
     plain = step(slot, padded())
     with caplog.at_level("INFO"):
-        slot.lean_()
+        slot.optimise_forward_()
     assert why in caplog.text
     seen = shapes(slot)
     assert_close(step(slot, padded()), plain, SHARE)
@@ -175,7 +178,7 @@ def test_another_attention_keeps_its_padding(build, padded, caplog):
 
 def test_an_attention_chosen_later_counts(build, padded, caplog):
     template = build("lora", "bert")
-    template.clone().lean_()
+    template.clone().optimise_forward_()
     template.model.get_base_model().backbone.set_attn_implementation("eager")
     assert_keeps_its_padding(template, "attention is not sdpa but eager", padded, caplog)
 
@@ -192,10 +195,10 @@ def test_blocks_that_mix_tokens_keep_their_padding(architecture, read, build, pa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_small_leak_is_found_in_every_precision(dtype, lora_slot):
     slot = lora_slot("llama", dtype=dtype)
-    assert packing_of(slot).what_prevents() is None
+    assert packing_of(slot).find_incompatibility() is None
     blocks = find_blocks(slot.model.get_base_model())[1]
     blocks[1] = _Mixing(blocks[1], lambda h: 0.05 * h.roll(1, 1))
-    assert packing_of(slot).what_prevents() is not None
+    assert packing_of(slot).find_incompatibility() is not None
 
 
 def test_a_convolution_between_tokens_is_found_in_bfloat16():
@@ -205,22 +208,22 @@ def test_a_convolution_between_tokens_is_found_in_bfloat16():
     )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModel.from_config(config).eval().requires_grad_(False).bfloat16()
-    assert "rows would mix" in Packing(model).what_prevents()
+    assert "rows would mix" in PaddingFree(model).find_incompatibility()
 
 
 def test_whatever_fails_keeps_its_padding_and_ends_nothing(build, tiny_classifier, padded, caplog):
     short = build("lora", "llama", [0])
     short.model.config.num_hidden_layers = 2  # the last block is there and never runs
-    assert "IndexError" in packing_of(short).what_prevents()
+    assert "IndexError" in packing_of(short).find_incompatibility()
     two_lists = tiny_classifier("bert")
     two_lists.more = nn.ModuleList([nn.Linear(2, 2)])
     with caplog.at_level("INFO"):
-        pack_(two_lists)
+        remove_padding_(two_lists)
     assert "found 2" in caplog.text
 
 
 def test_few_words_are_enough_to_find_out(tiny):
-    assert Packing(tiny("llama", vocab_size=5).requires_grad_(False)).what_prevents() is None
+    assert PaddingFree(tiny("llama", vocab_size=5).requires_grad_(False)).find_incompatibility() is None
 
 
 # ---- how it goes with what else may be switched
@@ -229,8 +232,8 @@ def test_few_words_are_enough_to_find_out(tiny):
 def test_twice_is_once_and_a_clone_is_as_lean(build, padded):
     slot, batch = build("lora", "bert"), padded()
     plain = step(slot, batch)
-    slot.lean_()
-    slot.lean_()
+    slot.optimise_forward_()
+    slot.optimise_forward_()
     for one in (slot, slot.clone()):
         assert_packed_gives(plain, one, batch)
 
@@ -238,13 +241,13 @@ def test_twice_is_once_and_a_clone_is_as_lean(build, padded):
 def test_checkpointing_before_and_after(build, padded):
     slot, batch = build("lora", "bert"), padded()
     plain = step(slot, batch)
-    slot.checkpointing_(True)
-    slot.lean_()
+    slot.set_checkpointing_(True)
+    slot.optimise_forward_()
     seen = shapes(slot)
     assert_close(step(slot, batch), plain, SHARE)
     assert len(seen) == 6  # every block twice
     seen.clear()
-    slot.checkpointing_(False)
+    slot.set_checkpointing_(False)
     assert_close(step(slot, batch), plain, SHARE)
     assert len(seen) == 3
 
@@ -261,8 +264,8 @@ def test_other_forwards_before_the_backward_pass(checkpointing, build, padded):
         return dict(zip(slot.names, torch.autograd.grad(loss, slot.parameters()), strict=True))
 
     plain = gradients()
-    slot.lean_()
-    slot.checkpointing_(checkpointing)
+    slot.optimise_forward_()
+    slot.set_checkpointing_(checkpointing)
     assert_close(gradients(), plain, SHARE)
 
 
@@ -271,7 +274,7 @@ def test_nothing_of_a_batch_stays_after_its_forward(build, padded):
     inner = slot.model.get_base_model().backbone
     with torch.no_grad():
         expected = inner(**padded(seed=4)).last_hidden_state
-        slot.lean_()
+        slot.optimise_forward_()
         slot.model(**batch)
         torch.testing.assert_close(inner(**padded(seed=4)).last_hidden_state, expected)
 
@@ -279,8 +282,8 @@ def test_nothing_of_a_batch_stays_after_its_forward(build, padded):
 def test_keys_and_values_come_back_with_their_padding(tiny, stir, padded):
     model = get_peft_model(tiny("llama"), LoReftConfig(r=3))
     stir(model)
-    slot, batch = Slot(model), padded()
-    slot.lean_()
+    slot, batch = AdaptedModel(model), padded()
+    slot.optimise_forward_()
     seen = shapes(slot)
     cache = slot.model(**batch).past_key_values
     assert cache.layers[0].keys.shape[0] == 3
@@ -294,7 +297,7 @@ def test_rounded_products_and_training_after_inference(lora_slot, padded):
     slot, batch = lora_slot("llama", dtype=torch.float32), padded("left")
     with torch.autocast("cpu", torch.bfloat16):
         plain = step(slot, batch)
-        slot.lean_()
+        slot.optimise_forward_()
         seen = shapes(slot)
         with torch.inference_mode():
             slot.model(**{name: tensor.clone() for name, tensor in batch.items()})

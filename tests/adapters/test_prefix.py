@@ -8,9 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from steps import LABELS, assert_close, step
 
-from fedpeft.adapters import LoReftConfig, Slot, companies, is_head
-from fedpeft.adapters.blocks import find_blocks, unwrapped
-from fedpeft.adapters.prefix import PrefixCache
+from fedpeft.acceleration import make_fixed_batches
+from fedpeft.acceleration.prefix_cache import PrefixCache
+from fedpeft.adapters import LoReftConfig, AdaptedModel, is_head
+from fedpeft.backbones.blocks import find_blocks, unwrap_block
 from fedpeft.errors import UserError
 
 ARCHITECTURES = ("bert", "roberta", "mpnet", "llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -28,7 +29,7 @@ def build(lora_slot, factors, tiny_classifier, stir):
             config = LoReftConfig(r=3, layers=layers, positions="f2+l3", modules_to_save=["classifier"])
             model = get_peft_model(plain, config)
             stir(model)
-            return Slot(model)
+            return AdaptedModel(model)
         slot = lora_slot(architecture, layers=layers, dtype=dtype, density=0.3 if kind == "masked" else 1.0)
         slot.merge(factors(slot, 3) if kind == "masked" else {})
         return slot
@@ -56,7 +57,7 @@ def ran(slot):
     """A list that grows by a block's number whenever that block's attention runs."""
     blocks, runs = find_blocks(slot.model.get_base_model())[1], []
     for i, block in enumerate(blocks):
-        first = next(m for m in unwrapped(block).modules() if "Attention" in type(m).__name__)
+        first = next(m for m in unwrap_block(block).modules() if "Attention" in type(m).__name__)
         first.register_forward_hook(lambda *_, i=i: runs.append(i))
     return runs
 
@@ -140,13 +141,13 @@ def test_checkpointing_goes_with_it(kind, inside, build, padded):
     expected, plain = cached_step(slot, cache, batch), step(slot, batch)
     if inside:
         with slot.cached(cache):
-            slot.checkpointing_(True)
+            slot.set_checkpointing_(True)
             found = step(slot, batch)
-            slot.checkpointing_(False)
+            slot.set_checkpointing_(False)
     else:
-        slot.checkpointing_(True)
+        slot.set_checkpointing_(True)
         found = cached_step(slot, cache, batch)
-        slot.checkpointing_(False)
+        slot.set_checkpointing_(False)
     assert same_bits(found, expected)
     assert same_bits(step(slot, batch), plain)
 
@@ -190,7 +191,7 @@ def test_merged_factors_and_trained_values_do_not_reach_below(build, factors, pa
 
 def test_only_the_head_trained(tiny_classifier, padded):
     config = LoraConfig(target_modules=["classifier"], r=2)
-    slot, batch, cache = Slot(get_peft_model(tiny_classifier("bert"), config)), padded(), PrefixCache(1)
+    slot, batch, cache = AdaptedModel(get_peft_model(tiny_classifier("bert"), config)), padded(), PrefixCache(1)
     assert slot.frozen_blocks == 3
     runs = ran(slot)
     for _ in range(2):
@@ -201,9 +202,9 @@ def test_only_the_head_trained(tiny_classifier, padded):
 
 def test_an_adapter_in_front_of_the_blocks_leaves_nothing_frozen(tiny_classifier):
     config = LoraConfig(target_modules=r".*(word_embeddings|layer\.2\.output\.dense)", r=2)
-    assert Slot(get_peft_model(tiny_classifier("bert"), config)).frozen_blocks == 0
+    assert AdaptedModel(get_peft_model(tiny_classifier("bert"), config)).frozen_blocks == 0
     position_bias = LoraConfig(target_modules=r".*(relative_attention_bias|layer\.2\.output\.dense)", r=2)
-    assert Slot(get_peft_model(tiny_classifier("mpnet"), position_bias)).frozen_blocks == 0
+    assert AdaptedModel(get_peft_model(tiny_classifier("mpnet"), position_bias)).frozen_blocks == 0
 
 
 def test_without_frozen_blocks_it_is_off_and_says_so(build, padded, caplog):
@@ -235,7 +236,7 @@ def test_other_calls_run_as_without_a_cache(build, padded):
 def test_generation_with_a_key_value_cache_does_not_use_it(tiny, padded, stir):
     model = get_peft_model(tiny("llama"), LoReftConfig(r=3, layers=[1]))
     stir(model)
-    slot, batch, cache = Slot(model), padded("left"), PrefixCache(1)
+    slot, batch, cache = AdaptedModel(model), padded("left"), PrefixCache(1)
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 1}
     expected = slot.model.generate(**batch, **options)
     with slot.cached(cache):
@@ -258,7 +259,7 @@ def test_a_failure_leaves_the_model_as_it_was(build, padded):
 
 
 def test_trained_blocks_are_refused(tiny_classifier):
-    with pytest.raises(ValueError, match=r"layer\.0.* is trained"), PrefixCache(1).serving(tiny_classifier("bert"), 1):
+    with pytest.raises(ValueError, match=r"layer\.0.* is trained"), PrefixCache(1).enabled(tiny_classifier("bert"), 1):
         pass
 
 
@@ -326,10 +327,10 @@ def test_a_company_is_computed_at_once_and_gives_the_same(lean, architecture, si
     slot, batch, cache = build("reft", architecture, [1, 2]), padded(side), PrefixCache(1)
     plain = step(slot, batch)
     if lean:
-        slot.lean_()
+        slot.optimise_forward_()
     runs = ran(slot)
     others = [(5, 6, 7), (8, 9)]
-    company = companies([*tokens_of(batch), *others], 3)
+    company = make_fixed_batches([*tokens_of(batch), *others], 3)
     first = step_in_company(slot, cache, batch, company)
     assert_close(first, plain, 2e-6)
     assert runs == [0, 1] * 2 + [2]  # rows of 1, 2 and 3 tokens; rows of 4 and 11 tokens; the batch
@@ -340,17 +341,17 @@ def test_a_company_is_computed_at_once_and_gives_the_same(lean, architecture, si
 def test_a_company_as_large_as_the_batch_has_its_own_padding(build, padded):
     slot, batch, cache = build("reft", "bert", [1, 2]), padded(), PrefixCache(1)
     plain = step(slot, batch)
-    slot.lean_()
+    slot.optimise_forward_()
     rows = tokens_of(batch)
     mates = [(5, 6), (7, 8, 9), (10, 11, 12, 13)]
     for size, row in zip((11, 4, 1), rows, strict=True):  # (3, 11) as the batch, (3, 4), (3, 3)
-        company = companies([row, *[mate[:size] for mate in mates[:2]]], 3)
+        company = make_fixed_batches([row, *[mate[:size] for mate in mates[:2]]], 3)
         assert_close(step_in_company(slot, cache, batch, company), plain, 2e-6)
 
 
 def test_who_asks_first_does_not_change_a_bit_of_a_company(build, padded):
     slot, batch = build("lora", "bert", [2], dtype=torch.float32), padded()
-    company = companies(tokens_of(batch), 16)
+    company = make_fixed_batches(tokens_of(batch), 16)
     together, alone = PrefixCache(1), PrefixCache(1)
     expected = step_in_company(slot, together, batch, company)
     for row in reversed(rows_of(batch)):
@@ -360,7 +361,7 @@ def test_who_asks_first_does_not_change_a_bit_of_a_company(build, padded):
     full = PrefixCache(600 / 2**20)  # room for one row
     for _ in range(2):
         assert same_bits(step_in_company(slot, full, batch, company), expected)
-    assert full.use.refused > 0
+    assert full.use.not_stored > 0
 
 
 def test_a_row_in_other_company_or_with_other_positions_is_another_row(build, padded):
@@ -368,7 +369,11 @@ def test_a_row_in_other_company_or_with_other_positions_is_another_row(build, pa
     rows = tokens_of(batch)
     ids = batch["input_ids"]
     positions = {"position_ids": torch.arange(ids.shape[1]).expand_as(ids) + 3}
-    for company, more in ((companies(rows, 16), {}), (companies(rows[:2], 16), {}), (companies(rows, 16), positions)):
+    for company, more in (
+        (make_fixed_batches(rows, 16), {}),
+        (make_fixed_batches(rows[:2], 16), {}),
+        (make_fixed_batches(rows, 16), positions),
+    ):
         given = batch | more
         before = cache.use.rows
         assert_close(step_in_company(slot, cache, given, company), step(slot, given), 2e-6)
@@ -376,7 +381,7 @@ def test_a_row_in_other_company_or_with_other_positions_is_another_row(build, pa
 
 
 def test_companies_are_of_like_length_and_hold_a_row_once():
-    found = companies([(1, 2, 3), (4,), (5, 6), (4,), (7, 8, 9, 10), (1, 2)], 2)
+    found = make_fixed_batches([(1, 2, 3), (4,), (5, 6), (4,), (7, 8, 9, 10), (1, 2)], 2)
     assert {row: company.rows for row, company in found.items()} == {
         (4,): ((4,), (5, 6)),
         (5, 6): ((4,), (5, 6)),
@@ -396,7 +401,7 @@ def test_a_full_cache_keeps_what_it_has_and_changes_no_bit(build, padded):
     expected = cached_step(slot, PrefixCache(1), batch)
     for _ in range(2):
         assert same_bits(cached_step(slot, small, batch), expected)
-    assert (small.use.rows, small.use.used, small.use.computed, small.use.refused) == (2, 12 * 32 * 4, 4, 2)
+    assert (small.use.rows, small.use.used, small.use.computed, small.use.not_stored) == (2, 12 * 32 * 4, 4, 2)
     assert "2 rows in 0.0 of 0.0 MiB; 6 looked up, 4 computed, 2 of them not kept" in str(small.use)
 
 
@@ -454,7 +459,7 @@ def test_a_disk_that_fills_up_costs_time_and_no_bit(build, padded, tmp_path, cap
     cache._file._file = Disk(cache._file._file, room=1000)  # a part of a row
     for _ in range(2):
         assert same_bits(cached_step(slot, cache, batch), expected)
-    assert cache.use.rows < 3 and cache.use.refused > 0
+    assert cache.use.rows < 3 and cache.use.not_stored > 0
     assert "No space left on device" in caplog.text
 
 

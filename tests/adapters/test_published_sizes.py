@@ -10,7 +10,8 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PretrainedConfig, RobertaConfig
 
-from fedpeft.adapters import LoReftConfig, SequenceClassifier, Slot, lora_config
+from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
+from fedpeft.backbones import SequenceClassifier
 
 LLAMA_3B, LLAMA_8B, ROBERTA = "LLaMA-3.2-3B", "LLaMA-3-8B", "RoBERTa-large"
 SHAPES: dict[str, PretrainedConfig] = {
@@ -40,7 +41,7 @@ def without_weights(name: str) -> nn.Module:
 
 def sizes(name: str, config: Callable) -> dict[str, int]:
     model = copy.deepcopy(without_weights(name))
-    slot = Slot(get_peft_model(model, config(model)))
+    slot = AdaptedModel(get_peft_model(model, config(model)))
     assert all(parameter.is_meta for parameter in slot.parameters())
     return slot.sizes()
 
@@ -71,6 +72,6 @@ def test_fedreft_on_roberta_is_one_group_and_the_head_is_counted_apart(positions
 
 
 def test_fedit_on_every_linear_map_of_llama():
-    found = sizes(LLAMA_3B, lambda model: lora_config(model, r=32, alpha=64))
+    found = sizes(LLAMA_3B, lambda model: make_lora_config(model, r=32, alpha=64))
     assert round(found["adapter"] / 1e6, 2) == 48.63 and found["head"] == 0
-    assert sizes(LLAMA_8B, lambda model: lora_config(model, r=8, alpha=16))["adapter"] == 32 * 8 * LLAMA_8B_LINEAR
+    assert sizes(LLAMA_8B, lambda model: make_lora_config(model, r=8, alpha=16))["adapter"] == 32 * 8 * LLAMA_8B_LINEAR

@@ -7,7 +7,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fedpeft.adapters import LoReftConfig, SequenceClassifier, Slot, load_backbone, load_decoder, lora_config
+from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
+from fedpeft.backbones import SequenceClassifier, load_backbone, load_decoder
 from fedpeft.errors import UserError
 
 ADAPTERS = ("lora", "masked", "reft")
@@ -34,10 +35,10 @@ def slot(stir):
         if kind == "reft":
             config = LoReftConfig(r=3, positions="f2+l2")
         else:
-            config = lora_config(model, r=2, alpha=2, density=0.4 if kind == "masked" else 1.0)
+            config = make_lora_config(model, r=2, alpha=2, density=0.4 if kind == "masked" else 1.0)
         peft = get_peft_model(model, config)
         stir(peft)
-        return Slot(peft)
+        return AdaptedModel(peft)
 
     return build
 
@@ -57,7 +58,7 @@ def test_adapters_train_in_float32_and_recomputing_gives_the_same(quantization, 
     loss, gradients = step(model, batch)
     assert loss.isfinite() and all(g.isfinite().all() and g.any() for g in gradients)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    model.checkpointing_(True)
+    model.set_checkpointing_(True)
     same_loss, same = step(model, batch)
     assert torch.equal(loss, same_loss) and all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
 
@@ -101,7 +102,7 @@ def test_without_bitsandbytes_or_gpu_it_is_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device: this torch sees no GPU"):
         load_decoder("anything", quantization="4bit", device="cuda")
-    monkeypatch.setattr("fedpeft.adapters.quantized.find_spec", lambda name: None)
+    monkeypatch.setattr("fedpeft.backbones.quantized.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"quantization: 4bit needs bitsandbytes. Run: pip install 'fedpeft\[quantized"):
         load_decoder("anything", quantization="4bit")

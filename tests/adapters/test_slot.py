@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
 
-from fedpeft.adapters import LoReftConfig, Slot, is_head, lora_config
+from fedpeft.adapters import LoReftConfig, AdaptedModel, is_head, make_lora_config
 from fedpeft.adapters.reft.layer import LoReftLayer
 
 
@@ -12,9 +12,9 @@ from fedpeft.adapters.reft.layer import LoReftLayer
 def slot(request, tiny_classifier, stir):
     plain = tiny_classifier("bert")
     reft = LoReftConfig(r=3, positions="f2+l3", modules_to_save=["classifier"])
-    model = get_peft_model(plain, reft if request.param == "reft" else lora_config(plain, r=2, alpha=4))
+    model = get_peft_model(plain, reft if request.param == "reft" else make_lora_config(plain, r=2, alpha=4))
     stir(model)
-    return Slot(model)
+    return AdaptedModel(model)
 
 
 def logits(slot, batch):

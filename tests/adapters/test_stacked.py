@@ -7,10 +7,11 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from fedpeft.adapters import LoReftConfig, SequenceClassifier, Slot, lora_config, merged_names
-from fedpeft.adapters.rowgroups import RowGroups
-from fedpeft.adapters.stacked import Stack, unadapted
-from fedpeft.engines.models import attach
+from fedpeft.acceleration.row_groups import RowGroups
+from fedpeft.acceleration.stacked_clients import Stack, copy_base_model
+from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config, get_frozen_delta_names
+from fedpeft.backbones import SequenceClassifier
+from fedpeft.engines.templates import attach_adapter
 
 PAD = 1
 FIRST, LAST = [0], [1, 2]  # blocks
@@ -21,7 +22,7 @@ def adapted(stir):
     """adapted(backbone, config, config, ...) -> a slot each, away from its start, over the one backbone."""
 
     def build(backbone, *configs):
-        slots = [Slot(attach(backbone, config, seed)) for seed, config in enumerate(configs)]
+        slots = [AdaptedModel(attach_adapter(backbone, config, seed)) for seed, config in enumerate(configs)]
         for seed, slot in enumerate(slots):
             stir(slot.model, seed=seed + 1)
         return slots
@@ -50,7 +51,7 @@ def in_float64(tiny):
 
 
 def lora(backbone, head=True, **options):
-    config = lora_config(backbone, **options)
+    config = make_lora_config(backbone, **options)
     config.modules_to_save = ["classifier"] if head else None
     return config
 
@@ -159,14 +160,14 @@ def test_gradients_are_those_of_each_client_alone(architecture, layout, in_float
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "mpnet"])
 def test_in_float32_with_our_head_and_merged_factors(architecture, tiny_classifier, adapted, factors):
     backbone = tiny_classifier(architecture)
-    slots = adapted(backbone, *unlike(backbone, head=True)[:4], lora_config(backbone, r=2, alpha=3))
+    slots = adapted(backbone, *unlike(backbone, head=True)[:4], make_lora_config(backbone, r=2, alpha=3))
     slots[0].merge(factors(slots[0], rank=3))
     slots[1].merge(factors(slots[1], rank=40))  # larger than the product, which is held instead
     rows = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     labels = torch.arange(10) % 3
     got, wanted = both_ways(slots, rows, prompts(10), labels, torch.nn.functional.cross_entropy)
     assert largest_difference(got, wanted, floor=1.0) < 1e-5
-    assert {merged_names(name)[0] for name in slots[0].dimensions()} <= slots[0].merged.keys()
+    assert {get_frozen_delta_names(name)[0] for name in slots[0].dimensions()} <= slots[0].merged.keys()
 
 
 def test_another_clients_tensors_and_rows_change_nothing(tiny_classifier, adapted):
@@ -194,7 +195,7 @@ def test_clients_without_rows_get_no_gradient(tiny_classifier, adapted):
 
 def test_frozen_tensors_get_no_gradient_and_the_others_theirs(tiny_classifier, adapted):
     backbone = tiny_classifier("bert")
-    slots = adapted(backbone, *[lora_config(backbone, r=2, alpha=3)] * 2)
+    slots = adapted(backbone, *[make_lora_config(backbone, r=2, alpha=3)] * 2)
     for name, parameter in zip(slots[1].names, slots[1].parameters(), strict=True):
         parameter.requires_grad_("lora_A" not in name)
     Stack(slots).rows([0, 1])(**prompts(2)).logits.sum().backward()
@@ -249,7 +250,7 @@ def test_outside_a_call_the_model_is_the_plain_one(tiny_classifier, adapted):
 def test_the_backbone_is_shared_and_neither_it_nor_the_slots_are_changed(tiny_classifier, adapted, factors):
     backbone = tiny_classifier("bert")
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    slots = adapted(backbone, lora_config(backbone, r=2, alpha=3), LoReftConfig(modules_to_save=["classifier"]))
+    slots = adapted(backbone, make_lora_config(backbone, r=2, alpha=3), LoReftConfig(modules_to_save=["classifier"]))
     slots[0].merge(factors(slots[0], rank=3))
     before = [slot.snapshot() for slot in slots]
     stack = Stack(slots)
@@ -265,7 +266,7 @@ def test_an_unadapted_model_forgets_what_was_merged(lora_slot, factors, padded):
     slot.merge(factors(slot, rank=3))
     with torch.no_grad():
         merged = slot.model(**padded()).logits
-        plain = unadapted(slot)
+        plain = copy_base_model(slot)
         with slot.model.disable_adapter():
             assert not torch.equal(plain(**padded()).logits, slot.model(**padded()).logits), "a merged delta stays"
         assert torch.equal(slot.model(**padded()).logits, merged)
@@ -289,12 +290,12 @@ def test_beside_a_bfloat16_backbone_adapters_stay_in_float32(tiny_classifier, ad
 
 def test_what_a_stack_refuses(tiny_classifier, adapted):
     backbone = tiny_classifier("bert")
-    config = lora_config(backbone, r=2, alpha=3)
+    config = make_lora_config(backbone, r=2, alpha=3)
     slots = adapted(backbone, config, config)
     with pytest.raises(ValueError, match="at least one slot"):
         Stack([])
     with pytest.raises(ValueError, match="slot 1 on another"):
-        Stack([slots[0], Slot(get_peft_model(tiny_classifier("bert"), config))])
+        Stack([slots[0], AdaptedModel(get_peft_model(tiny_classifier("bert"), config))])
     with pytest.raises(ValueError, match=r"clients of 2 rows\. Received: a batch of 3"):
         Stack(slots).rows([0, 1])(**prompts(3))
     for wrong in ([0, 2, 2], []):
@@ -303,7 +304,7 @@ def test_what_a_stack_refuses(tiny_classifier, adapted):
     deep = SequenceClassifier(backbone.backbone, num_labels=3, pooling="mean")
     deep.classifier = torch.nn.Sequential(torch.nn.Linear(32, 3))
     with pytest.raises(ValueError, match="one linear layer"):
-        Stack([Slot(get_peft_model(deep, LoReftConfig(modules_to_save=["classifier"])))])
+        Stack([AdaptedModel(get_peft_model(deep, LoReftConfig(modules_to_save=["classifier"])))])
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fedpeft.aggregation import (
-    cut,
-    energy_norm,
-    padded,
+    take_rank,
+    frobenius_norm,
+    pad_rank,
     residual,
-    ridge_refined,
+    ridge_corrected_mean,
     row_energy,
-    stack,
+    concat_factors,
     truncate,
 )  # fmt: skip
 
@@ -36,22 +36,22 @@ def dense(factors):
 def test_a_stack_is_the_weighted_sum(shape):
     weights = [0.5, -1.0, 2.0, 0.25]
     expected = sum(w * dense(f) for w, f in zip(weights, several(shape), strict=True))
-    assert torch.allclose(dense(stack(several(shape), weights)), expected)
-    assert torch.allclose(dense(stack(several(shape))), sum(map(dense, several(shape))))
+    assert torch.allclose(dense(concat_factors(several(shape), weights)), expected)
+    assert torch.allclose(dense(concat_factors(several(shape))), sum(map(dense, several(shape))))
 
 
 @shapes
 def test_a_rank_of_zero_adds_nothing(shape):
     nothing = torch.zeros(shape[0], 0, dtype=torch.float64), torch.zeros(0, shape[1], dtype=torch.float64)
     one = drawn(shape, 3, 0)
-    assert torch.equal(dense(stack([one, nothing])), dense(one))
+    assert torch.equal(dense(concat_factors([one, nothing])), dense(one))
     assert truncate(nothing)[1].shape == (0, shape[1])
 
 
 @shapes
 @pytest.mark.parametrize("rank", [1, 2, 6])
 def test_truncation_is_the_truncated_svd_also_beyond_the_smaller_dimension(shape, rank):
-    whole = stack(several(shape, (5, 8, 6)))  # stacked rank 19
+    whole = concat_factors(several(shape, (5, 8, 6)))  # stacked rank 19
     u, s, v = torch.linalg.svd(dense(whole), full_matrices=False)
     best = (u[:, :rank] * s[:rank]) @ v[:rank]
     b, a = truncate(whole, rank)
@@ -63,7 +63,7 @@ def test_truncation_is_the_truncated_svd_also_beyond_the_smaller_dimension(shape
 @shapes
 def test_without_a_rank_nothing_is_lost_and_nothing_negligible_kept(shape):
     one = drawn(shape, 3, 1)
-    again = truncate(stack([one, one, one], [1.0, 1.0, -1.0]))
+    again = truncate(concat_factors([one, one, one], [1.0, 1.0, -1.0]))
     assert again[1].shape[0] == 3 and torch.allclose(dense(again), dense(one))
 
 
@@ -80,7 +80,7 @@ def test_a_rank_above_that_of_the_product_is_filled_with_zeros():
 def test_terms_that_cancel_leave_nothing(shape):
     b, a = drawn(shape, 4, 0)
     turn = drawn((4, 4), 4, 1)[0]
-    nothing = stack([(b, a), (b @ turn, torch.linalg.solve(turn, a))], [1.0, -1.0])
+    nothing = concat_factors([(b, a), (b @ turn, torch.linalg.solve(turn, a))], [1.0, -1.0])
     assert truncate(nothing)[1].shape[0] == 0
     assert not truncate(nothing, 3)[0].any()
 
@@ -104,25 +104,25 @@ def test_signs_do_not_depend_on_how_the_product_is_factored(shape):
 
 
 def test_float32_in_float32_out():
-    b, a = truncate(stack([drawn((7, 12), 3, i, torch.float32) for i in range(2)]), 4)
+    b, a = truncate(concat_factors([drawn((7, 12), 3, i, torch.float32) for i in range(2)]), 4)
     assert b.dtype == a.dtype == torch.float32
 
 
 def test_padding_and_cutting():
     one = drawn((7, 12), 3, 0)
-    assert torch.equal(dense(padded(one, 5)), dense(one)) and padded(one, 5)[1].shape[0] == 5
-    assert torch.equal(cut(padded(one, 5), 3)[0], one[0])
+    assert torch.equal(dense(pad_rank(one, 5)), dense(one)) and pad_rank(one, 5)[1].shape[0] == 5
+    assert torch.equal(take_rank(pad_rank(one, 5), 3)[0], one[0])
     other = drawn((7, 12), 2, 0)
     for wrong in (
-        lambda: padded(one, 2),
-        lambda: cut(one, 4),
-        lambda: stack([]),
-        lambda: stack([one, drawn((12, 7), 3, 0)]),
+        lambda: pad_rank(one, 2),
+        lambda: take_rank(one, 4),
+        lambda: concat_factors([]),
+        lambda: concat_factors([one, drawn((12, 7), 3, 0)]),
         lambda: truncate(one, -1),
         lambda: residual([one, other]),
         lambda: residual([]),
-        lambda: ridge_refined([one, other], None, 1.0),
-        lambda: ridge_refined([one], None, 0.0),
+        lambda: ridge_corrected_mean([one, other], None, 1.0),
+        lambda: ridge_corrected_mean([one], None, 0.0),
     ):
         with pytest.raises(ValueError, match="Received"):
             wrong()
@@ -131,7 +131,7 @@ def test_padding_and_cutting():
 @shapes
 def test_norms_come_from_the_factors(shape):
     one = drawn(shape, 3, 0)
-    assert torch.allclose(energy_norm(one), dense(one).norm())
+    assert torch.allclose(frobenius_norm(one), dense(one).norm())
     assert torch.allclose(row_energy(one), dense(one).square().sum(1))
 
 
@@ -157,7 +157,7 @@ def test_the_refined_b_is_the_dense_least_squares_solution(shape, ridge):
     tall = torch.cat([a.mT, ridge**0.5 * torch.eye(3, dtype=torch.float64)])
     missing = torch.cat([(mean - b @ a).mT, torch.zeros(3, shape[0], dtype=torch.float64)])
     change = torch.linalg.lstsq(tall, missing).solution.mT
-    refined = ridge_refined(pairs, weights, ridge)
+    refined = ridge_corrected_mean(pairs, weights, ridge)
     assert torch.allclose(refined[0], b + change) and torch.allclose(refined[1], a)
 
 
@@ -180,12 +180,12 @@ def test_the_residual_takes_a_block_less_than_there_are_clients():
 
 def aggregates(pairs, weights):
     """What each rule makes of clients, as products: factors may be turned."""
-    whole = stack(pairs, weights)
+    whole = concat_factors(pairs, weights)
     return {
         "stack": dense(whole),
         "truncate": dense(truncate(whole, 2)),
         "residual": dense(residual(pairs, weights)),
-        "ridge_refined": dense(ridge_refined(pairs, weights, 0.1)),
+        "ridge_refined": dense(ridge_corrected_mean(pairs, weights, 0.1)),
     }
 
 
@@ -206,6 +206,11 @@ def test_lower_precision_costs_the_last_rounding_only(dtype):
     pairs = [drawn((7, 12), 3, i, dtype) for i in range(4)]
     wide = [(b.double(), a.double()) for b, a in pairs]
     exact, rounded = aggregates(wide, torch.ones(4)), aggregates(pairs, torch.ones(4))
-    assert residual(pairs)[0].dtype == ridge_refined(pairs, None, 0.1)[0].dtype == stack(pairs)[1].dtype == dtype
+    assert (
+        residual(pairs)[0].dtype
+        == ridge_corrected_mean(pairs, None, 0.1)[0].dtype
+        == concat_factors(pairs)[1].dtype
+        == dtype
+    )
     for rule in exact:
         assert (exact[rule] - rounded[rule]).norm() < 4 * torch.finfo(dtype).eps * exact[rule].norm()

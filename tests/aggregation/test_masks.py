@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedpeft.aggregation import Masked, overlap_mean, pack_rows, top_rows, unpack_rows
+from fedpeft.aggregation import MaskedUpdate, overlap_mean, pack_rows, top_rows, unpack_rows
 
 D_OUT, D_IN = 11, 6
 
@@ -12,7 +12,7 @@ def client(seed, rank=2, density=0.5):
     draw = torch.Generator().manual_seed(seed)
     rows = top_rows(torch.rand(D_OUT, generator=draw), density)
     b = torch.randn(len(rows), rank, generator=draw, dtype=torch.float64)
-    return Masked(rows, b, torch.randn(rank, D_IN, generator=draw, dtype=torch.float64))
+    return MaskedUpdate(rows, b, torch.randn(rank, D_IN, generator=draw, dtype=torch.float64))
 
 
 def dense(update):

@@ -3,8 +3,8 @@
 import pytest
 
 from fedpeft.budgets.memory import MemoryModel
-from fedpeft.budgets.seconds import TimeModel
 from fedpeft.budgets.shape import ModelShape
+from fedpeft.budgets.step_time import TimeModel
 
 
 @pytest.fixture

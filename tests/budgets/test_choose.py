@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from fedpeft.budgets.choose import Budget, Wanted, choose, needs
+from fedpeft.budgets.choose import Budget, SearchSpace, choose, list_candidates
 from fedpeft.errors import UserError
 
-WANTED = Wanted(max_length=128, batch_size=16, rank=8, densities=(1.0, 0.5, 0.25), examples=320)
+WANTED = SearchSpace(max_length=128, batch_size=16, rank=8, densities=(1.0, 0.5, 0.25), examples=320)
 
 
 def random_budget(draw: random.Random) -> Budget:
@@ -28,7 +28,7 @@ def grown(budget: Budget, draw: random.Random) -> Budget:
 def test_the_choice_is_the_largest_of_all_that_fit(shape, memory, time):
     """Brute force over every configuration, for random budgets."""
     draw = random.Random(0)
-    everything = needs(shape, memory, time, WANTED)
+    everything = list_candidates(shape, memory, time, WANTED)
     kinds = set()
     for _ in range(40):
         budget = random_budget(draw)
@@ -38,14 +38,14 @@ def test_the_choice_is_the_largest_of_all_that_fit(shape, memory, time):
                 choose(shape, memory, time, budget, WANTED)
             continue
         chosen = choose(shape, memory, time, budget, WANTED)
-        kinds.add(chosen.allotment)
+        kinds.add(chosen.resources)
         assert chosen.memory_mib <= budget.memory_mib
         assert chosen.uplink_mib <= (budget.uplink_mib_per_round or 1e9)
         assert chosen.seconds * 20 <= (budget.seconds_per_round or 1e9)
-        most = max(shape.trained(need.allotment) for need in fitting)
-        assert shape.trained(chosen.allotment) == most
-        learned = (chosen.allotment.rank, chosen.allotment.layers, chosen.allotment.density)
-        alike = [n for n in fitting if (n.allotment.rank, n.allotment.layers, n.allotment.density) == learned]
+        most = max(shape.trained(need.resources) for need in fitting)
+        assert shape.trained(chosen.resources) == most
+        learned = (chosen.resources.rank, chosen.resources.layers, chosen.resources.density)
+        alike = [n for n in fitting if (n.resources.rank, n.resources.layers, n.resources.density) == learned]
         assert chosen.seconds == min(need.seconds for need in alike)
     assert len(kinds) > 10  # the budgets truly led to different choices
 
@@ -61,9 +61,9 @@ def test_a_larger_budget_never_gives_a_smaller_configuration(shape, memory, time
         except UserError:
             continue
         large = choose(shape, memory, time, more, WANTED)  # and raises nothing
-        assert shape.trained(large.allotment) >= shape.trained(small.allotment)
-        if shape.trained(large.allotment) == shape.trained(small.allotment):
-            assert len(large.allotment.layers) >= len(small.allotment.layers)
+        assert shape.trained(large.resources) >= shape.trained(small.resources)
+        if shape.trained(large.resources) == shape.trained(small.resources):
+            assert len(large.resources.layers) >= len(small.resources.layers)
         compared += 1
     assert compared > 30
 
@@ -71,25 +71,27 @@ def test_a_larger_budget_never_gives_a_smaller_configuration(shape, memory, time
 def test_levers_that_change_no_result_go_first(shape, memory, time):
     """With less and less memory: smaller pieces and checkpointing; what is learned shrinks only after them."""
     largest = choose(shape, memory, time, Budget(1e6), WANTED)
-    whole = largest.allotment
+    whole = largest.resources
     assert (whole.rank, whole.layers, whole.density) == (8, shape.top(6), 1.0)
     assert (whole.micro_batch, whole.checkpointing) == (16, False)
-    pieces = choose(shape, memory, time, Budget(largest.memory_mib - 1), WANTED).allotment
+    pieces = choose(shape, memory, time, Budget(largest.memory_mib - 1), WANTED).resources
     assert replace(pieces, micro_batch=16) == whole and pieces.micro_batch < 16
-    least = min(n.memory_mib for n in needs(shape, memory, time, WANTED) if n.allotment.layers == whole.layers)
-    fewer = choose(shape, memory, time, Budget(least - 0.5), WANTED).allotment
+    least = min(
+        n.memory_mib for n in list_candidates(shape, memory, time, WANTED) if n.resources.layers == whole.layers
+    )
+    fewer = choose(shape, memory, time, Budget(least - 0.5), WANTED).resources
     assert fewer.layers != whole.layers or fewer.rank < 8 or fewer.density < 1
 
 
 def test_an_uplink_lowers_rank_before_layers(shape, memory, time):
     """Half the bytes could be half the rank or half the layers: few dimensions in many places."""
-    whole = choose(shape, memory, time, Budget(1e6), Wanted(128, 16))
-    half = choose(shape, memory, time, Budget(1e6, whole.uplink_mib * 0.52), Wanted(128, 16))
-    assert (half.allotment.rank, len(half.allotment.layers)) == (4, 6)
+    whole = choose(shape, memory, time, Budget(1e6), SearchSpace(128, 16))
+    half = choose(shape, memory, time, Budget(1e6, whole.uplink_mib * 0.52), SearchSpace(128, 16))
+    assert (half.resources.rank, len(half.resources.layers)) == (4, 6)
 
 
 def test_what_a_method_cannot_do_is_not_chosen(shape, memory, time):
-    chosen = choose(shape, memory, time, Budget(1e6, 0.2), Wanted(128, 16, rank=1, layers=3)).allotment
+    chosen = choose(shape, memory, time, Budget(1e6, 0.2), SearchSpace(128, 16, rank=1, layers=3)).resources
     assert (chosen.rank, chosen.layers, chosen.density) == (1, (3, 4, 5), 1.0)
 
 
@@ -99,7 +101,7 @@ def test_what_a_method_cannot_do_is_not_chosen(shape, memory, time):
         (Budget(300), WANTED, ["300 MiB is less than the 6", "weights 84", "libraries 490", "smaller backbone"]),
         (Budget(1e4, 0.001), WANTED, ["0.001 MiB of uplink is less than", "adapter and head"]),
         (Budget(1e4, None, 0.01), WANTED, ["0.01 s is less than", "20 steps"]),
-        (Budget(1e4, None, 5.0), Wanted(128, 16), ["seconds per round needs the rows"]),
+        (Budget(1e4, None, 5.0), SearchSpace(128, 16), ["seconds per round needs the rows"]),
     ],
 )
 def test_nothing_fits_is_one_line_that_says_what_would(shape, memory, time, budget, wanted, words):
@@ -113,9 +115,9 @@ def test_nothing_fits_is_one_line_that_says_what_would(shape, memory, time, budg
 def test_limits_that_exclude_each_other_are_named_as_such(shape, memory, time):
     """Checkpointing in pieces of one row fits the memory, and costs more seconds than there are."""
     wanted = replace(WANTED, layers=1, rank=1, densities=(1.0,))
-    options = needs(shape, memory, time, wanted)
+    options = list_candidates(shape, memory, time, wanted)
     memory_mib = min(need.memory_mib for need in options)
     slow = time.__class__(time.per_product, 0.01)  # entering a block costs much: pieces are slow
-    seconds = 20 * min(need.seconds for need in needs(shape, memory, slow, wanted))
+    seconds = 20 * min(need.seconds for need in list_candidates(shape, memory, slow, wanted))
     with pytest.raises(UserError, match="at once"):
         choose(shape, memory, slow, Budget(memory_mib, None, seconds * 1.01), wanted)

@@ -7,25 +7,26 @@ import torch
 from peft import get_peft_model
 from transformers import BertConfig, BertModel
 
-from fedpeft.adapters import SequenceClassifier, Slot, lora_config
-from fedpeft.budgets import Allotment
+from fedpeft.adapters import AdaptedModel, make_lora_config
+from fedpeft.backbones import SequenceClassifier
 from fedpeft.budgets.memory import MARGIN, MARGIN_MIB, MIB, Point, fit_memory, sizes
-from fedpeft.budgets.seconds import fit_seconds
 from fedpeft.budgets.shape import read_shape
+from fedpeft.budgets.step_time import fit_seconds
+from fedpeft.resources import ClientResources
 
 PLAN = [
-    (192, 12, Allotment(8)),
-    (192, 12, Allotment(8, (3, 4, 5))),
-    (96, 12, Allotment(8)),
-    (192, 3, Allotment(8)),
-    (192, 12, Allotment(8, checkpointing=True)),
-    (48, 6, Allotment(8, (5,))),
+    (192, 12, ClientResources(8)),
+    (192, 12, ClientResources(8, (3, 4, 5))),
+    (96, 12, ClientResources(8)),
+    (192, 3, ClientResources(8)),
+    (192, 12, ClientResources(8, checkpointing=True)),
+    (48, 6, ClientResources(8, (5,))),
 ]
 
 
 def test_coefficients_are_found_again_and_predict_other_points(shape, memory, time):
-    def truth(length, rows, allotment):
-        trained, kept, working, maps = sizes(shape, length, rows, allotment)
+    def truth(length, rows, resources):
+        trained, kept, working, maps = sizes(shape, length, rows, resources)
         return memory.constant_mib + trained + memory.kept * kept + memory.working * working + memory.maps * maps
 
     points = [
@@ -33,10 +34,10 @@ def test_coefficients_are_found_again_and_predict_other_points(shape, memory, ti
     ]
     fitted = fit_memory(shape, points, memory.loading_mib, memory.libraries_mib)
     assert vars(fitted) == pytest.approx(vars(memory), rel=1e-6)
-    for length, rows, allotment in [(256, 16, Allotment(8)), (32, 4, Allotment(1, (4, 5), 0.25))]:
-        exact = truth(length, rows, allotment)
+    for length, rows, resources in [(256, 16, ClientResources(8)), (32, 4, ClientResources(1, (4, 5), 0.25))]:
+        exact = truth(length, rows, resources)
         with_margin = exact + MARGIN * (exact - memory.constant_mib) + MARGIN_MIB
-        assert fitted.predict(shape, length, rows, allotment) == pytest.approx(with_margin)
+        assert fitted.predict(shape, length, rows, resources) == pytest.approx(with_margin)
     found = fit_seconds(shape, points)
     assert (found.per_product, found.per_block) == pytest.approx((time.per_product, time.per_block), rel=1e-6)
 
@@ -52,23 +53,23 @@ def test_coefficients_are_never_negative(shape, memory, time):
 
 def test_a_prediction_is_never_below_the_peak_of_loading(shape, memory):
     heavy = replace(memory, loading_mib=5000.0)
-    assert heavy.predict(shape, 32, 4, Allotment(8)) == 5000.0 + MARGIN_MIB
+    assert heavy.predict(shape, 32, 4, ClientResources(8)) == 5000.0 + MARGIN_MIB
 
 
 def test_every_lever_saves(shape, memory):
-    base = Allotment(8, shape.top(6), 1.0, 16)
+    base = ClientResources(8, shape.top(6), 1.0, 16)
     savings = {
         "rank": replace(base, rank=4),
         "layers": replace(base, layers=shape.top(5)),
         "checkpointing": replace(base, checkpointing=True),
     }
     whole = memory.predict(shape, 128, 16, base)
-    for lever, allotment in savings.items():
-        assert memory.predict(shape, 128, 16, allotment) < whole, lever
+    for lever, resources in savings.items():
+        assert memory.predict(shape, 128, 16, resources) < whole, lever
     assert memory.predict(shape, 128, 8, base) < whole
 
 
-def kept_by_autograd(slot: Slot, rows: int, length: int) -> int:
+def kept_by_autograd(slot: AdaptedModel, rows: int, length: int) -> int:
     """Bytes that autograd keeps for the backward pass, each storage once, parameters and buffers not counted."""
     own = {t.untyped_storage().data_ptr() for t in [*slot.model.parameters(), *slot.model.buffers()]}
     seen: dict[int, int] = {}
@@ -96,9 +97,9 @@ def test_what_blocks_keep_is_what_autograd_keeps(attention, density, layers):
     )  # fmt: skip
     torch.manual_seed(0)
     model = SequenceClassifier(BertModel(config, add_pooling_layer=False).eval(), num_labels=2, pooling="mean")
-    slot = Slot(get_peft_model(model, lora_config(model, 4, 8, layers, density=density)))
+    slot = AdaptedModel(get_peft_model(model, make_lora_config(model, 4, 8, layers, density=density)))
     shape = read_shape(slot.model, 4, slot.dimensions(), slot.sizes()["head"])
     for rows, length in ((2, 64), (8, 32), (4, 128)):
-        _, kept, _, maps = sizes(shape, length, rows, Allotment(4, layers, density))
+        _, kept, _, maps = sizes(shape, length, rows, ClientResources(4, layers, density))
         arithmetic = MIB * (kept + (maps if attention == "eager" else 0))
         assert kept_by_autograd(slot, rows, length) == pytest.approx(arithmetic, rel=0.1)

@@ -5,10 +5,11 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModel
 
-from fedpeft.adapters import SequenceClassifier, Slot, lora_config
-from fedpeft.budgets import Allotment
+from fedpeft.adapters import AdaptedModel, make_lora_config
+from fedpeft.backbones import SequenceClassifier
 from fedpeft.budgets.shape import ModelShape, read_shape
 from fedpeft.federation.message import Message, wire_size
+from fedpeft.resources import ClientResources
 
 
 def tiny(architecture: str) -> SequenceClassifier:
@@ -22,11 +23,11 @@ def tiny(architecture: str) -> SequenceClassifier:
     return SequenceClassifier(AutoModel.from_config(config).eval(), num_labels=3, pooling="mean")
 
 
-def adapted(architecture: str, allotment: Allotment) -> tuple[Slot, ModelShape]:
+def adapted(architecture: str, resources: ClientResources) -> tuple[AdaptedModel, ModelShape]:
     model = tiny(architecture)
     frozen = {"parameters": sum(p.numel() for p in model.backbone.parameters())}
-    config = lora_config(model, allotment.rank, 16, allotment.layers or "all", density=allotment.density)
-    slot = Slot(get_peft_model(model, config))
+    config = make_lora_config(model, resources.rank, 16, resources.layers or "all", density=resources.density)
+    slot = AdaptedModel(get_peft_model(model, config))
     shape = read_shape(slot.model, 3, slot.dimensions(), slot.sizes()["head"])
     # PEFT keeps the untrained head beside its trained copy
     assert shape.parameters == frozen["parameters"] + shape.head_parameters
@@ -36,17 +37,17 @@ def adapted(architecture: str, allotment: Allotment) -> tuple[Slot, ModelShape]:
 @pytest.mark.parametrize("architecture", ["bert", "llama", "gpt2"])
 @pytest.mark.parametrize(
     "allotment",
-    [Allotment(4), Allotment(2, (2,)), Allotment(3, (1, 2), 0.3), Allotment(1, density=0.05)],
+    [ClientResources(4), ClientResources(2, (2,)), ClientResources(3, (1, 2), 0.3), ClientResources(1, density=0.05)],
 )
-def test_trained_parameters_and_bytes_are_those_of_the_real_adapter(architecture, allotment):
-    slot, shape = adapted(architecture, allotment)
-    assert shape.trained(allotment) == sum(slot.sizes().values())
+def test_trained_parameters_and_bytes_are_those_of_the_real_adapter(architecture, resources):
+    slot, shape = adapted(architecture, resources)
+    assert shape.trained(resources) == sum(slot.sizes().values())
     sent = wire_size(Message("a client", 12, slot.read(), {"examples": 100, "loss": 0.5}))
-    assert sent <= shape.uplink_bytes(allotment) <= sent + 4096 + 150 * len(slot.names)
+    assert sent <= shape.uplink_bytes(resources) <= sent + 4096 + 150 * len(slot.names)
 
 
 def test_what_is_read_of_a_model_with_grouped_heads():
-    _, shape = adapted("llama", Allotment(2))
+    _, shape = adapted("llama", ClientResources(2))
     assert (shape.blocks, shape.width, shape.heads, shape.kv_heads, shape.vocabulary) == (3, 32, 4, 2, 60)
     assert shape.intermediate == 48
     assert shape.linear["self_attn.k_proj"] == (32, 16) and shape.linear["mlp.down_proj"] == (48, 32)
@@ -55,7 +56,7 @@ def test_what_is_read_of_a_model_with_grouped_heads():
 
 
 def test_backpropagation_ends_at_the_lowest_adapted_block():
-    _, shape = adapted("bert", Allotment(2))
-    assert [shape.depth(Allotment(layers=layers)) for layers in (None, (2,), (1, 2), (0,))] == [3, 1, 2, 3]
-    assert shape.adapted(Allotment(layers=(0,))) == 1
+    _, shape = adapted("bert", ClientResources(2))
+    assert [shape.depth(ClientResources(layers=layers)) for layers in (None, (2,), (1, 2), (0,))] == [3, 1, 2, 3]
+    assert shape.adapted(ClientResources(layers=(0,))) == 1
     assert shape.top(2) == (1, 2)

@@ -7,21 +7,22 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from fedpeft.adapters import PrefixCache, SequenceClassifier
-from fedpeft.adapters.heads import pool
-from fedpeft.budgets import Allotment
-from fedpeft.engines.batched import BatchedEngine, joined
+from fedpeft.acceleration import PrefixCache
+from fedpeft.backbones import SequenceClassifier
+from fedpeft.backbones.heads import pool
+from fedpeft.engines.batched import BatchedEngine, concat_batches
 from fedpeft.engines.local import LocalEngine
-from fedpeft.engines.models import Models
+from fedpeft.engines.templates import TemplateCache
 from fedpeft.federation.answers import token_losses
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message
 from fedpeft.federation.method import FederationInfo, Method
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Classification, Regression
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import BUILT_IN
-from fedpeft.tasks.encode import Encoded, Padding, labelled
+from fedpeft.resources import ClientResources
+from fedpeft.tasks.encode import Encoded, Padding, collate
 
 EXAMPLES = (13, 8, 3, 9, 4)  # with batches of 4: 4, 2, 1, 3 and 1 steps an epoch, some of them short
 SETTINGS = TrainingConfig(batch_size=4, local_epochs=2, weight_decay=0.01, lr_decay=0.5)
@@ -74,12 +75,12 @@ def rows(client, count, target):
     return [Encoded(ids(2, 12), i % 3, ids(1, 5) if target else ()) for i in range(count)]
 
 
-def built(method, backbone, task, allotments, target=False, at_once=None, settings=SETTINGS):
+def built(method, backbone, task, allotments, target=False, max_clients=None, settings=SETTINGS):
     """A local engine, or a batched one when `at_once` is given, over fresh clients; and the server's start."""
-    models = Models(backbone, 0)
+    models = TemplateCache(backbone, 0)
     padding = Padding(PAD, "left" if target else "right")
     specs = [ClientSpec(f"c{i}", n, a) for i, (n, a) in enumerate(zip(EXAMPLES, allotments, strict=True))]
-    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in specs}
+    templates = {spec.id: models.get_template(method.adapter(backbone, spec)) for spec in specs}
     clients = []
     for i, spec in enumerate(specs):
         splits = {"train": rows(i, spec.examples, target), "validation": rows(100 + i, 5, target)}
@@ -87,7 +88,7 @@ def built(method, backbone, task, allotments, target=False, at_once=None, settin
     arguments = (method, clients, templates, settings, 0, 1)
     engine = LocalEngine(*arguments) if at_once is None else BatchedEngine(*arguments)
     if at_once is not None:
-        engine.at_once = at_once
+        engine.max_clients = at_once
     dimensions = {name: template.dimensions() for name, template in templates.items()}
     return engine, method.start(FederationInfo(tuple(specs), {c.spec.id: c.initial for c in clients}, dimensions), 0)
 
@@ -151,9 +152,11 @@ def made(name, **options):
     return kind(kind.Options(lr=5e-3, **options))
 
 
-LIKE = [Allotment()] * 5
-UNLIKE = [Allotment(rank=r, layers=layers) for r, layers in ((2, None), (4, None), (1, (1,)), (4, (0,)), (2, None))]
-RANKS = [Allotment(rank=r) for r in (2, 4, 1, 4, 2)]
+LIKE = [ClientResources()] * 5
+UNLIKE = [
+    ClientResources(rank=r, layers=layers) for r, layers in ((2, None), (4, None), (1, (1,)), (4, (0,)), (2, None))
+]
+RANKS = [ClientResources(rank=r) for r in (2, 4, 1, 4, 2)]
 LORA = {"adapter": {"r": 4, "alpha": 8}}
 REFT = {"adapter": {"kind": "loreft", "r": 2, "positions": "f1+l2"}}
 
@@ -163,7 +166,7 @@ REFT = {"adapter": {"kind": "loreft", "r": 2, "positions": "f1+l2"}}
     [
         ("fedit", LORA, LIKE),
         ("local", LORA, UNLIKE),
-        ("local", REFT, [Allotment(layers=layers) for layers in (None, (0,), (1,), None, (0, 1))]),
+        ("local", REFT, [ClientResources(layers=layers) for layers in (None, (0,), (1,), None, (0, 1))]),
         ("fedreft", {"mixing": "validation"} | REFT, LIKE),
         ("ffa_lora", LORA, LIKE),
         ("flora", LORA, RANKS),
@@ -174,7 +177,7 @@ REFT = {"adapter": {"kind": "loreft", "r": 2, "positions": "f1+l2"}}
 def test_two_rounds_are_the_local_engines(name, options, allotments, passes):
     method, backbone, task = made(name, **options), classifier(), Classification(3)
     wanted = rounds(method, *built(method, backbone, task, allotments))
-    got = rounds(method, *built(method, backbone, task, allotments, at_once=3))
+    got = rounds(method, *built(method, backbone, task, allotments, max_clients=3))
     assert passes == ([], [3, 2, 3, 2])
     assert largest_difference(got, wanted) < 1e-10
 
@@ -185,7 +188,7 @@ def test_two_rounds_are_the_local_engines(name, options, allotments, passes):
 def test_decoders_learn_the_same(name, options, passes):
     method, backbone, task = made(name, **options), decoder(), Answers()
     wanted = rounds(method, *built(method, backbone, task, LIKE, target=True))
-    got = rounds(method, *built(method, backbone, task, LIKE, target=True, at_once=5))
+    got = rounds(method, *built(method, backbone, task, LIKE, target=True, max_clients=5))
     assert passes == ([], [5, 5])
     assert largest_difference(got, wanted) < 1e-10
 
@@ -193,13 +196,13 @@ def test_decoders_learn_the_same(name, options, passes):
 def test_regression_learns_the_same(passes):
     method, backbone, task = made("fedit", **LORA), classifier(outputs=1), Regression("pearson")
     wanted = rounds(method, *built(method, backbone, task, LIKE))
-    assert largest_difference(rounds(method, *built(method, backbone, task, LIKE, at_once=5)), wanted) < 1e-10
+    assert largest_difference(rounds(method, *built(method, backbone, task, LIKE, max_clients=5)), wanted) < 1e-10
 
 
 @pytest.mark.parametrize(("name", "options"), [("fedit", LORA), ("fedreft", REFT)])
 def test_a_round_in_float32(name, options):
     method, backbone, task = made(name, **options), classifier(kind=SequenceClassifier), Classification(3)
-    ways = [built(method, backbone, task, LIKE, at_once=at_once) for at_once in (None, 5)]
+    ways = [built(method, backbone, task, LIKE, max_clients=at_once) for at_once in (None, 5)]
     wanted, got = (rounds(method, *way, count=1)[0][0] for way in ways)
     for client in wanted:
         one, other = (torch.cat([t.flatten() for t in found[client].tensors.values()]) for found in (got, wanted))
@@ -211,17 +214,23 @@ def test_who_trains_alone_is_the_local_engines_bit_for_bit(name, passes):
     options = {"proximal": 0.1} if name == "fedit" else {"gamma": 0.5} if name == "hetlora" else {}
     method, backbone, task = made(name, **LORA, **options), classifier(), Classification(3)
     wanted = rounds(method, *built(method, backbone, task, LIKE), count=1)
-    got = rounds(method, *built(method, backbone, task, LIKE, at_once=5), count=1)
+    got = rounds(method, *built(method, backbone, task, LIKE, max_clients=5), count=1)
     assert sorted(passes[0]) == [f"c{i}" for i in range(5)]
     assert largest_difference(got, wanted) == 0.0
 
 
 def test_clients_that_must_spare_memory_train_alone_beside_the_others(passes, caplog):
-    allotments = [Allotment(micro_batch=2), Allotment(checkpointing=True), Allotment(), Allotment(), Allotment()]
+    allotments = [
+        ClientResources(micro_batch=2),
+        ClientResources(checkpointing=True),
+        ClientResources(),
+        ClientResources(),
+        ClientResources(),
+    ]
     method, backbone, task = made("fedit", **LORA), classifier(), Classification(3)
     wanted = rounds(method, *built(method, backbone, task, allotments), count=1)
     with caplog.at_level(logging.INFO):
-        got = rounds(method, *built(method, backbone, task, allotments, at_once=5), count=1)
+        got = rounds(method, *built(method, backbone, task, allotments, max_clients=5), count=1)
     assert passes == (["c0", "c1"], [3])
     assert largest_difference(got, wanted) < 1e-10
     assert "c0 trains alone: it was allotted a micro-batch" in caplog.text
@@ -236,7 +245,7 @@ def test_one_clients_failure_is_its_own(passes):
             return super().losses(model, batch)
 
     method, backbone = made("fedit", **LORA), classifier()
-    engine, state = built(method, backbone, Failing(3), LIKE, at_once=5)
+    engine, state = built(method, backbone, Failing(3), LIKE, max_clients=5)
     broken = engine.clients["c3"]
     broken.splits["train"][0] = Encoded((60, 3), 0)
     reference, _ = built(method, backbone, Failing(3), LIKE)
@@ -260,17 +269,17 @@ def test_clients_that_memory_does_not_hold_together_train_in_smaller_groups(pass
 
     method, backbone = made("fedit", **LORA), classifier()
     wanted = rounds(method, *built(method, backbone, Small(3), LIKE))
-    engine, state = built(method, backbone, Small(3), LIKE, at_once=5)
+    engine, state = built(method, backbone, Small(3), LIKE, max_clients=5)
     got = rounds(method, engine, state)
     assert largest_difference(got, wanted) < 1e-10
-    assert engine.at_once == 2
+    assert engine.max_clients == 2
     assert passes == (["c2", "c2"], [5, 2, 2, 2, 2])  # what does not fit is tried once in the whole run
     assert "memory does not hold these 5 clients in one pass: 2 at once" in caplog.text
 
 
 def test_a_client_that_diverges_takes_nobody_with_it(passes):
     method, backbone, task = made("fedit", **LORA), classifier(), Classification(3)
-    engine, state = built(method, backbone, task, LIKE, at_once=5)
+    engine, state = built(method, backbone, task, LIKE, max_clients=5)
     reference, _ = built(method, backbone, task, LIKE)
     messages = [Message(name, 1, dict(method.send(state, client.spec))) for name, client in engine.clients.items()]
     head = next(name for name in messages[1].tensors if name.endswith("classifier.weight"))
@@ -289,15 +298,15 @@ def test_joined_batches_are_the_batch_of_all_rows(side):
     padding = Padding(PAD, side)
     for target in (True, False):
         parts = [rows(client, 3, target) for client in range(4)]
-        whole = labelled([row for part in parts for row in part], padding)
-        pieces = joined([labelled(part, padding) | {"rows": torch.arange(3)} for part in parts], padding)
+        whole = collate([row for part in parts for row in part], padding)
+        pieces = concat_batches([collate(part, padding) | {"rows": torch.arange(3)} for part in parts], padding)
         assert pieces.keys() == whole.keys()
         assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
 
 
 def test_groups_hold_clients_of_like_length_and_kind():
     method, backbone = made("fedit", **LORA), classifier()
-    engine, state = built(method, backbone, Classification(3), LIKE, at_once=2)
+    engine, state = built(method, backbone, Classification(3), LIKE, max_clients=2)
     engine.clients["c1"].task = Classification(3)
     messages = [Message(name, 1, method.send(state, client.spec)) for name, client in engine.clients.items()]
     groups = [[message.client for message in group] for group in engine._groups(messages)]
@@ -321,7 +330,7 @@ def widths_seen(backbone):
 def test_the_local_engine_leaves_padding_out():
     backbone, method = classifier(), made("fedit", **LORA)
     seen = widths_seen(backbone)
-    engine, state = built(method, backbone, Classification(3), [Allotment()] * 5)
+    engine, state = built(method, backbone, Classification(3), [ClientResources()] * 5)
     rounds(method, engine, state, 1)
     assert any(rows == 1 and tokens > 12 for rows, tokens in seen)  # no row has more than 12
 
@@ -331,7 +340,9 @@ def test_a_cache_is_filled_with_rows_of_like_length_together():
     for cache in (None, PrefixCache(1)):
         backbone = classifier()
         seen = widths_seen(backbone)
-        engine, state = built(method, backbone, Classification(3), [Allotment()] * 4 + [Allotment(micro_batch=2)])
+        engine, state = built(
+            method, backbone, Classification(3), [ClientResources()] * 4 + [ClientResources(micro_batch=2)]
+        )
         engine.cache = cache
         results.append(rounds(method, engine, state))
     assert largest_difference(results[1], results[0]) < 1e-6

@@ -5,7 +5,7 @@ import pytest
 from fedpeft.engines import local
 from fedpeft.engines.local import LocalEngine
 from fedpeft.federation.message import Message
-from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.training_config import TrainingConfig
 
 MESSAGES = [Message(f"c{i}", 1, {}) for i in range(50)]
 

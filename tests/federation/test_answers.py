@@ -8,13 +8,13 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fedpeft.adapters import LoReftConfig, Slot, lora_config
+from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
 from fedpeft.federation.answers import Generation, MultipleChoice, generate, likelihoods, token_losses
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.encode import Padding, batches, encode_prompts, labelled, scored
-from fedpeft.tasks.extract import answer_rule
-from fedpeft.tasks.prompts import prompt_maker
-from fedpeft.tasks.types import Example
+from fedpeft.tasks.encode import Padding, make_batches, encode_prompts, collate, count_labels
+from fedpeft.tasks.examples import Example
+from fedpeft.tasks.extract import make_answer_rule
+from fedpeft.tasks.prompts import make_prompt_function
 
 PADDING = Padding(0, "left")
 ROWS = [
@@ -33,8 +33,8 @@ def tokenizer(tiny_decoder):
 def slot(request, tiny_decoder):
     """Float64, its adapter far from the start."""
     model = AutoModelForCausalLM.from_pretrained(tiny_decoder, dtype=torch.float64)
-    config = lora_config(model, 2, 4.0) if request.param == "lora" else LoReftConfig(r=2, positions=request.param)
-    slot = Slot(get_peft_model(model, config, autocast_adapter_dtype=False))
+    config = make_lora_config(model, 2, 4.0) if request.param == "lora" else LoReftConfig(r=2, positions=request.param)
+    slot = AdaptedModel(get_peft_model(model, config, autocast_adapter_dtype=False))
     draw = torch.Generator().manual_seed(3)
     slot.write({n: t + torch.randn(t.shape, generator=draw, dtype=t.dtype) for n, t in slot.read().items()})
     return slot
@@ -55,15 +55,15 @@ def log_shares(slot, prompt, rest):
 
 
 def test_the_loss_is_that_of_the_targets_tokens_alone(slot, rows):
-    batch = labelled(rows, PADDING)
-    assert scored(batch) == sum(len(row.target) for row in rows) == 12  # three words and the end, three times
+    batch = collate(rows, PADDING)
+    assert count_labels(batch) == sum(len(row.target) for row in rows) == 12  # three words and the end, three times
     expected = torch.stack([-log_shares(slot, row.input_ids, row.target).sum() for row in rows])
     torch.testing.assert_close(token_losses(slot, batch).double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_loreft_edits_the_prompt_and_not_the_answer(slot, rows):
     """The target's labels tell where the prompt ends: `labels` in the model's own forward do the same."""
-    batch = labelled(rows, PADDING)
+    batch = collate(rows, PADDING)
     ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
     position_ids = (ids["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     loss = slot.model(**ids, labels=batch["labels"], position_ids=position_ids).loss
@@ -114,7 +114,7 @@ def test_what_is_written_does_not_depend_on_the_rows_beside(slot, rows, tokenize
 @pytest.mark.parametrize("metric", ["exact_match", "token_likelihood"])
 def test_generation_scores_the_answer_found(slot, rows, tokenizer, monkeypatch, metric):
     monkeypatch.setattr("fedpeft.federation.answers.generate", lambda *_: ["is 4", "2 plus 2", "it is -3 ."])
-    task = Generation(tokenizer, 4, answer_rule("number", ()), metric)
+    task = Generation(tokenizer, 4, make_answer_rule("number", ()), metric)
     answers = [("4.0", "is 4"), ("3", "2 plus 2"), ("-3", "")]
     examples = [Example(row.text, 0, target="is 4", answer=gold) for row, (gold, _) in zip(ROWS, answers, strict=True)]
     encoded = encode_prompts(examples, tokenizer, 32, lambda row: row.text)
@@ -136,7 +136,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_target_stays(tokenizer):
 
 
 def test_a_training_batch_holds_the_targets_of_its_rows(rows):
-    (batch,) = batches(rows, 8, PADDING, torch.Generator().manual_seed(0))
+    (batch,) = make_batches(rows, 8, PADDING, torch.Generator().manual_seed(0))
     for at, labels, ids in zip(batch["rows"].tolist(), batch["labels"], batch["input_ids"], strict=True):
         row = rows[at]
         assert tuple(labels[labels != -100].tolist()) == row.target
@@ -145,13 +145,13 @@ def test_a_training_batch_holds_the_targets_of_its_rows(rows):
 
 def test_prompts_are_filled_with_what_the_row_has(tokenizer):
     task = TaskConfig(source="x", kind="generation", template="Q {text}\nA", template_pair="Q {text} I {text_pair} A")
-    prompt = prompt_maker(task, tokenizer)
+    prompt = make_prompt_function(task, tokenizer)
     assert prompt(Example("one {text_pair}", 0)) == "Q one {text_pair}\nA"
     assert prompt(Example("one", 0, "two {text}")) == "Q one I two {text} A"
-    plain = prompt_maker(TaskConfig(source="x", kind="generation"), tokenizer)
+    plain = make_prompt_function(TaskConfig(source="x", kind="generation"), tokenizer)
     assert plain(Example("one", 0, "two")) == "one\ntwo\n"
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<say>"
-    chat = prompt_maker(TaskConfig(source="x", kind="generation", template="chat"), tokenizer)
+    chat = make_prompt_function(TaskConfig(source="x", kind="generation", template="chat"), tokenizer)
     assert chat(Example("one", 0)) == "<user>one<say>"
     tokenizer.chat_template = None
 

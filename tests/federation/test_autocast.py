@@ -5,11 +5,13 @@ import torch
 from peft import get_peft_model
 from transformers import AutoTokenizer
 
-from fedpeft.adapters import LoReftConfig, PrefixCache, Slot, load_decoder, lora_config
+from fedpeft.acceleration import PrefixCache
+from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
+from fedpeft.backbones import load_decoder
 from fedpeft.federation.answers import MultipleChoice
-from fedpeft.federation.task import Autocast, lowered
-from fedpeft.tasks.encode import Padding, encode_prompts, labelled
-from fedpeft.tasks.types import Example
+from fedpeft.federation.task import Autocast, autocast
+from fedpeft.tasks.encode import Padding, encode_prompts, collate
+from fedpeft.tasks.examples import Example
 
 PADDING = Padding(0, "left")
 ROWS = [
@@ -22,8 +24,11 @@ ROWS = [
 def slot(request, tiny_decoder):
     torch.manual_seed(0)
     model, _ = load_decoder(str(tiny_decoder))
-    kinds = {"lora": lora_config(model, 2, 4.0, layers=[1]), "loreft": LoReftConfig(r=2, positions="all", layers=[1])}
-    slot = Slot(get_peft_model(model, kinds[request.param]))
+    kinds = {
+        "lora": make_lora_config(model, 2, 4.0, layers=[1]),
+        "loreft": LoReftConfig(r=2, positions="all", layers=[1]),
+    }
+    slot = AdaptedModel(get_peft_model(model, kinds[request.param]))
     draw = torch.Generator().manual_seed(3)
     slot.write({n: t + 0.3 * torch.randn(t.shape, generator=draw) for n, t in slot.read().items()})
     slot.retract_()
@@ -41,7 +46,7 @@ def rows(tiny_decoder):
 
 
 def gradients(task, slot, rows):
-    losses = task.losses(slot, labelled(rows, PADDING))
+    losses = task.losses(slot, collate(rows, PADDING))
     losses.sum().backward()
     found = [parameter.grad for parameter in slot.parameters()]
     for parameter in slot.parameters():
@@ -68,16 +73,14 @@ def test_scores_are_computed_alike(slot, plain, rows):
 
 def test_logits_are_not_rounded(slot, rows):
     """Rounded ones tie, and a tie goes to the first choice."""
-    with lowered(slot, torch.bfloat16), torch.no_grad():
-        logits = slot.model(
-            **{k: v for k, v in labelled(rows, PADDING).items() if k in ("input_ids", "attention_mask")}
-        )
+    with autocast(slot, torch.bfloat16), torch.no_grad():
+        logits = slot.model(**{k: v for k, v in collate(rows, PADDING).items() if k in ("input_ids", "attention_mask")})
     assert logits.logits.dtype == torch.float32
     assert not torch.equal(logits.logits, logits.logits.bfloat16().float())
 
 
 def test_a_cache_keeps_the_two_apart(slot, plain, rows):
-    lower, cache, batch = Autocast(plain, torch.bfloat16), PrefixCache(4), labelled(rows, PADDING)
+    lower, cache, batch = Autocast(plain, torch.bfloat16), PrefixCache(4), collate(rows, PADDING)
     with torch.no_grad():
         expected = lower.losses(slot, batch)
         with slot.cached(cache):

@@ -7,7 +7,7 @@ import torch
 from fedpeft.errors import UserError
 from fedpeft.federation import checkpoint
 from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from fedpeft.federation.tree import flatten, same
+from fedpeft.federation.state_tree import flatten, trees_equal
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ def test_a_tree_comes_back_to_the_bit(tmp_path):
     }
     save_checkpoint(tmp_path / "c", tree)
     back = load_checkpoint(tmp_path / "c")
-    assert same(back, {**tree, "state": {"tensors": tree["state"].tensors, "count": 3}})
-    assert same(State(**back["state"]), tree["state"])
+    assert trees_equal(back, {**tree, "state": {"tensors": tree["state"].tensors, "count": 3}})
+    assert trees_equal(State(**back["state"]), tree["state"])
     assert isinstance(back["plain"][5], tuple)
 
 

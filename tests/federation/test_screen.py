@@ -5,7 +5,7 @@ import torch
 
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import layout
-from fedpeft.federation.screen import finite, medians_of_others, screen, update_norm
+from fedpeft.federation.screen import is_finite, medians_of_others, screen, update_norm
 
 
 def reply(client, value=1.0, examples=5, **tensors):
@@ -62,7 +62,7 @@ def test_medians_of_all_the_others_are_those_of_the_lists_without_one(values):
 
 def test_large_values_are_finite_and_one_that_is_not_is_found():
     large = torch.full((4,), 3e38)
-    assert finite([large, torch.tensor([1, 2]), large.bfloat16()])
-    assert not finite([large, torch.tensor([0.0, float("inf")])])
-    assert not finite([torch.tensor([float("nan")]), large])
-    assert finite([])
+    assert is_finite([large, torch.tensor([1, 2]), large.bfloat16()])
+    assert not is_finite([large, torch.tensor([0.0, float("inf")])])
+    assert not is_finite([torch.tensor([float("nan")]), large])
+    assert is_finite([])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedpeft.adapters import interventions
+from fedpeft.adapters import find_interventions
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
@@ -92,7 +92,7 @@ def test_copies_of_one_client_give_that_client(name, options, tensors):
     replies = [Reply(f"c{i}", 1, tensors(3), {"examples": 2, "loss": 0.0}) for i in range(4)]
     result = aggregated(method, tensors, replies)
     if options.get("align"):  # the same interventions, in the gauge of reference
-        for r, w, b in interventions(result):
+        for r, w, b in find_interventions(result):
             for part in (w, b):
                 x, y = result[part].flatten(2) if part == w else result[part][..., None], tensors(3)[part]
                 y = y if part == w else y[..., None]
@@ -116,6 +116,6 @@ def test_what_is_sent_has_orthonormal_rows(name, options, tensors):
     if name == "fedit" or options.get("retract") is False:
         pytest.skip("no orthonormal rows in this case")
     result = aggregated(build(name, options), tensors, replies_of(tensors, [4, 4, 4, 4]))
-    for r, _, _ in interventions(result):
+    for r, _, _ in find_interventions(result):
         gram = result[r] @ result[r].mT
         assert torch.allclose(gram, torch.eye(RANK).expand_as(gram), atol=1e-5)

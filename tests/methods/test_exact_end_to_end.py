@@ -10,16 +10,17 @@ import torch
 from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
-from fedpeft.adapters import SequenceClassifier, is_head
-from fedpeft.budgets import Allotment
-from fedpeft.engines.models import Models
+from fedpeft.adapters import is_head
+from fedpeft.backbones import SequenceClassifier
+from fedpeft.engines.templates import TemplateCache
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Classification
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import BUILT_IN
+from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded, Padding
 
 EXAMPLES, RANKS = (8, 4, 4), (3, 2, 1)
@@ -43,10 +44,10 @@ def classifier(architecture):
 
 def federation(method, plain, ranks):
     """Clients with random rows, and the server's start."""
-    models, clients = Models(plain, 0), []
+    models, clients = TemplateCache(plain, 0), []
     for i, (n, rank) in enumerate(zip(EXAMPLES, ranks, strict=True)):
-        spec = ClientSpec(f"c{i}", n, Allotment(rank=rank))
-        slot = models.template(method.adapter(plain, spec))
+        spec = ClientSpec(f"c{i}", n, ClientResources(rank=rank))
+        slot = models.get_template(method.adapter(plain, spec))
         draw = generator(i, "rows")
         rows = [Encoded(tuple(torch.randint(3, 60, (7,), generator=draw).tolist()), j % 3) for j in range(n)]
         clients.append(
@@ -102,7 +103,7 @@ def test_every_client_deploys_the_mean_of_all_updates(name, architecture):
         heads = [{n: t.double() for n, t in r.tensors.items() if is_head(n)} for r in replies]
         head = {n: sum(k / 16 * h[n] for k, h in zip(EXAMPLES, heads, strict=True)).float() for n in heads[0]}
         for client, slot in clients:
-            method.personal(slot, Message(client.spec.id, round_ + 1, method.send(state, client.spec)), client)
+            method.load_personal(slot, Message(client.spec.id, round_ + 1, method.send(state, client.spec)), client)
             for module, (a, b) in slot.updates().items():
                 wanted = nearest(exact[module], 3) if name == "flexlora" else exact[module]
                 assert torch.allclose(b.double() @ a.double(), wanted, atol=2e-5), module

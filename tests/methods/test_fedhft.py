@@ -4,14 +4,14 @@ import pytest
 import torch
 from test_lora_family import SCALE, SHAPES, apart, close
 
-from fedpeft.adapters import merged_names
+from fedpeft.adapters import get_frozen_delta_names
 from fedpeft.aggregation import pack_rows
-from fedpeft.budgets import Allotment
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo, layout
 from fedpeft.methods.fedhft import FedHft, FedHftState
 from fedpeft.methods.flexlora import FlexLora
+from fedpeft.resources import ClientResources
 
 RANKS, DENSITIES, EXAMPLES = (2, 3, 1, 3), (1.0, 0.5, 0.3, 0.5), (1, 2, 3, 4)
 
@@ -24,7 +24,7 @@ def started(method, ranks=RANKS, densities=DENSITIES, examples=EXAMPLES):
     draw = torch.Generator().manual_seed(5)
     specs, initial = [], {}
     for i, (rank, density, n) in enumerate(zip(ranks, densities, examples, strict=True)):
-        spec = ClientSpec(f"c{i}", n, Allotment(rank=rank, density=density))
+        spec = ClientSpec(f"c{i}", n, ClientResources(rank=rank, density=density))
         specs.append(spec)
         initial[spec.id] = {"m.classifier.weight": torch.zeros(3, 24)}
         for module, (d_out, d_in) in SHAPES.items():
@@ -71,7 +71,7 @@ def overlap(updates, weights, module, count=False):
 
 
 def delta(tensors, module):
-    a, b = merged_names(module)
+    a, b = get_frozen_delta_names(module)
     return (
         tensors[b].double() @ tensors[a].double() if a in tensors else torch.zeros(SHAPES[module], dtype=torch.float64)
     )
@@ -217,23 +217,26 @@ def test_a_client_that_was_not_drawn_keeps_its_share_and_a_newcomer_gets_the_mea
     later, _ = replies_of(state, specs[:2], 20, 2)
     state = method.aggregate(state, later)
     assert set(state.shares) == {spec.id for spec in specs}
-    assert set(method.send(state, ClientSpec("new", 1))) >= {"m.classifier.weight", *merged_names("m.layer.0.q")}
+    assert set(method.send(state, ClientSpec("new", 1))) >= {
+        "m.classifier.weight",
+        *get_frozen_delta_names("m.layer.0.q"),
+    }
 
 
 def test_a_reply_looks_as_expected_and_a_wrong_bitmap_is_refused():
     method = build()
     state, specs = started(method)
     reply, _ = reply_of(state, specs[1], 3)
-    assert layout(reply.tensors) == method.expects(state, Message("c1", 1, {}))
-    assert method.objection(state, reply) is None
+    assert layout(reply.tensors) == method.reply_layout(state, Message("c1", 1, {}))
+    assert method.rejection_reason(state, reply) is None
     bitmap = reply.tensors["m.layer.0.q.lora_row_bitmap"]
     bitmap[0] = bitmap[0] ^ 1  # one row more or less
-    assert "bitmap" in method.objection(state, reply)
+    assert "bitmap" in method.rejection_reason(state, reply)
 
 
 def test_no_zero_row_travels():
     method = build()
     state, _ = started(method)
-    expected = method.expects(state, Message("c2", 1, {}))
+    expected = method.reply_layout(state, Message("c2", 1, {}))
     assert expected["m.layer.1.up.lora_masked_B"][1] == (8, 1)  # 0.3 of 24 rows, rank 1
     assert expected["m.layer.1.up.lora_row_bitmap"][1] == (3,)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from test_aggregation_properties import NEWCOMER, aggregated, build, distance, reft_tensors, replies_of
 
-from fedpeft.adapters import interventions
+from fedpeft.adapters import find_interventions
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.methods.fedreft import aligned, groups
+from fedpeft.methods.fedreft import align_to, group_names
 
 
 def weiszfeld(points: torch.Tensor, steps: int = 5000) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_each_client_receives_the_centre_of_all_the_others(abm):
     method, replies = build("fedreft", {"abm": abm}), replies_of(reft_tensors, [1] * 6)
     for k in (0, 3):
         z = aggregated(method, reft_tensors, replies, ClientSpec(f"c{k}", 1))
-        for names in groups(z):
+        for names in group_names(z):
             others = torch.stack([flat(r.tensors, names) for i, r in enumerate(replies) if i != k])
             centre = weiszfeld(others) if abm == "median" else others.mean(0)
             kept = [n for n in names if not n.endswith("reft_R")]  # R is replaced by its polar factor afterwards
@@ -85,7 +85,7 @@ def test_alignment_makes_the_gauge_of_a_client_irrelevant():
     plain = replies_of(reft_tensors, [1] * 4)
     q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0))).Q
     turned = dict(plain[1].tensors)
-    for r, w, b in interventions(turned):
+    for r, w, b in find_interventions(turned):
         turned |= {r: q @ turned[r], w: q @ turned[w], b: (q @ turned[b][..., None])[..., 0]}
     rotated = [plain[0], Reply("c1", 1, turned, plain[1].scalars), *plain[2:]]
     with_it, without = build("fedreft", {"align": True}), build("fedreft", {"align": False})
@@ -95,7 +95,7 @@ def test_alignment_makes_the_gauge_of_a_client_irrelevant():
 
 def test_aligning_changes_no_function():
     phi, reference = reft_tensors(1), reft_tensors(2)
-    turned = aligned(phi, reference)
-    for r, w, b in interventions(phi):
+    turned = align_to(phi, reference)
+    for r, w, b in find_interventions(phi):
         for left, right in ((phi[w], turned[w]), (phi[r], turned[r]), (phi[b][..., None], turned[b][..., None])):
             assert torch.allclose(phi[r].mT @ left, turned[r].mT @ right, atol=1e-5)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from fedpeft.adapters import is_head, lora_pairs, merged_names
-from fedpeft.budgets import Allotment
+from fedpeft.adapters import is_head, find_lora_pairs, get_frozen_delta_names
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo
 from fedpeft.methods import BUILT_IN
-from fedpeft.methods.merging import ADDED
+from fedpeft.methods.common.cumulative_delta import ADDED
+from fedpeft.resources import ClientResources
 
 SHAPES = {"m.layer.0.q": (7, 24), "m.layer.1.up": (24, 9)}  # (d_out, d_in)
 SCALE = 2.0  # alpha 16, r 8
@@ -33,7 +33,7 @@ def dense(tensors, module: str) -> torch.Tensor:
 
 def delta(tensors, module: str) -> torch.Tensor:
     """What a message merges into one module, marked as added or not, in float64; 0 where nothing."""
-    a, b = merged_names(module)
+    a, b = get_frozen_delta_names(module)
     for prefix in (ADDED, ""):
         if prefix + a in tensors:
             return tensors[prefix + b].double() @ tensors[prefix + a].double()
@@ -47,7 +47,7 @@ def build(name, **options):
 
 def started(method, ranks=(3, 3, 3, 3)):
     specs = tuple(
-        ClientSpec(f"c{i}", n, Allotment(rank=r)) for i, (n, r) in enumerate(zip(EXAMPLES, ranks, strict=True))
+        ClientSpec(f"c{i}", n, ClientResources(rank=r)) for i, (n, r) in enumerate(zip(EXAMPLES, ranks, strict=True))
     )
     initial = {spec.id: lora(99, r) for spec, r in zip(specs, ranks, strict=True)}
     dimensions = {spec.id: SHAPES for spec in specs}
@@ -102,7 +102,7 @@ def test_rolora_alternates_and_sends_what_a_client_lacks():
         for spec in specs:
             held[spec.id] |= method.send(state, spec) if specs.index(spec) in clients else {}
         message = Message("c0", round_, {})
-        turn = method.expects(state, message).keys()
+        turn = method.reply_layout(state, message).keys()
         assert ("m.layer.0.q.lora_B.weight" in turn) == (round_ % 2 == 1)
         given = [
             r for i, r in enumerate(replies(round_=round_, names=turn.__contains__, base=10 * round_)) if i in clients
@@ -147,7 +147,7 @@ def test_flora_stacks_exactly_at_any_rank(module):
     newcomer = method.send(state, ClientSpec("new", 1))
     assert close(delta(newcomer, module), total, 1e-4)
     assert close(delta(method.send(state, specs[1]), module), mean_product(given, module), 1e-5)
-    assert newcomer[merged_names(module)[0]].shape[0] <= min(SHAPES[module])
+    assert newcomer[get_frozen_delta_names(module)[0]].shape[0] <= min(SHAPES[module])
 
 
 @pytest.mark.parametrize("module", SHAPES)
@@ -282,7 +282,7 @@ def meaning(name, sent):
     heads = {n: t.double() for n, t in sent.items() if is_head(n)}
     if name in ("ffa_lora", "fedsa_lora", "rolora", "ifca"):
         return {n: t.double() for n, t in sent.items()}
-    pairs = {m: dense(sent, m) for m, _, _ in lora_pairs(sent) if f"{m}.lora_B.weight" in sent}
+    pairs = {m: dense(sent, m) for m, _, _ in find_lora_pairs(sent) if f"{m}.lora_B.weight" in sent}
     return heads | {m: pairs.get(m, 0) + delta(sent, m) for m in SHAPES}
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fedpeft.config import load_experiment
 from fedpeft.display import bench_advice, bench_table
-from fedpeft.runs.bench import Timed, bench
+from fedpeft.runs.bench import TimedOption, bench
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def test_an_option_that_can_do_nothing_is_left_out(timed):
 
 def test_the_advice_is_the_fastest_that_does_not_round(timed):
     plain = {"engine": "local", "workers": 1, "prefix_cache": None, "model.autocast": None}
-    rounded = Timed("bf16", plain | {"model.autocast": "bfloat16"}, "rounded: compare the scores", 1.0, (1.0,))
-    several = Timed("2 workers", plain | {"workers": 2}, "the same to the bit", 2.0, (2.0,))
-    one = Timed("1 worker", plain, "exact", 3.0, (3.0,))
+    rounded = TimedOption("bf16", plain | {"model.autocast": "bfloat16"}, "rounded: compare the scores", 1.0, (1.0,))
+    several = TimedOption("2 workers", plain | {"workers": 2}, "the same to the bit", 2.0, (2.0,))
+    one = TimedOption("1 worker", plain, "exact", 3.0, (3.0,))
     assert bench_advice([rounded, several, one]).startswith(
         "choose workers: 2 (1.50x, results the same to the bit); or model.autocast: bfloat16 (3.00x, "
     )

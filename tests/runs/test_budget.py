@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedpeft.budgets import Allotment
-from fedpeft.budgets.choose import Budget, Wanted
+from fedpeft.budgets.choose import Budget, SearchSpace
+from fedpeft.budgets.fit import fit, fit_resources, get_or_measure
+from fedpeft.budgets.measure import Measured, Workload, measure
+from fedpeft.budgets.probe import ProbeFile
+from fedpeft.budgets.resolve_budgets import resolve_budgets
 from fedpeft.cli import main
 from fedpeft.config import load_experiment
+from fedpeft.environment import resident_memory_mib, return_freed_memory
 from fedpeft.errors import UserError
+from fedpeft.resources import ClientResources
 from fedpeft.runs import budget as budgets
 from fedpeft.runs import dry_step
 from fedpeft.runs import probe as probes
-from fedpeft.runs.budget import fit, fit_allotment, probed
-from fedpeft.runs.environment import resident_memory_mib, return_freed_memory
-from fedpeft.runs.fitting import with_fitted_levels
-from fedpeft.runs.measure import Measured, Workload, measure
-from fedpeft.runs.probe import ProbeFile
-from fedpeft.runs.runner import Nobody, Settings, start
+from fedpeft.runs.runner import NullObserver, RunSpec, start
 
 LENGTH, ROWS = 16, 4
 
@@ -29,22 +29,22 @@ LENGTH, ROWS = 16, 4
 @pytest.fixture(scope="module")
 def real(tiny_model) -> Measured:
     """One dry step in a fresh process; it takes as long as the imports."""
-    return measure(Workload(str(tiny_model), LENGTH, ROWS), Allotment(4, (1,), 0.5, 2, True), steps=2)
+    return measure(Workload(str(tiny_model), LENGTH, ROWS), ClientResources(4, (1,), 0.5, 2, True), steps=2)
 
 
 @pytest.fixture
 def pretended(monkeypatch, real):
     """Dry steps whose peak follows a rule, so that one real process is enough; returns what was asked for."""
-    asked: list[Allotment] = []
+    asked: list[ClientResources] = []
 
-    def stand_in(workload: Workload, allotment: Allotment, steps: int = 3) -> Measured:
-        asked.append(allotment)
-        rows = allotment.micro_batch or workload.batch_size
-        depth = 1 if allotment.checkpointing else real.shape.depth(allotment)
+    def stand_in(workload: Workload, resources: ClientResources, steps: int = 3) -> Measured:
+        asked.append(resources)
+        rows = resources.micro_batch or workload.batch_size
+        depth = 1 if resources.checkpointing else real.shape.depth(resources)
         peak = 600 + rows * workload.max_length * (1 + depth)
-        seconds = 0.001 * workload.batch_size * workload.max_length * (2 + real.shape.depth(allotment))
-        uplink = real.shape.uplink_bytes(allotment)
-        return Measured(490.0, 590.0, 580.0, peak, seconds, uplink, real.shape.trained(allotment), real.shape)
+        seconds = 0.001 * workload.batch_size * workload.max_length * (2 + real.shape.depth(resources))
+        uplink = real.shape.uplink_bytes(resources)
+        return Measured(490.0, 590.0, 580.0, peak, seconds, uplink, real.shape.trained(resources), real.shape)
 
     monkeypatch.setattr(probes, "measure", stand_in)
     return asked
@@ -52,8 +52,8 @@ def pretended(monkeypatch, real):
 
 def test_a_dry_step_measures_what_was_asked(real, tiny_model):
     assert 100 < real.libraries_mib <= real.loaded_mib <= real.training_mib <= real.peak_mib < 4000
-    assert real.trained == real.shape.trained(Allotment(4, (1,), 0.5))
-    assert real.uplink_bytes <= real.shape.uplink_bytes(Allotment(4, (1,), 0.5))
+    assert real.trained == real.shape.trained(ClientResources(4, (1,), 0.5))
+    assert real.uplink_bytes <= real.shape.uplink_bytes(ClientResources(4, (1,), 0.5))
     assert (real.shape.blocks, real.shape.width) == (2, 32)
     assert real.step_seconds > 0
     assert Measured.of(json.loads(json.dumps(real.as_dict()))) == real
@@ -71,23 +71,23 @@ def test_a_backbone_that_is_not_there_is_the_user_s_mistake(tmp_path, monkeypatc
 
     monkeypatch.setattr(subprocess, "run", in_this_process)
     with pytest.raises(UserError, match="nowhere"):
-        measure(Workload(str(tmp_path / "nowhere"), LENGTH, ROWS), Allotment(4))
-    assert request[0] == "fedpeft.runs.dry_step"
+        measure(Workload(str(tmp_path / "nowhere"), LENGTH, ROWS), ClientResources(4))
+    assert request[0] == "fedpeft.budgets.dry_step"
     failed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match="ended with code -9"):
-        measure(Workload("a model", LENGTH, ROWS), Allotment(4))
+        measure(Workload("a model", LENGTH, ROWS), ClientResources(4))
 
 
-def allotted(cache: Path, memory_mib: float, **more) -> Allotment:
-    return fit_allotment("x", Budget(memory_mib), "a model", LENGTH, ROWS, "float32", 2, cache, **more)
+def allotted(cache: Path, memory_mib: float, **more) -> ClientResources:
+    return fit_resources("x", Budget(memory_mib), "a model", LENGTH, ROWS, "float32", 2, cache, **more)
 
 
 def test_the_allotment_is_probed_once_chosen_and_verified(tmp_path, pretended):
     cache = tmp_path / "new/probes.json"
     said: list[tuple[str, int, int]] = []
     whole = allotted(cache, 5000, progress=lambda *step: said.append(step))
-    assert whole == Allotment(8, (0, 1), 1.0, ROWS, False)
+    assert whole == ClientResources(8, (0, 1), 1.0, ROWS, False)
     assert [done for _, done, _ in said] == list(range(6))
     assert len(pretended) == 7 and pretended[-1] == whole  # six points, and the choice itself
     assert allotted(cache, 5000) == whole and len(pretended) == 7  # from the file
@@ -101,22 +101,22 @@ def test_the_allotment_is_probed_once_chosen_and_verified(tmp_path, pretended):
 
 def test_a_choice_that_measures_too_much_gives_way_to_a_smaller_one(tmp_path, pretended, monkeypatch):
     file = ProbeFile(tmp_path / "probes.json")
-    found = probed(file, Workload("a model", LENGTH, ROWS))
+    found = get_or_measure(file, Workload("a model", LENGTH, ROWS))
     real_measure = probes.measure
 
-    def heavier(workload, allotment, steps=3):
-        measured = real_measure(workload, allotment, steps)
-        heavy = allotment.micro_batch and allotment.micro_batch > 1
+    def heavier(workload, resources, steps=3):
+        measured = real_measure(workload, resources, steps)
+        heavy = resources.micro_batch and resources.micro_batch > 1
         return Measured(**vars(measured) | {"training_mib": 9000.0}) if heavy else measured
 
     monkeypatch.setattr(probes, "measure", heavier)
-    chosen = fit(file, found, Budget(5000), Wanted(LENGTH, ROWS))
-    assert chosen.need.allotment.micro_batch == 1 and chosen.measured.peak_mib <= 5000
+    chosen = fit(file, found, Budget(5000), SearchSpace(LENGTH, ROWS))
+    assert chosen.need.resources.micro_batch == 1 and chosen.measured.peak_mib <= 5000
     monkeypatch.setattr(probes, "measure", lambda *a: Measured(**vars(real_measure(*a)) | {"training_mib": 9000.0}))
     fresh = ProbeFile(tmp_path / "other.json")
     fresh.put(found)
     with pytest.raises(UserError, match="5000 MiB is less than the 9000 MiB measured"):
-        fit(fresh, found, Budget(5000), Wanted(LENGTH, ROWS, rank=1, layers=1))
+        fit(fresh, found, Budget(5000), SearchSpace(LENGTH, ROWS, rank=1, layers=1))
 
 
 def test_a_file_that_is_not_one_of_ours_is_refused(tmp_path):
@@ -180,21 +180,21 @@ def test_levels_with_budgets_become_levels_with_levers(tmp_path, pretended, expe
     ]
     experiment = load_experiment(experiment_file, [*overrides, "training.batch_size=4"])
     said: list[str] = []
-    fitted = with_fitted_levels(experiment, said.append, tmp_path / "probes.json")
+    fitted = resolve_budgets(experiment, said.append, tmp_path / "probes.json")
     large, small, stated = fitted.resources
     assert (large.rank, large.layers, large.memory_mib) == (4, 2, None)
     assert small.share == 2 and small.micro_batch < ROWS
     assert stated == experiment.resources[2]
     assert any("resources[1]" in line and "measured" in line for line in said)
-    result = start(Settings(fitted, "flexlora", 0, None, tmp_path), tmp_path / "run", Nobody())
+    result = start(RunSpec(fitted, "flexlora", 0, None, tmp_path), tmp_path / "run", NullObserver())
     assert result["quarantined"] == 0
     kept = (tmp_path / "run/experiment.yaml").read_text()
     assert "memory_mib: 5000" not in kept  # a resumed run depends on no measurement
     with pytest.raises(UserError, match=r"resources\[0\]: 300 MiB is less than"):
         poor = load_experiment(experiment_file, ["resources=[{memory_mib: 300}]", "model.max_length=16"])
-        with_fitted_levels(poor, said.append, tmp_path / "probes.json")
+        resolve_budgets(poor, said.append, tmp_path / "probes.json")
     with pytest.raises(UserError, match="not fitted"):
-        start(Settings(experiment, "flexlora", 0, None, tmp_path), tmp_path / "unfitted", Nobody())
+        start(RunSpec(experiment, "flexlora", 0, None, tmp_path), tmp_path / "unfitted", NullObserver())
     assert not (tmp_path / "unfitted").exists()
 
 

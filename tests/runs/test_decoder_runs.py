@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
+from fedpeft.budgets.resolve_budgets import resolve_budgets
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.federation.task import lowered
+from fedpeft.federation.task import autocast
 from fedpeft.methods import BUILT_IN
 from fedpeft.runs.compare import compare
-from fedpeft.runs.fitting import with_fitted_levels
 from fedpeft.runs.predict import predict
-from fedpeft.runs.runner import Nobody, Settings, resume, start
+from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
 
 POSITIVE = ["good", "great", "fine", "lovely", "superb"]
 NEGATIVE = ["bad", "poor", "awful", "dull", "broken"]
@@ -61,7 +61,7 @@ def choice_file(tmp_path, tiny_decoder):
 
 def run(file, label, out, overrides=()):
     experiment = load_experiment(file, list(overrides))
-    return start(Settings(experiment, label, 0, None, file.parent), out, Nobody())
+    return start(RunSpec(experiment, label, 0, None, file.parent), out, NullObserver())
 
 
 def test_the_score_is_named_and_the_matrix_holds_every_model_on_every_test_set(choice_file, tmp_path):
@@ -88,11 +88,11 @@ def test_training_lowers_the_answer_loss_below_zero_shot(choice_file, tmp_path):
 
 def test_a_run_resumes_to_the_bit(choice_file, tmp_path, monkeypatch):
     whole = run(choice_file, "fedreft", tmp_path / "whole")
-    monkeypatch.setattr(Nobody, "round_finished", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(NullObserver, "round_finished", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(choice_file, "fedreft", tmp_path / "broken")
-    monkeypatch.setattr(Nobody, "round_finished", lambda *_: None)
-    again = resume(tmp_path / "broken", Nobody())
+    monkeypatch.setattr(NullObserver, "round_finished", lambda *_: None)
+    again = resume(tmp_path / "broken", NullObserver())
     assert again["test_by_client"] == whole["test_by_client"]
     assert again["cross"] == whole["cross"]
 
@@ -105,7 +105,7 @@ def test_autocast_is_in_training_scoring_and_prediction(choice_file, tmp_path):
     used = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "fedpeft.runs.predict.lowered", lambda model, dtype: (used.append(dtype), lowered(model, dtype))[1]
+            "fedpeft.runs.predict.lowered", lambda model, dtype: (used.append(dtype), autocast(model, dtype))[1]
         )
         predict(tmp_path / "lower", "good", ["good great"])
         predict(tmp_path / "plain", "good", ["good great"])
@@ -115,7 +115,7 @@ def test_autocast_is_in_training_scoring_and_prediction(choice_file, tmp_path):
 def test_a_budget_beside_autocast_is_one_line(choice_file, tmp_path):
     levels = ["model.autocast=bfloat16", "task.kind=classification", "resources=[{memory_mib: 900}]"]
     with pytest.raises(UserError, match=r"measured without model\.autocast"):
-        with_fitted_levels(load_experiment(choice_file, levels), lambda said: None, tmp_path)
+        resolve_budgets(load_experiment(choice_file, levels), lambda said: None, tmp_path)
 
 
 def test_an_exported_adapter_writes_answers(choice_file, tmp_path):
@@ -149,7 +149,7 @@ def test_generation_learns_a_text_and_reads_the_number_in_it(tmp_path, tiny_deco
     }
     file = tmp_path / "sums.yaml"
     file.write_text(yaml.safe_dump(settings))
-    found = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", Nobody())
+    found = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", NullObserver())
     assert [row["metric"] for row in found["rows"]] == ["exact_match", "exact_match"]
     trained, untouched = (found["runs"][label][0]["test"]["personal"] for label in ("fedit", "zero_shot"))
     assert trained["loss"] < untouched["loss"] - 0.5
@@ -187,7 +187,7 @@ def test_the_batched_engine_gives_the_local_engines_result(choice_file, tmp_path
 def test_budgets_are_measured_for_encoders_only(choice_file, tmp_path):
     experiment = load_experiment(choice_file, ["resources=[{memory_mib: 900}]"])
     with pytest.raises(UserError, match="measured for encoders"):
-        with_fitted_levels(experiment, print, tmp_path / "probes.json")
+        resolve_budgets(experiment, print, tmp_path / "probes.json")
     assert not (tmp_path / "probes.json").exists()
 
 

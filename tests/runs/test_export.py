@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig
 
-from fedpeft.adapters import lora_config, lora_pairs, merged_names
+from fedpeft.adapters import make_lora_config, find_lora_pairs, get_frozen_delta_names
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
@@ -25,15 +25,15 @@ class Odd(Local):
     """site0 trains some rows, site1 holds something merged, site2 is plain; all differ in rank."""
 
     def adapter(self, model, client):
-        return lora_config(model, RANKS[client.id], 2.0, density=0.4 if client.id == "site0" else 1.0)
+        return make_lora_config(model, RANKS[client.id], 2.0, density=0.4 if client.id == "site0" else 1.0)
 
     def personal(self, model, message, client):
         draw = torch.Generator().manual_seed(RANKS[client.spec.id])
         model.write({name: 0.3 * torch.randn(t.shape, generator=draw) for name, t in model.read().items()})
         model.set_rows({module: rows + 2 for module, rows in model.rows().items()})
         if client.spec.id == "site1":
-            module, _, _ = lora_pairs(model.names)[0]
-            a, b = merged_names(module)
+            module, _, _ = find_lora_pairs(model.names)[0]
+            a, b = get_frozen_delta_names(module)
             model.merge({a: torch.randn(4, 32, generator=draw), b: torch.randn(32, 4, generator=draw)})
 
 

@@ -11,10 +11,10 @@ from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.join import join
-from fedpeft.runs.runner import Nobody, Settings, resume, start
+from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
 
 
-class Stops(Nobody):
+class Stops(NullObserver):
     def round_finished(self, record, validation):
         if record.round == 2:
             raise KeyboardInterrupt
@@ -32,9 +32,9 @@ def run(experiment_file, tmp_path, made):
     def copied(kind):
         if kind not in made:
             made[kind] = made["folder"] / kind
-            settings = Settings(load_experiment(experiment_file, []), "fedit", 0, None, tmp_path)
+            settings = RunSpec(load_experiment(experiment_file, []), "fedit", 0, None, tmp_path)
             if kind == "finished":
-                start(settings, made[kind], Nobody())
+                start(settings, made[kind], NullObserver())
             else:
                 with pytest.raises(KeyboardInterrupt):
                     start(settings, made[kind], Stops())
@@ -68,11 +68,11 @@ def test_a_damaged_result_is_one_line(run, content):
     finished = run("finished")
     whole = (finished / "result.json").read_bytes()
     (finished / "result.json").write_bytes(content)
-    refused(lambda: resume(finished, Nobody()), finished, "result.json", "remove it", "fedpeft resume")
+    refused(lambda: resume(finished, NullObserver()), finished, "result.json", "remove it", "fedpeft resume")
     refused(lambda: join(finished, finished / "metrics.jsonl", "late"), finished, "result.json")
     if content == b"":
         (finished / "result.json").unlink()  # as the line says
-        for key, value in resume(finished, Nobody()).items():
+        for key, value in resume(finished, NullObserver()).items():
             assert key in ("seconds", "peak_memory_mib") or value == json.loads(whole)[key]
 
 
@@ -91,7 +91,7 @@ def test_a_damaged_result_is_one_line(run, content):
 def test_damaged_settings_are_one_line(run, content):
     finished = run("finished")
     (finished / "experiment.yaml").write_text(content)
-    refused(lambda: resume(finished, Nobody()), finished, "experiment.yaml", "start the run again")
+    refused(lambda: resume(finished, NullObserver()), finished, "experiment.yaml", "start the run again")
     refused(lambda: RunFolder(finished / "clients").settings, finished, "no run at")
 
 
@@ -104,17 +104,17 @@ def test_a_log_that_lost_lines_is_one_line_and_nothing_is_touched(run, log, left
     (broken / log).unlink()
     if left is not None:
         (broken / log).write_bytes(content[:left])
-    refused(lambda: resume(broken, Nobody()), broken, log, f"at {len(content)} bytes", "put the file back")
+    refused(lambda: resume(broken, NullObserver()), broken, log, f"at {len(content)} bytes", "put the file back")
     if left == -1:
         (broken / log).write_bytes(content)  # as the line says
-        assert resume(broken, Nobody())["rounds"] == 3
+        assert resume(broken, NullObserver())["rounds"] == 3
 
 
 def test_a_log_that_is_missing_before_the_first_checkpoint_is_one_line(run):
     broken = run("broken")
     (broken / "checkpoint.safetensors").unlink()
     (broken / "metrics.jsonl").unlink()
-    refused(lambda: resume(broken, Nobody()), broken, "metrics.jsonl is missing")
+    refused(lambda: resume(broken, NullObserver()), broken, "metrics.jsonl is missing")
 
 
 @pytest.mark.parametrize("kept", [0, 7, 2000])
@@ -122,7 +122,7 @@ def test_a_cut_checkpoint_is_one_line(run, kept):
     broken = run("broken")
     whole = (broken / "checkpoint.safetensors").read_bytes()
     (broken / "checkpoint.safetensors").write_bytes(whole[:kept])
-    refused(lambda: resume(broken, Nobody()), broken, "checkpoint.safetensors is not a fedpeft checkpoint")
+    refused(lambda: resume(broken, NullObserver()), broken, "checkpoint.safetensors is not a fedpeft checkpoint")
 
 
 def test_ls_lists_an_unreadable_run_and_goes_on(run, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_runner import Nobody, settings
 
-from fedpeft.federation.tree import flatten
+from fedpeft.federation.state_tree import flatten
 from fedpeft.methods import BUILT_IN
 from fedpeft.runs import runner
 

@@ -19,7 +19,7 @@ from fedpeft.methods.fedreft import FedReftState
 from fedpeft.runs import join as joining
 from fedpeft.runs.join import join
 from fedpeft.runs.predict import predict
-from fedpeft.runs.runner import Nobody, Settings, start
+from fedpeft.runs.runner import NullObserver, RunSpec, start
 
 MODELS = {"received", "trained", "personal", "alone"}
 
@@ -52,7 +52,7 @@ def trained(experiment_file, tmp_path, finished):
         if key not in finished:
             finished[key] = finished["folder"] / str(len(finished))
             experiment = load_experiment(experiment_file, list(overrides))
-            start(Settings(experiment, label, 0, None, tmp_path), finished[key], Nobody())
+            start(RunSpec(experiment, label, 0, None, tmp_path), finished[key], NullObserver())
         return shutil.copytree(finished[key], tmp_path / "run")
 
     return run
@@ -152,7 +152,7 @@ def test_a_newcomer_like_a_known_client_joins_its_cluster():
     method = FedHft(FedHft.Options())
     for value, expected in ((0.0, 1), (1.0, 0)):
         reply = Reply("late", 4, {name: torch.full_like(t, value) for name, t in head.items()}, {"examples": 5})
-        admitted = method.admit(state, reply)
+        admitted = method.add_client(state, reply)
         assert int(admitted.shares["late"].argmax()) == expected and float(admitted.shares["late"].max()) > 0.9
         assert all(torch.equal(admitted.shares[client], share) for client, share in shares.items())
 

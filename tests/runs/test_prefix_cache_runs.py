@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from fedpeft.adapters import PrefixCache
+from fedpeft.acceleration import PrefixCache
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs.compare import compare
-from fedpeft.runs.runner import Nobody, Settings, start
+from fedpeft.runs.runner import NullObserver, RunSpec, start
 
 UPPER = ["methods.fedit.adapter.layers=[1]", "methods.fedreft.adapter.layers=[1]", "methods.ditto.adapter.layers=[1]"]
 CACHED = [*UPPER, "prefix_cache.limit_mib=4"]
 
 
 def run(file, out, label, overrides):
-    return start(Settings(load_experiment(file, overrides), label, 0, None, file.parent), out, Nobody())
+    return start(RunSpec(load_experiment(file, overrides), label, 0, None, file.parent), out, NullObserver())
 
 
 def scores(result):
@@ -36,7 +36,9 @@ def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, 
     made = []
     real = PrefixCache.__init__
     monkeypatch.setattr(PrefixCache, "__init__", lambda self, *a: (made.append(self), real(self, *a))[1])
-    compare(load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", Nobody())
+    compare(
+        load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", NullObserver()
+    )
     assert len(made) == 2
     rows = len(_texts(experiment_file))
     for cache in made:

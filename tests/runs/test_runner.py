@@ -12,7 +12,7 @@ from fedpeft.federation import method, training
 from fedpeft.federation.method import Method
 from fedpeft.methods import BUILT_IN
 from fedpeft.runs import runner
-from fedpeft.runs.runner import Settings, resume, start
+from fedpeft.runs.runner import RunSpec, resume, start
 
 
 class Nobody:
@@ -32,7 +32,7 @@ class Nobody:
 
 
 def settings(file, label, overrides=(), seed=0):
-    return Settings(load_experiment(file, list(overrides)), label, seed, None, file.parent)
+    return RunSpec(load_experiment(file, list(overrides)), label, seed, None, file.parent)
 
 
 def contents(path):
@@ -212,7 +212,7 @@ def test_resolved_settings_are_kept(experiment_file, tmp_path):
     kept = yaml.safe_load((tmp_path / "r/experiment.yaml").read_text())["experiment"]
     assert kept["methods"]["fedit"]["adapter"]["r"] == 3
     assert kept["methods"]["fedit"]["adapter"]["alpha"] == 16
-    assert runner.Settings.of(runner.RunFolder(tmp_path / "r")).label == "fedit"
+    assert runner.RunSpec.of(runner.RunFolder(tmp_path / "r")).label == "fedit"
 
 
 @pytest.mark.parametrize("label", ["fedreft", "fedsa_lora", "local", "ditto", "fedhft"])
@@ -237,11 +237,11 @@ def test_what_a_failing_client_leaves_behind_reaches_no_other(experiment_file, t
     """It fails between its gradients and the optimiser's step, on a slot that others use next, or do not."""
     real = method.train_locally
 
-    def failing(course, *rest):
-        if course.client.spec.id == "site0":
-            training._gradients(course.model, course.client.task, next(course.batches), 4)
+    def failing(trainer, *rest):
+        if trainer.client.spec.id == "site0":
+            training._gradients(trainer.model, trainer.client.task, next(trainer.batches), 4)
             raise RuntimeError("no memory left")
-        return real(course, *rest)
+        return real(trainer, *rest)
 
     monkeypatch.setattr(method, "train_locally", failing)
     monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fedpeft.tasks.encode import Encoded, Padding, batches
+from fedpeft.tasks.encode import Encoded, Padding, make_batches
 from fedpeft.tasks.metrics import classification_scores
 
 ROWS = [Encoded(tuple(range(1, 2 + i * 7 % 11)), i % 3) for i in range(50)]
@@ -15,7 +15,7 @@ def draw(seed):
 @pytest.mark.parametrize("shuffle", [None, 0])
 def test_every_row_is_in_one_batch_padded_on_its_side(side, shuffle):
     seen = []
-    for batch in batches(ROWS, 8, Padding(99, side), None if shuffle is None else draw(shuffle)):
+    for batch in make_batches(ROWS, 8, Padding(99, side), None if shuffle is None else draw(shuffle)):
         for ids, mask, label, at in zip(
             *(batch[k] for k in ("input_ids", "attention_mask", "labels", "rows")), strict=True
         ):
@@ -32,19 +32,21 @@ def test_every_row_is_in_one_batch_padded_on_its_side(side, shuffle):
 
 def test_shuffling_depends_on_the_generator_alone():
     def order(seed):
-        return [batch["rows"].tolist() for batch in batches(ROWS, 8, Padding(0, "right"), draw(seed))]
+        return [batch["rows"].tolist() for batch in make_batches(ROWS, 8, Padding(0, "right"), draw(seed))]
 
     assert order(1) == order(1) != order(2)
 
 
 def test_evaluation_goes_from_long_to_short():
-    lengths = [batch["input_ids"].shape[1] for batch in batches(ROWS, 8, Padding(0, "right"))]
+    lengths = [batch["input_ids"].shape[1] for batch in make_batches(ROWS, 8, Padding(0, "right"))]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_batches_of_like_length_are_padded_little():
     def padding(rows, seed):
-        return sum(int((b["attention_mask"] == 0).sum()) for b in batches(rows, 8, Padding(0, "right"), draw(seed)))
+        return sum(
+            int((b["attention_mask"] == 0).sum()) for b in make_batches(rows, 8, Padding(0, "right"), draw(seed))
+        )
 
     long = ROWS * 4
     assert padding(long, 0) < 0.2 * sum(len(row.input_ids) for row in long)

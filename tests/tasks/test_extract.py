@@ -6,8 +6,8 @@ import pytest
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.extract import (
-    answer_rule,
-    choices_of,
+    make_answer_rule,
+    read_choices,
     exact_choice,
     extract_choice,
     extract_letter,
@@ -139,7 +139,7 @@ def test_the_first_letter(text, found):
     ],
 )
 def test_choices_are_those_of_the_tail(tail, choices):
-    assert choices_of(f"Which? Option1: a/b Answer format: x/y Option2: c/d Answer format: {tail}") == choices
+    assert read_choices(f"Which? Option1: a/b Answer format: x/y Option2: c/d Answer format: {tail}") == choices
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_choices_are_those_of_the_tail(tail, choices):
 )
 def test_an_instruction_without_choices_is_an_error(instruction):
     with pytest.raises(UserError, match=r"task\.choices") as error:
-        choices_of(instruction)
+        read_choices(instruction)
     assert "\n" not in str(error.value)
 
 
@@ -163,7 +163,7 @@ def test_an_instruction_without_choices_is_an_error(instruction):
     ],
 )
 def test_answers_are_found_by_the_rule_asked_for(extract, text, gold, right):
-    assert answer_rule(extract, ("yes", "no"))(text, gold) is right
+    assert make_answer_rule(extract, ("yes", "no"))(text, gold) is right
 
 
 @pytest.mark.parametrize(

@@ -4,42 +4,33 @@ Importing this package makes PEFT know our tuners: `get_peft_model(model, LoReft
 `PeftModel.from_pretrained(model, folder)`.
 """
 
-from fedpeft.adapters.adapted import Adapted
-from fedpeft.adapters.backbone import load_backbone
-from fedpeft.adapters.blocks import block_count
-from fedpeft.adapters.decoder import load_decoder
-from fedpeft.adapters.export import as_lora
-from fedpeft.adapters.heads import SequenceClassifier
-from fedpeft.adapters.lora import lora_config
-from fedpeft.adapters.masked import MaskedLoraConfig
-from fedpeft.adapters.names import interventions, is_head, lora_pairs, merged_names
-from fedpeft.adapters.prefix import NOBODY, PrefixCache
-from fedpeft.adapters.prefix_blocks import Company, companies
-from fedpeft.adapters.pretrained import DTYPES
+from fedpeft.adapters.adapted_model import AdaptedModel, Tensors
+from fedpeft.adapters.kinds import KINDS, AdapterOptions
+from fedpeft.adapters.lora.config import make_lora_config
+from fedpeft.adapters.lora.export import convert_to_lora
+from fedpeft.adapters.lora.masked import MaskedLoraConfig
+from fedpeft.adapters.lora.options import LoraOptions
+from fedpeft.adapters.names import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel, Positions
-from fedpeft.adapters.slot import Slot, Tensors
+from fedpeft.adapters.reft.options import ReftOptions
+from fedpeft.adapters.task_model import TaskModel
 
 __all__ = [
-    "DTYPES",
-    "NOBODY",
-    "Adapted",
-    "Company",
+    "KINDS",
+    "AdaptedModel",
+    "AdapterOptions",
     "LoReftConfig",
     "LoReftModel",
+    "LoraOptions",
     "MaskedLoraConfig",
     "Positions",
-    "PrefixCache",
-    "SequenceClassifier",
-    "Slot",
+    "ReftOptions",
+    "TaskModel",
     "Tensors",
-    "as_lora",
-    "block_count",
-    "companies",
-    "interventions",
+    "convert_to_lora",
+    "find_interventions",
+    "find_lora_pairs",
+    "get_frozen_delta_names",
     "is_head",
-    "load_backbone",
-    "load_decoder",
-    "lora_config",
-    "lora_pairs",
-    "merged_names",
+    "make_lora_config",
 ]

@@ -14,6 +14,8 @@ from peft.mapping import (
 )
 from peft.tuners.tuners_utils import BaseTuner
 
+from fedpeft.adapters.names import add_prefix
+
 
 def register(peft_type: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
     """Makes `get_peft_model` and `PeftModel.from_pretrained` know a tuner. Raises `ImportError` when the name is
@@ -25,3 +27,4 @@ def register(peft_type: str, config: type[PeftConfig], tuner: type[BaseTuner]) -
     if known is not tuner:
         raise ImportError(f"PEFT already has a method named {peft_type}: {known.__module__}.{known.__qualname__}")
     configs[peft_type], tuners[peft_type], prefixes[peft_type] = config, tuner, tuner.prefix
+    add_prefix(tuner.prefix)

@@ -4,17 +4,17 @@ from fedpeft.aggregation.clusters import responsibilities, sketch, sketch_matric
 from fedpeft.aggregation.gauge import align, gauge
 from fedpeft.aggregation.lowrank import (
     Factors,
-    cut,
-    energy_norm,
-    padded,
+    concat_factors,
+    frobenius_norm,
+    pad_rank,
     residual,
-    ridge_refined,
+    ridge_corrected_mean,
     row_energy,
-    stack,
+    take_rank,
     truncate,
 )
 from fedpeft.aggregation.manifold import polar
-from fedpeft.aggregation.masks import Masked, overlap_mean, pack_rows, top_rows, unpack_rows
+from fedpeft.aggregation.masks import MaskedUpdate, overlap_mean, pack_rows, top_rows, unpack_rows
 from fedpeft.aggregation.mean import leave_one_out_mean_mix, weighted_mean
 from fedpeft.aggregation.median import (
     combine,
@@ -28,11 +28,11 @@ from fedpeft.aggregation.named import mean_tensors
 
 __all__ = [
     "Factors",
-    "Masked",
+    "MaskedUpdate",
     "align",
     "combine",
-    "cut",
-    "energy_norm",
+    "concat_factors",
+    "frobenius_norm",
     "gauge",
     "geometric_median",
     "geometric_median_mix",
@@ -43,15 +43,15 @@ __all__ = [
     "mean_tensors",
     "overlap_mean",
     "pack_rows",
-    "padded",
+    "pad_rank",
     "polar",
     "residual",
     "responsibilities",
-    "ridge_refined",
+    "ridge_corrected_mean",
     "row_energy",
     "sketch",
     "sketch_matrices",
-    "stack",
+    "take_rank",
     "top_rows",
     "truncate",
     "unpack_rows",

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedpeft.aggregation.mean import normalised, weighted_mean
+from fedpeft.aggregation.mean import normalise_weights, weighted_mean
 
 Factors = tuple[Tensor, Tensor]  # B (d_out, r), A (r, d_in)
 _EPS = torch.finfo(torch.float64).eps
 
 
-def stack(factors: Sequence[Factors], weights: Sequence[float] | Tensor | None = None) -> Factors:
+def concat_factors(factors: Sequence[Factors], weights: Sequence[float] | Tensor | None = None) -> Factors:
     """sum_k w_k B_k A_k exactly, as [w_1 B_1 | w_2 B_2 | ...] and [A_1; A_2; ...]; weights 1 by default.
 
     Ranks may differ. Raises ValueError for no factors or for modules of different size.
@@ -54,10 +54,10 @@ def truncate(factors: Factors, rank: int | None = None) -> Factors:
         sign = torch.where(left.gather(0, places)[0] < 0, -1.0, 1.0)
         left, right = left * sign, right * sign[:, None]
     result = left.to(b.dtype), right.to(a.dtype)
-    return result if rank is None else padded(result, rank)
+    return result if rank is None else pad_rank(result, rank)
 
 
-def padded(factors: Factors, rank: int) -> Factors:
+def pad_rank(factors: Factors, rank: int) -> Factors:
     """The same product at a larger rank, zeros added. Raises ValueError when the rank is smaller."""
     b, a = factors
     more = rank - a.shape[0]
@@ -66,7 +66,7 @@ def padded(factors: Factors, rank: int) -> Factors:
     return torch.cat([b, b.new_zeros(b.shape[0], more)], 1), torch.cat([a, a.new_zeros(more, a.shape[1])])
 
 
-def cut(factors: Factors, rank: int) -> Factors:
+def take_rank(factors: Factors, rank: int) -> Factors:
     """The first `rank` columns of B and rows of A. Raises ValueError when there are fewer."""
     b, a = factors
     if not 0 <= rank <= a.shape[0]:
@@ -74,7 +74,7 @@ def cut(factors: Factors, rank: int) -> Factors:
     return b[:, :rank].contiguous(), a[:rank].contiguous()
 
 
-def energy_norm(factors: Factors) -> Tensor:
+def frobenius_norm(factors: Factors) -> Tensor:
     """||B A||_F, () float64, by traces: ||B A||_F^2 = tr((B^T B)(A A^T))."""
     b, a = (t.double() for t in factors)
     return ((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt()
@@ -94,7 +94,7 @@ def residual(pairs: Sequence[Factors], weights: Tensor | None = None) -> Factors
     Stacking the clients and the means would take (K + 1) r [derived]. Raises ValueError for unlike shapes.
     """
     _require_alike(pairs)
-    share = normalised(weights, len(pairs)).tolist()
+    share = normalise_weights(weights, len(pairs)).tolist()
     b, a, total = pairs[0][0].double(), pairs[0][1].double(), share[0]
     left, right = [b[:, :0]], [a[:0]]
     for weight, (b_k, a_k) in zip(share[1:], pairs[1:], strict=True):
@@ -106,7 +106,7 @@ def residual(pairs: Sequence[Factors], weights: Tensor | None = None) -> Factors
     return torch.cat(left, 1).to(pairs[0][0].dtype), torch.cat(right).to(pairs[0][1].dtype)
 
 
-def ridge_refined(pairs: Sequence[Factors], weights: Tensor | None, ridge: float) -> Factors:
+def ridge_corrected_mean(pairs: Sequence[Factors], weights: Tensor | None, ridge: float) -> Factors:
     """mean(B) + dB and mean(A), where dB = argmin ||(mean(B) + dB) mean(A) - mean(B_k A_k)||^2 + ridge ||dB||^2.
 
     Closed form of LoRA-FAIR's objective (arXiv 2411.14961) with r x r solves [derived]. Raises ValueError for a ridge
@@ -115,7 +115,7 @@ def ridge_refined(pairs: Sequence[Factors], weights: Tensor | None, ridge: float
     if not ridge > 0:
         raise ValueError(f"The ridge must be positive, or dB need not be unique. Received: {ridge}.")
     _require_alike(pairs)
-    share = normalised(weights, len(pairs))
+    share = normalise_weights(weights, len(pairs))
     mean_b, mean_a = _means(pairs, share)
     b, a = mean_b.double(), mean_a.double()
     target = sum(

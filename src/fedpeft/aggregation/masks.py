@@ -10,7 +10,7 @@ from torch import Tensor
 from fedpeft.aggregation.lowrank import Factors
 
 
-class Masked(NamedTuple):
+class MaskedUpdate(NamedTuple):
     """Some rows of an update B A."""
 
     rows: Tensor  # (m,) int64, ascending
@@ -57,7 +57,7 @@ def unpack_rows(bitmap: Tensor, d_out: int) -> Tensor:
 
 
 def overlap_mean(
-    updates: Sequence[Masked], weights: Tensor, d_out: int, normalise: Literal["responsibility", "count"]
+    updates: Sequence[MaskedUpdate], weights: Tensor, d_out: int, normalise: Literal["responsibility", "count"]
 ) -> Factors:
     """Per row d: sum_k w_k B_k[d] A_k / sum_k w_k, over the clients k whose mask holds d; exact, as stacked factors.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 BLOCK = 64  # clients held in float64 at once: a thousand would cost more in fresh memory than in sums
 
 
-def normalised(weights: Tensor | None, count: int) -> Tensor:
+def normalise_weights(weights: Tensor | None, count: int) -> Tensor:
     """(count,) float64 weights that sum to 1; equal ones for None. Raises ValueError for negative or all zero ones."""
     if weights is None:
         return torch.full((count,), 1 / count, dtype=torch.float64)
@@ -23,7 +23,7 @@ def weighted_mean(points: Tensor | Sequence[Tensor], weights: Tensor | None = No
 
     Accumulated in float64 (bfloat16 points lose nothing before the last rounding), so many clients at a time.
     """
-    share = normalised(weights, len(points)).to(points[0].device)
+    share = normalise_weights(weights, len(points)).to(points[0].device)
     total = torch.zeros_like(points[0], dtype=torch.float64)
     for start in range(0, len(points), BLOCK):
         block = points[start : start + BLOCK]
@@ -38,7 +38,7 @@ def leave_one_out_mean_mix(weights: Tensor) -> Tensor:
     Raises ValueError for fewer than two clients, or when only one client has weight.
     """
     count = weights.shape[0]
-    share = normalised(weights, count)
+    share = normalise_weights(weights, count)
     if count < 2 or (share == 1).any():
         raise ValueError(f"All-but-one needs at least two clients with weight. Received: {weights.tolist()}.")
     others = share.repeat(count, 1).fill_diagonal_(0)  # (clients, clients)

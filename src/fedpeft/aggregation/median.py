@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fedpeft.aggregation.mean import leave_one_out_mean_mix, normalised
+from fedpeft.aggregation.mean import leave_one_out_mean_mix, normalise_weights
 
 CHUNK = 2**12  # coordinates of every client held in float64 at once: what a core's cache holds is twice as fast
 ITERATIONS = 1000  # at most, 0.1 ms each: ten to forty do, unless a median lies beside a point
@@ -62,7 +62,7 @@ def geometric_median_mix(
 
     Raises ValueError for a Gram matrix that is not finite, or for weights that are negative or all zero.
     """
-    return _weiszfeld(inner, normalised(weights, len(inner))[None], iterations, tolerance)[0]
+    return _weiszfeld(inner, normalise_weights(weights, len(inner))[None], iterations, tolerance)[0]
 
 
 def leave_one_out_median_mix(
@@ -73,7 +73,7 @@ def leave_one_out_median_mix(
     Two points of equal weight have no unique median: theirs is the mean, so with three clients this is the
     leave-one-out mean. Raises ValueError as `geometric_median_mix`, and for fewer than two clients with weight.
     """
-    others = leave_one_out_mean_mix(normalised(weights, len(inner)))
+    others = leave_one_out_mean_mix(normalise_weights(weights, len(inner)))
     return _weiszfeld(inner, others, iterations, tolerance)
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from fedpeft.budgets.allotment import Allotment
 from fedpeft.budgets.memory import MIB, MemoryModel
-from fedpeft.budgets.seconds import TimeModel
 from fedpeft.budgets.shape import ModelShape
+from fedpeft.budgets.step_time import TimeModel
 from fedpeft.errors import UserError
+from fedpeft.resources import ClientResources
 
 MASKED = (1.0, 0.5, 0.25)  # densities to choose from, for methods that mask before training
 
@@ -24,7 +24,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchSpace:
     """What a client would train if it could, and which levers its method takes."""
 
     max_length: int
@@ -36,10 +36,10 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Need:
+class Candidate:
     """What one configuration takes."""
 
-    allotment: Allotment
+    resources: ClientResources
     memory_mib: float
     uplink_mib: float
     seconds: float  # per step
@@ -52,8 +52,13 @@ class Need:
 
 
 def choose(
-    shape: ModelShape, memory: MemoryModel, time: TimeModel, budget: Budget, wanted: Wanted, who: str = "this budget"
-) -> Need:
+    shape: ModelShape,
+    memory: MemoryModel,
+    time: TimeModel,
+    budget: Budget,
+    wanted: SearchSpace,
+    who: str = "this budget",
+) -> Candidate:
     """The largest configuration that fits, and what it takes.
 
     Preference [choice]: first the most trained parameters, since all else is only the means; among equals the most
@@ -64,33 +69,33 @@ def choose(
     Raises UserError, one line that starts with `who`, when nothing fits: what the least would need, and what helps.
     """
     steps = _steps(budget, wanted, who)
-    options = needs(shape, memory, time, wanted)
+    options = list_candidates(shape, memory, time, wanted)
     fitting = [need for need in options if need.fits(budget, steps)]
     if not fitting:
         raise UserError(f"{who}: {_why(shape, memory, options, budget, steps)}")
     return max(fitting, key=lambda need: _preference(shape, need))
 
 
-def needs(shape: ModelShape, memory: MemoryModel, time: TimeModel, wanted: Wanted) -> list[Need]:
+def list_candidates(shape: ModelShape, memory: MemoryModel, time: TimeModel, wanted: SearchSpace) -> list[Candidate]:
     """Every configuration there is, with what it takes."""
     return [
-        Need(
-            allotment,
-            memory.predict(shape, wanted.max_length, allotment.micro_batch or wanted.batch_size, allotment),
-            shape.uplink_bytes(allotment) / MIB,
-            time.step(shape, wanted.max_length, wanted.batch_size, allotment),
+        Candidate(
+            resources,
+            memory.predict(shape, wanted.max_length, resources.micro_batch or wanted.batch_size, resources),
+            shape.uplink_bytes(resources) / MIB,
+            time.step(shape, wanted.max_length, wanted.batch_size, resources),
         )
-        for allotment in _allotments(shape, wanted)
+        for resources in _allotments(shape, wanted)
     ]
 
 
-def _allotments(shape: ModelShape, wanted: Wanted) -> Iterator[Allotment]:
+def _allotments(shape: ModelShape, wanted: SearchSpace) -> Iterator[ClientResources]:
     ranks, pieces = _halvings(wanted.rank), _halvings(wanted.batch_size)
     most = min(wanted.layers or shape.blocks, shape.blocks)
     for count, rank, density, rows, again in product(
         range(most, 0, -1), ranks, wanted.densities, pieces, (False, True)
     ):
-        yield Allotment(rank, shape.top(count), density, rows, again)
+        yield ClientResources(rank, shape.top(count), density, rows, again)
 
 
 def _halvings(most: int) -> list[int]:
@@ -98,13 +103,13 @@ def _halvings(most: int) -> list[int]:
     return [most, *_halvings(most // 2)] if most > 1 else [1]
 
 
-def _preference(shape: ModelShape, need: Need) -> tuple[float, ...]:
-    a = need.allotment
+def _preference(shape: ModelShape, need: Candidate) -> tuple[float, ...]:
+    a = need.resources
     assert a.rank is not None and a.layers is not None and a.micro_batch is not None
     return shape.trained(a), len(a.layers), a.rank, a.density, -need.seconds, not a.checkpointing, a.micro_batch
 
 
-def _steps(budget: Budget, wanted: Wanted, who: str) -> int:
+def _steps(budget: Budget, wanted: SearchSpace, who: str) -> int:
     if wanted.examples is None:
         if budget.seconds_per_round is not None:
             raise UserError(f"{who}: a limit of seconds per round needs the rows of a round; state how many")
@@ -112,7 +117,7 @@ def _steps(budget: Budget, wanted: Wanted, who: str) -> int:
     return -(-wanted.examples // wanted.batch_size)
 
 
-def _why(shape: ModelShape, memory: MemoryModel, options: list[Need], budget: Budget, steps: int) -> str:
+def _why(shape: ModelShape, memory: MemoryModel, options: list[Candidate], budget: Budget, steps: int) -> str:
     least = min(option.memory_mib for option in options)
     if least > budget.memory_mib:
         weights = shape.weight_bytes / MIB

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from fedpeft.budgets.allotment import Allotment
 from fedpeft.budgets.shape import DEFAULT_RANK, ModelShape
+from fedpeft.resources import ClientResources
 
 MIB = 1024 * 1024
 STATE_BYTES = 16  # per trained parameter
@@ -29,7 +29,7 @@ class Point:
 
     length: int
     rows: int
-    allotment: Allotment
+    resources: ClientResources
     training_mib: float
     step_seconds: float
 
@@ -45,15 +45,15 @@ class MemoryModel:
     loading_mib: float
     libraries_mib: float
 
-    def predict(self, shape: ModelShape, length: int, rows: int, allotment: Allotment) -> float:
+    def predict(self, shape: ModelShape, length: int, rows: int, resources: ClientResources) -> float:
         """Peak memory in MiB, safety margin included."""
-        trained, *others = sizes(shape, length, rows, allotment)
+        trained, *others = sizes(shape, length, rows, resources)
         coefficients = (self.kept, self.working, self.maps)
         above = trained + sum(c * size for c, size in zip(coefficients, others, strict=True))
         return max(self.loading_mib, self.constant_mib + (1 + MARGIN) * above) + MARGIN_MIB
 
 
-def sizes(shape: ModelShape, length: int, rows: int, allotment: Allotment) -> tuple[float, float, float, float]:
+def sizes(shape: ModelShape, length: int, rows: int, resources: ClientResources) -> tuple[float, float, float, float]:
     """(trained state, K, W, M) in MiB for `rows` of `length` tokens in one forward pass.
 
     An adapted linear layer keeps its input and its rank-wide product; the block keeps each linear layer's output (or
@@ -61,19 +61,19 @@ def sizes(shape: ModelShape, length: int, rows: int, allotment: Allotment) -> tu
     input and one block whole. Nothing is kept below the lowest adapted block. "eager" attention keeps a map of
     heads x length^2 per row and block (after the softmax; dropout is off); other implementations hold the mask only.
     """
-    rank, depth = allotment.rank or DEFAULT_RANK, shape.depth(allotment)
+    rank, depth = resources.rank or DEFAULT_RANK, shape.depth(resources)
     outputs = sum(d_out for _, d_out in shape.linear.values())
     block = float(outputs + shape.intermediate + 3 * shape.width + rank * len(shape.linear))
-    if allotment.density < 1:  # the rows of B that train have an output of their own, kept beside the whole one
-        block += allotment.density * outputs
-    whole = 1 if allotment.checkpointing else depth
-    inputs = depth * shape.width if allotment.checkpointing else 0
+    if resources.density < 1:  # the rows of B that train have an output of their own, kept beside the whole one
+        block += resources.density * outputs
+    whole = 1 if resources.checkpointing else depth
+    inputs = depth * shape.width if resources.checkpointing else 0
     tokens = rows * length * shape.element_bytes
     maps = rows * length**2 * shape.element_bytes
     if shape.attention == "eager":
         maps *= whole * shape.heads
     return (
-        STATE_BYTES * shape.trained(allotment) / MIB,
+        STATE_BYTES * shape.trained(resources) / MIB,
         tokens * (whole * block + inputs) / MIB,
         tokens * (shape.intermediate + shape.width) / MIB,
         maps / MIB,
@@ -88,7 +88,7 @@ def fit_memory(
         raise ValueError(f"Four coefficients need four points or more. Received: {len(points)}")
     rows, targets = [], []
     for point in points:
-        trained, *others = sizes(shape, point.length, point.rows, point.allotment)
+        trained, *others = sizes(shape, point.length, point.rows, point.resources)
         rows.append([1.0, *others])
         targets.append(point.training_mib - trained)
     weight = 1 / np.array([point.training_mib for point in points])

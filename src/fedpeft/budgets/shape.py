@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from fedpeft.budgets.allotment import Allotment
+from fedpeft.resources import ClientResources
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,26 +44,26 @@ class ModelShape:
         """The numbers of the topmost `count` blocks."""
         return tuple(range(self.blocks - count, self.blocks))
 
-    def depth(self, allotment: Allotment) -> int:
+    def depth(self, resources: ClientResources) -> int:
         """Blocks that backpropagation passes: from the lowest adapted one to the top."""
-        return self.blocks - min(allotment.layers) if allotment.layers else self.blocks
+        return self.blocks - min(resources.layers) if resources.layers else self.blocks
 
-    def adapted(self, allotment: Allotment) -> int:
+    def adapted(self, resources: ClientResources) -> int:
         """How many blocks are adapted."""
-        return len(allotment.layers) if allotment.layers else self.blocks
+        return len(resources.layers) if resources.layers else self.blocks
 
-    def trained(self, allotment: Allotment) -> int:
+    def trained(self, resources: ClientResources) -> int:
         """Trained parameters, head included: A, the rows of B that density leaves, and the head."""
-        rank = allotment.rank or DEFAULT_RANK
-        rows = sum(d_in + _rows(d_out, allotment.density) for d_in, d_out in self.linear.values())
-        return rank * rows * self.adapted(allotment) + self.head_parameters
+        rank = resources.rank or DEFAULT_RANK
+        rows = sum(d_in + _rows(d_out, resources.density) for d_in, d_out in self.linear.values())
+        return rank * rows * self.adapted(resources) + self.head_parameters
 
-    def uplink_bytes(self, allotment: Allotment) -> int:
+    def uplink_bytes(self, resources: ClientResources) -> int:
         """Bytes of one reply, an upper estimate: trained tensors in float32, which rows of B they are, names."""
-        layers, masked = self.adapted(allotment), allotment.density < 1
+        layers, masked = self.adapted(resources), resources.density < 1
         bitmaps = masked * layers * sum(-(-d_out // 8) for _, d_out in self.linear.values())
         tensors = (2 + masked) * layers * len(self.linear) + 2  # the head's weight and bias
-        return 4 * self.trained(allotment) + bitmaps + _NAME_BYTES * tensors + _MESSAGE_BYTES
+        return 4 * self.trained(resources) + bitmaps + _NAME_BYTES * tensors + _MESSAGE_BYTES
 
 
 _NAME_BYTES = 192  # one tensor's name, dtype, shape and offsets in a header

@@ -13,33 +13,43 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import Slot
-from fedpeft.adapters.stacked import Stack
-from fedpeft.engines.local import LocalEngine, diverged
+from fedpeft.acceleration.stacked_clients import Stack
+from fedpeft.adapters import AdaptedModel
+from fedpeft.engines.base import EngineSetup, Outcome
+from fedpeft.engines.local import LocalEngine, has_diverged
 from fedpeft.federation.client import Client
-from fedpeft.federation.engine import Outcome
 from fedpeft.federation.message import Message, Scalar
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.training import Course
-from fedpeft.tasks.encode import IGNORE, Batch, Padding, scored
+from fedpeft.federation.training import LocalTrainer
+from fedpeft.tasks.encode import IGNORE, Batch, Padding, count_labels
 
 log = logging.getLogger(__name__)
 
 
 class BatchedEngine(LocalEngine):
-    """Trains up to `at_once` clients in one pass; each worker has a stack of its own. Evaluates as the local engine.
+    """Trains up to `max_clients` clients in one pass; each worker has a stack of its own. Evaluates as the local engine.
 
     Where the accelerator's memory does not hold so many, that pass is taken again with half as many, and so are all
-    later ones: `at_once` sinks to what fits. A run resumed after that groups its clients otherwise for a round and
+    later ones: `max_clients` sinks to what fits. A run resumed after that groups its clients otherwise for a round and
     rounds otherwise.
     """
 
-    at_once = 8
+    def __init__(self, *args: Any, max_clients: int = 8, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_clients = max_clients
+
+    @classmethod
+    def make(cls, setup: EngineSetup) -> "BatchedEngine":
+        engine = super().make(setup)
+        assert isinstance(engine, cls)
+        engine.max_clients = setup.max_clients
+        return engine
 
     def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
         """One local round per message, longest clients first; yields outcomes as groups of clients finish."""
@@ -47,46 +57,48 @@ class BatchedEngine(LocalEngine):
         for outcomes in self._each(lambda m: self._train_group(groups[m.client]), [g[0] for g in groups.values()]):
             yield from outcomes
 
-    def alone(self, client: Client) -> str | None:
+    def reason_to_train_alone(self, client: Client) -> str | None:
         """Why this client cannot train in one pass with others, as far as that is known before its round."""
         if type(self.method).train is not Method.train:
             return "the method writes its own training loop"
-        if client.spec.allotment.micro_batch is not None:
+        if client.spec.resources.micro_batch is not None:
             return "it was allotted a micro-batch"
-        return "it was allotted activation checkpointing" if client.spec.allotment.checkpointing else None
+        return "it was allotted activation checkpointing" if client.spec.resources.checkpointing else None
 
     def _groups(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Clients of like length are together, so that few rounds end with one client that goes on."""
         kinds: dict[tuple[object, Padding], list[Message]] = {}
-        for message in sorted(messages, key=lambda m: -self.clients[m.client].spec.examples):
-            client = self.clients[message.client]
-            reason = self.alone(client)
+        for message in sorted(messages, key=lambda m: -self.by_id[m.client].spec.examples):
+            client = self.by_id[message.client]
+            reason = self.reason_to_train_alone(client)
             if reason is None:
                 kinds.setdefault((client.task, client.padding), []).append(message)
             else:
                 log.info("client %s trains alone: %s", message.client, reason)
                 yield [message]
         for same in kinds.values():
-            yield from (same[start : start + self.at_once] for start in range(0, len(same), self.at_once))
+            yield from (same[start : start + self.max_clients] for start in range(0, len(same), self.max_clients))
 
     def _train_group(self, group: Sequence[Message]) -> list[Outcome]:
         if len(group) == 1:
             return [self._train_one(group[0])]
-        size = self.at_once
+        size = self.max_clients
         if len(group) <= size:
-            before = {message.client: self.clients[message.client].local for message in group}
+            before = {message.client: self.by_id[message.client].local for message in group}
             try:
                 return self._train_together(group)
             except torch.OutOfMemoryError:
                 size = len(group) // 2
-                if len(group) == self.at_once:  # a smaller group may hold the longest texts: it says little of others
-                    self.at_once = size
+                if (
+                    len(group) == self.max_clients
+                ):  # a smaller group may hold the longest texts: it says little of others
+                    self.max_clients = size
                 log.warning("memory does not hold these %d clients in one pass: %d at once", len(group), size)
             except Exception as error:  # of one of them, but of which? Alone each answers for itself
                 size = 1
                 log.warning("clients %s train one by one: %s: %s", ", ".join(before), type(error).__name__, error)
             for name, local in before.items():
-                self.clients[name].local = local
+                self.by_id[name].local = local
         parts = [group[start : start + size] for start in range(0, len(group), size)]
         return [outcome for part in parts for outcome in self._train_group(part)]
 
@@ -95,24 +107,24 @@ class BatchedEngine(LocalEngine):
         stack, places = self._stack(group)
         members, others = [], []
         for message, place in zip(group, places, strict=True):
-            client, slot = self.clients[message.client], stack.slots[place]
-            with self._cached(slot, client):  # it may look at scores
+            client, slot = self.by_id[message.client], stack.slots[place]
+            with self._accelerate(slot, client):  # it may look at scores
                 reported = self.method.receive(slot, message, client)
             if self.method.penalty(slot, message, client) is None:
-                names, lr = self.method.trains(slot, message), self.method.lr(message, self.settings)
+                names, lr = self.method.trainable_names(slot, message), self.method.lr(message, self.training)
                 shuffle = generator(self.seed, "shuffle", message.round, message.client)
-                course = Course(slot, client, names, lr, self.settings, shuffle)
-                members.append(Member(message, place, reported, course))
+                trainer = LocalTrainer(slot, client, names, lr, self.training, shuffle)
+                members.append(Member(message, place, reported, trainer))
             else:
                 log.info("client %s trains alone: the method adds a penalty to its loss", message.client)
                 others.append(message)
         train_together(stack, members)
         outcomes = []
         for member in members:
-            course, client = member.course, member.course.client
+            trainer, client = member.trainer, member.trainer.client
             before, client.local = client.local, replace(client.local)
-            reply = self.method.finish(course.model, member.message, client, course.loss(), member.reported)
-            if not diverged(client.local):
+            reply = self.method.finish(trainer.model, member.message, client, trainer.loss(), member.reported)
+            if not has_diverged(client.local):
                 self._forget(client)
                 seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
                 outcomes.append(Outcome(client.spec.id, reply, None, seconds))
@@ -123,7 +135,7 @@ class BatchedEngine(LocalEngine):
 
     def _stack(self, group: Sequence[Message]) -> tuple[Stack, list[int]]:
         """This worker's stack, and which of its slots each client takes; grows with unlike templates met together."""
-        slots: list[tuple[Slot, Slot]] = self._own.__dict__.setdefault("stacked", [])  # template, clone
+        slots: list[tuple[AdaptedModel, AdaptedModel]] = self._own.__dict__.setdefault("stacked", [])  # template, clone
         places: list[int] = []
         for message in group:
             template = self.templates[message.client]
@@ -142,9 +154,9 @@ class Member:
     """One client of a group: its place in the stack, and what `receive` reported."""
 
     message: Message
-    place: int
+    slot_index: int
     reported: dict[str, Scalar]
-    course: Course
+    trainer: LocalTrainer
 
 
 def train_together(stack: Stack, members: Sequence[Member]) -> None:
@@ -153,21 +165,21 @@ def train_together(stack: Stack, members: Sequence[Member]) -> None:
     The gradient is that of the sum of the clients' mean losses, and so each client's own.
     """
     while True:
-        drawn = [(m, batch) for m in members if (batch := next(m.course.batches, None)) is not None]
+        drawn = [(m, batch) for m in members if (batch := next(m.trainer.batches, None)) is not None]
         if not drawn:
             return
-        client = drawn[0][0].course.client  # all have its task and its padding
+        client = drawn[0][0].trainer.client  # all have its task and its padding
         sizes = [len(batch["input_ids"]) for _, batch in drawn]
-        rows = stack.rows([m.place for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
-        losses = client.task.losses(rows, joined([batch for _, batch in drawn], client.padding))  # (rows,)
+        rows = stack.rows([m.slot_index for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
+        losses = client.task.losses(rows, concat_batches([batch for _, batch in drawn], client.padding))  # (rows,)
         sums = [own.sum() for own in losses.split(sizes)]
-        means = [loss / scored(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]
+        means = [loss / count_labels(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]
         torch.stack(means).sum().backward()
         for loss, (member, batch) in zip(sums, drawn, strict=True):
-            member.course.step(batch, loss.detach())
+            member.trainer.step(batch, loss.detach())
 
 
-def joined(batches: Sequence[Batch], padding: Padding) -> Batch:
+def concat_batches(batches: Sequence[Batch], padding: Padding) -> Batch:
     """One batch of all rows in their order, padded to the longest: what `fedpeft.tasks.encode` makes, but `rows`."""
     fill = {"input_ids": padding.id, "attention_mask": 0, "labels": IGNORE}
     length = max(batch["input_ids"].shape[1] for batch in batches)

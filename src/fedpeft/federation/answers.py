@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import Adapted
-from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, batches, by_length, padded, scored
+from fedpeft.adapters import TaskModel
+from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, count_labels, make_batches, pad_rows, sort_by_length
 from fedpeft.tasks.extract import AnswerRule, exact_choice, extract_choice
 
 ROWS = 16  # scored at once
 
 
-def answer_logits(model: Adapted, batch: Batch) -> tuple[Tensor, Tensor]:
+def answer_logits(model: TaskModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits (batch, kept, vocabulary), float32, that predict the labels (batch, kept) of the last columns.
 
     LoReFT edits the tokens before each row's first label. `batch` is padded on the left.
@@ -31,18 +31,18 @@ def answer_logits(model: Adapted, batch: Batch) -> tuple[Tensor, Tensor]:
     return _last_logits(model, batch, prompt, kept + 1)[:, :-1], labels[:, -kept:].to(model.device)
 
 
-def _last_logits(model: Adapted, batch: Batch, prompt: Tensor, kept: int) -> Tensor:
+def _last_logits(model: TaskModel, batch: Batch, prompt: Tensor, kept: int) -> Tensor:
     """(batch, kept, vocabulary), float32, of the last columns; `prompt` (batch, length) bool is what LoReFT edits."""
     ids, mask = batch["input_ids"], batch["attention_mask"]
     counted = (mask.cumsum(-1) - 1).clamp(min=0)  # (batch, length), from each row's first real token
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": counted}
-    with model.prompt(prompt.to(model.device)):
+    with model.use_prompt(prompt.to(model.device)):
         # A key-value cache would copy every layer's keys and values for nobody.
         found = model.model(**{k: v.to(model.device) for k, v in inputs.items()}, logits_to_keep=kept, use_cache=False)
     return found.logits.float()
 
 
-def token_losses(model: Adapted, batch: Batch) -> Tensor:
+def token_losses(model: TaskModel, batch: Batch) -> Tensor:
     """(batch,): cross entropy summed over each row's target."""
     found, labels = answer_logits(model, batch)
     losses = nn.functional.cross_entropy(found.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
@@ -64,7 +64,7 @@ class _Candidate:
 
 
 @torch.no_grad()
-def likelihoods(model: Adapted, rows: Sequence[Encoded], padding: Padding) -> list[list[float]]:
+def likelihoods(model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> list[list[float]]:
     """By row and choice, log p(choice | prompt): the sum over the choice's tokens, not normalised by length.
 
     Choices that differ in their last token only are read from one forward pass.
@@ -78,7 +78,7 @@ def likelihoods(model: Adapted, rows: Sequence[Encoded], padding: Padding) -> li
             _Candidate(at, len(row.input_ids), row.input_ids + ids, tuple(served)) for ids, served in shared.items()
         ]
     scores = [[0.0] * len(row.choices) for row in rows]
-    order = by_length(contexts, range(len(contexts)))
+    order = sort_by_length(contexts, range(len(contexts)))
     for start in range(0, len(order), ROWS):
         chosen = [contexts[i] for i in order[start : start + ROWS]]
         logs = _log_shares(model, chosen, padding)
@@ -90,9 +90,9 @@ def likelihoods(model: Adapted, rows: Sequence[Encoded], padding: Padding) -> li
     return scores
 
 
-def _log_shares(model: Adapted, contexts: Sequence[_Candidate], padding: Padding) -> Tensor:
+def _log_shares(model: TaskModel, contexts: Sequence[_Candidate], padding: Padding) -> Tensor:
     """(contexts, kept, vocabulary): log probabilities of the next token, from the last token of each prompt on."""
-    batch = padded([context.input_ids for context in contexts], padding)
+    batch = pad_rows([context.input_ids for context in contexts], padding)
     mask = batch["attention_mask"]
     width = mask.shape[1]
     before = torch.tensor([width - context.length + context.prompt for context in contexts])  # column after the prompt
@@ -103,14 +103,14 @@ def _log_shares(model: Adapted, contexts: Sequence[_Candidate], padding: Padding
 
 @torch.no_grad()
 def generate(
-    model: Adapted, rows: Sequence[Encoded], padding: Padding, tokenizer: Any, new_tokens: int, **sampling: Any
+    model: TaskModel, rows: Sequence[Encoded], padding: Padding, tokenizer: Any, new_tokens: int, **sampling: Any
 ) -> list[str]:
     """What the model writes after each prompt, greedily unless `sampling` says otherwise."""
     written = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        batch = {k: v.to(model.device) for k, v in padded([rows[i].input_ids for i in chosen], padding).items()}
+        batch = {k: v.to(model.device) for k, v in pad_rows([rows[i].input_ids for i in chosen], padding).items()}
         options = {"do_sample": False, "pad_token_id": padding.id, "eos_token_id": tokenizer.eos_token_id} | sampling
         found = model.model.generate(**batch, max_new_tokens=new_tokens, **options)
         texts = tokenizer.batch_decode(found[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -126,11 +126,11 @@ class MultipleChoice:
         self.tokenizer, self.new_tokens, self.trigger = tokenizer, new_tokens, trigger
         self.generated, self.metric = generated, metric
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
         return token_losses(model, batch)
 
     @torch.inference_mode()
-    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the right choice, as `Encoded` holds it. Of what is written,
         `generated_accuracy` is by LoReFT's rule and `generated_first_choice` by LLM-Adapters'."""
         right = tokens = 0
@@ -156,17 +156,17 @@ class Generation:
     def __init__(self, tokenizer: Any, new_tokens: int, right: AnswerRule, metric: str) -> None:
         self.tokenizer, self.new_tokens, self.right, self.metric = tokenizer, new_tokens, right, metric
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
         return token_losses(model, batch)
 
     @torch.inference_mode()
-    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """`loss` is the mean per token of the target, `token_likelihood` exp(-loss): what a token of it is likely.
 
         Nothing is written, which takes most of the time, where the metric is `token_likelihood`.
         """
-        parts = list(batches(rows, ROWS, padding))
-        loss = sum(float(token_losses(model, part).sum()) for part in parts) / sum(scored(part) for part in parts)
+        parts = list(make_batches(rows, ROWS, padding))
+        loss = sum(float(token_losses(model, part).sum()) for part in parts) / sum(count_labels(part) for part in parts)
         scores = {"loss": loss, "token_likelihood": math.exp(-loss), "examples": len(rows)}
         if self.metric == "exact_match":
             written = generate(model, rows, padding, self.tokenizer, self.new_tokens)

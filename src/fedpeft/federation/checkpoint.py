@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedpeft.errors import UserError
-from fedpeft.federation.tree import flatten, unflatten
+from fedpeft.federation.state_tree import flatten, unflatten
 
 TEMPORARY = ".tmp"  # ends the names of files that are not finished yet
 

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 
-from fedpeft.adapters import Company, Slot, companies
-from fedpeft.budgets import Allotment
-from fedpeft.federation.message import Scalar, Tensors
+from fedpeft.adapters import AdaptedModel
+from fedpeft.federation.message import Tensors
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.task import Task
-from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
-
-TOGETHER = 16  # rows a cache computes at once: enough to keep a processor busy, no more than evaluation takes
+from fedpeft.resources import ClientResources
+from fedpeft.tasks.encode import Batch, Encoded, Padding, make_batches
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class ClientSpec:
 
     id: str
     examples: int
-    allotment: Allotment = field(default_factory=Allotment)
+    resources: ClientResources = field(default_factory=ClientResources)
 
 
 @dataclass
@@ -31,7 +28,6 @@ class ClientState:
 
     trained: Tensors | None = None  # adapter and head as they stood after its last local training
     kept: Tensors = field(default_factory=dict)  # tensors a method keeps at the client
-    scalars: dict[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,17 +48,18 @@ class Client:
 
     def batches(self, split: str, size: int, shuffle: torch.Generator | None = None) -> Iterator[Batch]:
         """Batches of a split; shuffled by the generator, or sorted by length when none is given."""
-        return batches(self.splits[split], size, self.padding, shuffle)
+        return make_batches(self.splits[split], size, self.padding, shuffle)
 
-    @cached_property
-    def company(self) -> dict[tuple[int, ...], Company]:
-        """With which others of its split each row is computed for a cache, by its tokens."""
-        found: dict[tuple[int, ...], Company] = {}
+    @property
+    def checkpointing(self) -> bool:
+        """Whether it was given activation checkpointing."""
+        return self.spec.resources.checkpointing
+
+    def token_rows(self) -> Iterator[list[tuple[int, ...]]]:
+        """The token ids of its examples, split by split."""
         for rows in self.splits.values():
-            tokens = (row.input_ids + row.target for row in rows)
-            found |= companies((row for row in tokens if row not in found), TOGETHER)
-        return found
+            yield [row.input_ids + row.target for row in rows]
 
-    def scores(self, model: Slot, split: str) -> dict[str, float]:
+    def scores(self, model: AdaptedModel, split: str) -> dict[str, float]:
         """Loss and metrics of the model as it stands on a split of this client's rows."""
         return self.task.scores(model, self.splits[split], self.padding)

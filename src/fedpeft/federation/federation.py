@@ -4,18 +4,20 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.client import ClientSpec
-from fedpeft.federation.engine import Engine, Outcome, Scores, Which
 from fedpeft.federation.message import Message, Reply, Scalar, wire_size
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.screen import screen
-from fedpeft.federation.settings import TrainingConfig
+from fedpeft.federation.training_config import TrainingConfig
+
+if TYPE_CHECKING:  # an engine runs what is in this package; here it is known by its contract only
+    from fedpeft.engines.base import Engine, ModelChoice, Outcome, Scores
 
 
 @dataclass
@@ -41,25 +43,28 @@ class Federation:
     def __init__(
         self,
         method: Method[Any],
-        engine: Engine,
+        engine: "Engine",
         state: Any,
         specs: Sequence[ClientSpec],
-        audience: Sequence[ClientSpec],
-        settings: TrainingConfig,
+        evaluation_clients: Sequence[ClientSpec],
+        training: TrainingConfig,
         seed: int,
     ) -> None:
         self.method, self.engine, self.state = method, engine, state
-        self.specs, self.audience = sorted(specs, key=lambda s: s.id), sorted(audience, key=lambda s: s.id)
-        self.settings, self.seed = settings, seed
+        self.specs, self.evaluation_clients = (
+            sorted(specs, key=lambda s: s.id),
+            sorted(evaluation_clients, key=lambda s: s.id),
+        )
+        self.training, self.seed = training, seed
         self.round = 0  # rounds completed
 
     def select(self, round_: int) -> list[ClientSpec]:
         """The clients of a round: `participation` of them, drawn by (seed, round), sorted by id."""
-        count = max(1, math.ceil(self.settings.participation * len(self.specs) - 1e-9))
+        count = max(1, math.ceil(self.training.participation * len(self.specs) - 1e-9))
         drawn = torch.randperm(len(self.specs), generator=generator(self.seed, "select", round_))[:count]
         return [self.specs[i] for i in sorted(drawn.tolist())]
 
-    def step(self, finished: Callable[[Outcome], None] = lambda outcome: None) -> RoundRecord:
+    def step(self, finished: "Callable[[Outcome], None]" = lambda outcome: None) -> RoundRecord:
         """Runs one round and moves the state on. `finished` is called as each client ends.
 
         Raises NoQuorum when fewer usable replies than the quorum come back; the state is then unchanged.
@@ -83,7 +88,7 @@ class Federation:
         return record
 
     def _collect(
-        self, messages: list[Message], record: RoundRecord, finished: Callable[[Outcome], None]
+        self, messages: list[Message], record: RoundRecord, finished: "Callable[[Outcome], None]"
     ) -> list[Reply]:
         replies = []
         for outcome in self.engine.train(messages):
@@ -105,13 +110,13 @@ class Federation:
         usable, quarantined = screen(
             replies,
             {spec.id: spec.examples for spec in self.specs},
-            lambda reply: self.method.expects(self.state, sent[reply.client]),
-            lambda reply: self.method.objection(self.state, reply),
-            lambda reply: self.method.reference(self.state, sent[reply.client], reply),
-            self.settings.norm_limit,
+            lambda reply: self.method.reply_layout(self.state, sent[reply.client]),
+            lambda reply: self.method.rejection_reason(self.state, reply),
+            lambda reply: self.method.update_baseline(self.state, sent[reply.client], reply),
+            self.training.norm_limit,
         )
         record.quarantined |= quarantined
-        needed = math.ceil(self.settings.quorum * len(messages) - 1e-9)
+        needed = math.ceil(self.training.quorum * len(messages) - 1e-9)
         if len(usable) < needed:
             reasons = "; ".join(f"{client}: {why}" for client, why in sorted(record.quarantined.items()))
             kept = f"what round {self.round} left is kept" if self.round else "a lower learning rate may help"
@@ -121,13 +126,16 @@ class Federation:
             )
         return usable
 
-    def evaluate(self, split: str, which: Which) -> dict[str, Scores]:
+    def evaluate(self, split: str, which: "ModelChoice") -> "dict[str, Scores]":
         """Scores of every client in the audience, by id, on one split of its own rows."""
-        return self.engine.evaluate(self._deployed(), split, which)
+        return self.engine.evaluate(self.deployment_messages(), split, which)
 
-    def cross_evaluate(self, split: str) -> dict[str, dict[str, Scores]]:
+    def cross_evaluate(self, split: str) -> "dict[str, dict[str, Scores]]":
         """Every client's personal model on every client's rows: by whose model, then by whose rows."""
-        return self.engine.cross_evaluate(self._deployed(), split)
+        return self.engine.cross_evaluate(self.deployment_messages(), split)
 
-    def _deployed(self) -> list[Message]:
-        return [Message(spec.id, self.round + 1, self.method.send(self.state, spec)) for spec in self.audience]
+    def deployment_messages(self) -> list[Message]:
+        """What every client would be sent now, to deploy its personal model."""
+        return [
+            Message(spec.id, self.round + 1, self.method.send(self.state, spec)) for spec in self.evaluation_clients
+        ]

@@ -10,12 +10,12 @@ from peft import PeftConfig
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import Course, train_locally
+from fedpeft.federation.training import LocalTrainer, train_locally
+from fedpeft.federation.training_config import TrainingConfig
 
 State = TypeVar("State")
 Layout = dict[str, tuple[torch.dtype, torch.Size]]
@@ -41,7 +41,7 @@ class FederationInfo:
     dimensions: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)  # by client, LoRA module:
     # (d_out, d_in) of the adapted layer
 
-    def common_start(self) -> Tensors:
+    def shared_initial_tensors(self) -> Tensors:
         """The start shared by all clients. Raises UserError when their adapters differ in layout."""
         first = self.initial[self.clients[0].id]
         for spec in self.clients:
@@ -68,17 +68,19 @@ class Method(ABC, Generic[State]):
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    remembers: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
-    pooled: ClassVar[bool] = False  # train one client that holds everybody's rows (an upper reference)
+    uses_client_state: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
+    pools_data: ClassVar[bool] = False  # train one client that holds everybody's rows (an upper reference)
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     # ---- what is trained
 
-    @abstractmethod
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        """The adapter this client trains on the backbone `model`; may depend on the client."""
+        """The adapter this client trains on the backbone `model`. Default: as the options' `adapter` says, within the
+        client's resources."""
+        config: PeftConfig = self.options.adapter.make_config(model, client.resources)
+        return config
 
     # ---- server side
 
@@ -90,15 +92,15 @@ class Method(ABC, Generic[State]):
     def send(self, state: State, client: ClientSpec) -> Tensors:
         """What the server sends to this client now."""
 
-    def expects(self, state: State, message: Message) -> Layout:
+    def reply_layout(self, state: State, message: Message) -> Layout:
         """The layout of the reply to a message; replies of another layout are quarantined. Default: as sent."""
         return layout(message.tensors)
 
-    def objection(self, state: State, reply: Reply) -> str | None:
+    def rejection_reason(self, state: State, reply: Reply) -> str | None:
         """Why a reply of the right layout is of no use all the same; None when it is. Default: None."""
         return None
 
-    def reference(self, state: State, message: Message, reply: Reply) -> Tensors:
+    def update_baseline(self, state: State, message: Message, reply: Reply) -> Tensors:
         """What a reply's update is measured from; what is not in it counts from zero. Default: what was sent."""
         return message.tensors
 
@@ -106,27 +108,27 @@ class Method(ABC, Generic[State]):
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
         """The next state. `replies` come sorted by client id and passed the screen."""
 
-    def admit(self, state: State, reply: Reply) -> State:
+    def add_client(self, state: State, reply: Reply) -> State:
         """The state when a newcomer has trained one round on what was sent to it. Must leave what everyone else is
         sent as it is. Default: nothing to learn of a newcomer."""
         return state
 
     # ---- client side
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         """Load what was sent into the model; returns scalars worth reporting. Must not change `client`."""
         model.write(message.tensors)
         return {}
 
-    def trains(self, model: Slot, message: Message) -> tuple[str, ...]:
+    def trainable_names(self, model: AdaptedModel, message: Message) -> tuple[str, ...]:
         """The tensors that this round trains; the others keep what `receive` wrote. Default: all."""
         return model.names
 
-    def penalty(self, model: Slot, message: Message, client: Client) -> Callable[[], Tensor] | None:
+    def penalty(self, model: AdaptedModel, message: Message, client: Client) -> Callable[[], Tensor] | None:
         """A term () added to the loss of every step, asked for after `receive`. Default: none."""
         return None
 
-    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
+    def reply(self, model: AdaptedModel, message: Message, client: Client) -> Tensors:
         """What travels back after local training. Default: everything trained, in the tensors that the client keeps in
         `client.local.trained`, which nobody writes to."""
         kept = client.local.trained
@@ -135,10 +137,10 @@ class Method(ABC, Generic[State]):
 
     def train(
         self,
-        model: Slot,
+        model: AdaptedModel,
         message: Message,
         client: Client,
-        settings: TrainingConfig,
+        training: TrainingConfig,
         shuffle: torch.Generator,
     ) -> Reply:
         """One local round: receive, train, reply. `client.local.trained` is set here.
@@ -146,26 +148,28 @@ class Method(ABC, Generic[State]):
         An engine may run many clients at once through `receive`, `trains`, `penalty`, `lr` and `finish` instead, for
         methods that leave this as it is."""
         reported = self.receive(model, message, client)
-        names, penalty = self.trains(model, message), self.penalty(model, message, client)
-        loss = train_locally(Course(model, client, names, self.lr(message, settings), settings, shuffle), penalty)
+        names, penalty = self.trainable_names(model, message), self.penalty(model, message, client)
+        loss = train_locally(LocalTrainer(model, client, names, self.lr(message, training), training, shuffle), penalty)
         return self.finish(model, message, client, loss, reported)
 
-    def finish(self, model: Slot, message: Message, client: Client, loss: float, reported: dict[str, Scalar]) -> Reply:
+    def finish(
+        self, model: AdaptedModel, message: Message, client: Client, loss: float, reported: dict[str, Scalar]
+    ) -> Reply:
         """The end of a local round, for engines whose own loop trained the model: keeps what was trained, replies."""
         client.local.trained = model.snapshot()
         scalars = {"examples": client.spec.examples, "loss": loss, **reported}
         return Reply(message.client, message.round, self.reply(model, message, client), scalars)
 
-    def lr(self, message: Message, settings: TrainingConfig) -> float:
+    def lr(self, message: Message, training: TrainingConfig) -> float:
         """The learning rate of the message's round."""
-        return self.options.lr * settings.lr_decay ** (message.round - 1)
+        return self.options.lr * training.lr_decay ** (message.round - 1)
 
-    def personal(self, model: Slot, message: Message, client: Client) -> None:
+    def load_personal(self, model: AdaptedModel, message: Message, client: Client) -> None:
         """Load the model this client would deploy, given what the server would send it now. Default: `receive`."""
         self.receive(model, message, client)
 
 
-def by_examples(replies: Sequence[Reply]) -> torch.Tensor:
+def example_weights(replies: Sequence[Reply]) -> torch.Tensor:
     """The weights p_k = n_k / sum n over the round's replies, (clients,) float64."""
     counts = torch.tensor([float(reply.scalars["examples"]) for reply in replies], dtype=torch.float64)
     return counts / counts.sum()

@@ -14,7 +14,7 @@ def screen(
     replies: Sequence[Reply],
     examples: Mapping[str, int],
     expected: Callable[[Reply], Layout],
-    objection: Callable[[Reply], str | None],
+    rejection_reason: Callable[[Reply], str | None],
     reference: Callable[[Reply], Tensors],
     norm_limit: float | None,
 ) -> tuple[list[Reply], dict[str, str]]:
@@ -30,7 +30,7 @@ def screen(
         reason = _malformed(reply, expected(reply), examples[reply.client])
         if reason is None:
             norms[reply.client] = update_norm(reply.tensors, reference(reply))
-            reason = _not_finite(reply, norms[reply.client]) or objection(reply)
+            reason = _not_finite(reply, norms[reply.client]) or rejection_reason(reply)
         if reason:
             quarantined[reply.client] = reason
             norms.pop(reply.client, None)
@@ -61,7 +61,7 @@ def _not_finite(reply: Reply, norm: float) -> str | None:
     if math.isfinite(norm):  # then every value is: one pass over the tensors serves both checks
         return None
     return next(
-        (f"{name}: not finite" for name, t in reply.tensors.items() if not finite([t])), "its norm is not finite"
+        (f"{name}: not finite" for name, t in reply.tensors.items() if not is_finite([t])), "its norm is not finite"
     )
 
 
@@ -75,7 +75,7 @@ def update_norm(after: Tensors, before: Tensors) -> float:
     return _norm(changes)
 
 
-def finite(tensors: Iterable[Tensor]) -> bool:
+def is_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every value is finite. A few calls for all tensors: this runs for every client and round."""
     return math.isfinite(_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import Adapted
-from fedpeft.tasks.encode import Batch, Encoded, Padding, batches
+from fedpeft.adapters import TaskModel
+from fedpeft.tasks.encode import Batch, Encoded, Padding, make_batches
 from fedpeft.tasks.metrics import classification_scores, regression_scores
 
 ROWS = 32  # scored at once: like training, but without activations to keep
@@ -23,22 +23,22 @@ class Task(Protocol):
         """Which of the scores a table shows."""
         ...
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
         """(batch,): each row's loss, summed over its labels that count (`fedpeft.tasks.encode.scored`)."""
         ...
 
-    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         """The metrics over the rows as the model stands, with `loss`, their mean per label, and `examples`."""
         ...
 
 
-def logits(model: Adapted, batch: Batch) -> Tensor:
+def logits(model: TaskModel, batch: Batch) -> Tensor:
     """(batch, outputs) of a classifier."""
     inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
     return model.model(**inputs).logits
 
 
-def lowered(model: Adapted, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+def autocast(model: TaskModel, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """Until the end of the block matrices are multiplied in `dtype`; as stored when None."""
     return torch.autocast(model.device.type, dtype, enabled=dtype is not None)
 
@@ -55,12 +55,12 @@ class Autocast:
     def metric(self) -> str:
         return self.task.metric
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
-        with lowered(model, self.dtype):
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
+        with autocast(model, self.dtype):
             return self.task.losses(model, batch)
 
-    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
-        with lowered(model, self.dtype):
+    def scores(self, model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+        with autocast(model, self.dtype):
             return self.task.scores(model, rows, padding)
 
 
@@ -70,15 +70,15 @@ class Classification:
     def __init__(self, num_labels: int, metric: str = "accuracy") -> None:
         self.num_labels, self.metric = num_labels, metric
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(logits(model, batch), batch["labels"].to(model.device), reduction="none")
 
     @torch.inference_mode()
-    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         predictions: list[int] = []
         labels: list[int] = []
         loss = 0.0
-        for batch in batches(rows, ROWS, padding):
+        for batch in make_batches(rows, ROWS, padding):
             found = logits(model, batch)
             loss += float(nn.functional.cross_entropy(found, batch["labels"].to(found.device), reduction="sum"))
             predictions += found.argmax(-1).tolist()  # (batch,)
@@ -96,14 +96,14 @@ class Regression:
     def __init__(self, metric: str) -> None:
         self.metric = metric
 
-    def losses(self, model: Adapted, batch: Batch) -> Tensor:
+    def losses(self, model: TaskModel, batch: Batch) -> Tensor:
         return (logits(model, batch).squeeze(-1) - batch["labels"].to(model.device).float()).square()
 
     @torch.inference_mode()
-    def scores(self, model: Adapted, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
+    def scores(self, model: TaskModel, rows: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         predictions: list[float] = []
         values: list[float] = []
-        for batch in batches(rows, ROWS, padding):
+        for batch in make_batches(rows, ROWS, padding):
             predictions += logits(model, batch).squeeze(-1).tolist()
             values += batch["labels"].tolist()
         squares = [(p - v) ** 2 for p, v in zip(predictions, values, strict=True)]

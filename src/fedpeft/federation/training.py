@@ -6,34 +6,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client
-from fedpeft.federation.settings import TrainingConfig
 from fedpeft.federation.task import Task
-from fedpeft.tasks.encode import Batch, scored
+from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.tasks.encode import Batch, count_labels
 
 
 def train_locally(
-    course: "Course", penalty: Callable[[], Tensor] | None = None, observe: Callable[[], None] | None = None
+    trainer: "LocalTrainer", penalty: Callable[[], Tensor] | None = None, observe: Callable[[], None] | None = None
 ) -> float:
     """Takes a course to its end; returns the mean training loss of the last epoch.
 
     `penalty` is added to the loss of every step (not to the loss returned); `observe` is called when a step's
     gradients are complete, before the optimiser moves.
     """
-    client = course.client
-    for batch in course.batches:
-        rows = client.spec.allotment.micro_batch or len(batch["input_ids"])
-        loss = _gradients(course.model, client.task, batch, rows)
+    client = trainer.client
+    for batch in trainer.batches:
+        rows = client.spec.resources.micro_batch or len(batch["input_ids"])
+        loss = _gradients(trainer.model, client.task, batch, rows)
         if penalty is not None:
             penalty().backward()
         if observe is not None:
             observe()
-        course.step(batch, loss)
-    return course.loss()
+        trainer.step(batch, loss)
+    return trainer.loss()
 
 
-class Course:
+class LocalTrainer:
     """One client's local training, a step at a time: for a loop over its batches, or over those of several clients.
 
     AdamW over the named tensors for `local_epochs`. LoReFT's R is put back on the manifold after every step and never
@@ -42,16 +42,16 @@ class Course:
 
     def __init__(
         self,
-        model: Slot,
+        model: AdaptedModel,
         client: Client,
         names: tuple[str, ...],
         lr: float,
-        settings: TrainingConfig,
+        training: TrainingConfig,
         shuffle: torch.Generator,
     ) -> None:
         self.model, self.client = model, client
-        self._optimiser = _optimiser(model, names, lr, settings.weight_decay)
-        self.batches = self._all_batches(settings, shuffle)
+        self._optimiser = _optimiser(model, names, lr, training.weight_decay)
+        self.batches = self._all_batches(training, shuffle)
         self._last_epoch = False
         self._losses: list[Tensor] = []  # of the last epoch; on the device: no sync per step
         self._labels = 0
@@ -63,19 +63,19 @@ class Course:
         self.model.retract_()
         if self._last_epoch:
             self._losses.append(loss)
-            self._labels += scored(batch)
+            self._labels += count_labels(batch)
 
     def loss(self) -> float:
         """Mean over the labels of the last epoch."""
         return float(torch.stack(self._losses).sum()) / self._labels
 
-    def _all_batches(self, settings: TrainingConfig, shuffle: torch.Generator) -> Iterator[Batch]:
-        for epoch in range(settings.local_epochs):
-            self._last_epoch = epoch == settings.local_epochs - 1
-            yield from self.client.batches("train", settings.batch_size, shuffle)
+    def _all_batches(self, training: TrainingConfig, shuffle: torch.Generator) -> Iterator[Batch]:
+        for epoch in range(training.local_epochs):
+            self._last_epoch = epoch == training.local_epochs - 1
+            yield from self.client.batches("train", training.batch_size, shuffle)
 
 
-def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
+def _optimiser(model: AdaptedModel, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the named tensors, which alone require gradients from now on; none is left over."""
     for name, parameter in zip(model.names, model.parameters(), strict=True):
         parameter.requires_grad_(name in names)  # what is not trained costs no gradient
@@ -87,9 +87,9 @@ def _optimiser(model: Slot, names: tuple[str, ...], lr: float, weight_decay: flo
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
 
 
-def _gradients(model: Slot, task: Task, batch: Batch, micro_batch: int) -> Tensor:
+def _gradients(model: AdaptedModel, task: Task, batch: Batch, micro_batch: int) -> Tensor:
     """Adds the gradients of the batch's mean loss per label, a few rows at a time; returns the loss summed, ()."""
-    count = scored(batch)
+    count = count_labels(batch)
     total: Tensor | None = None
     for part in _pieces(batch, micro_batch):
         loss = task.losses(model, part).sum()

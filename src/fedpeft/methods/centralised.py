@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel, AdapterOptions, LoraOptions
 from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import MethodOptions
-from fedpeft.methods.fedavg import FedAvg, GlobalState
-from fedpeft.methods.options import AdapterOptions, LoraOptions
+from fedpeft.methods.common.fedavg import FedAvg, GlobalState
 
 
 class CentralisedOptions(MethodOptions):
@@ -23,10 +22,10 @@ class Centralised(FedAvg):
     """The same number of epochs over the pooled rows as every client makes over its own."""
 
     Options = CentralisedOptions
-    remembers = False
-    pooled = True
+    uses_client_state = False
+    pools_data = True
 
-    def penalty(self, model: Slot, message: Message, client: Client) -> None:
+    def penalty(self, model: AdaptedModel, message: Message, client: Client) -> None:
         return None
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:

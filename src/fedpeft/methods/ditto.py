@@ -8,12 +8,12 @@ costs twice the steps of FedIT.
 import torch
 from pydantic import Field
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Reply
-from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import Course, train_locally
-from fedpeft.methods.fedavg import proximal
+from fedpeft.federation.training import LocalTrainer, train_locally
+from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.methods.common.fedavg import make_proximal_term
 from fedpeft.methods.fedit import FedIt, FedItOptions
 
 
@@ -27,17 +27,17 @@ class Ditto(FedIt):
     Options = DittoOptions
 
     def train(
-        self, model: Slot, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
+        self, model: AdaptedModel, message: Message, client: Client, training: TrainingConfig, shuffle: torch.Generator
     ) -> Reply:
         # 1. The global model, as FedAvg does.
-        reply = super().train(model, message, client, settings, shuffle)
+        reply = super().train(model, message, client, training, shuffle)
         # 2. The personal one, held near what was received.
         model.write(message.tensors)
-        near = proximal(model, model.names, self.options.personal_weight)
-        self.personal(model, message, client)
-        train_locally(Course(model, client, model.names, self.lr(message, settings), settings, shuffle), near)
+        near = make_proximal_term(model, model.names, self.options.personal_weight)
+        self.load_personal(model, message, client)
+        train_locally(LocalTrainer(model, client, model.names, self.lr(message, training), training, shuffle), near)
         client.local.kept = client.local.trained = model.read()
         return reply
 
-    def personal(self, model: Slot, message: Message, client: Client) -> None:
+    def load_personal(self, model: AdaptedModel, message: Message, client: Client) -> None:
         model.write(client.local.kept or message.tensors)

@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from pydantic import Field
 
-from fedpeft.adapters import interventions
+from fedpeft.adapters import ReftOptions, find_interventions
 from fedpeft.aggregation import polar
 from fedpeft.federation.message import Reply, Tensors
-from fedpeft.methods.fedavg import FedAvg, GlobalState
-from fedpeft.methods.options import MeanOptions, ReftOptions
+from fedpeft.methods.common.fedavg import FedAvg, GlobalState
+from fedpeft.methods.common.options import MeanOptions
 
 
 class FedAvgLoReftOptions(MeanOptions):
@@ -27,26 +27,26 @@ class FedAvgLoReft(FedAvg):
     """FedAvg over R, W and b, with retraction."""
 
     Options = FedAvgLoReftOptions
-    remembers = False
+    uses_client_state = False
 
-    def objection(self, state: GlobalState, reply: Reply) -> str | None:
-        return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
+    def rejection_reason(self, state: GlobalState, reply: Reply) -> str | None:
+        return find_not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
         moved = super().aggregate(state, replies)
         orthonormal = self.options.retract and self.options.adapter.variant == "loreft"
-        return replace(moved, tensors=with_polar_r(moved.tensors)) if orthonormal else moved
+        return replace(moved, tensors=retract_r(moved.tensors)) if orthonormal else moved
 
 
-def not_orthonormal(tensors: Tensors) -> str | None:
+def find_not_orthonormal(tensors: Tensors) -> str | None:
     """Which R of a reply lacks orthonormal rows; None when all have them. Local training keeps them to 1e-5."""
-    for r, _, _ in interventions(tensors):
+    for r, _, _ in find_interventions(tensors):
         square = tensors[r].double() @ tensors[r].double().mT  # (groups, rank, rank)
         if not torch.allclose(square, torch.eye(square.shape[-1], dtype=square.dtype, device=square.device), atol=1e-3):
             return f"{r}: its rows are not orthonormal"
     return None
 
 
-def with_polar_r(tensors: Tensors) -> Tensors:
+def retract_r(tensors: Tensors) -> Tensors:
     """The same tensors with every R replaced by its polar factor, the nearest with orthonormal rows."""
-    return tensors | {r: polar(tensors[r]) for r, _, _ in interventions(tensors)}  # R: (groups, rank, d)
+    return tensors | {r: polar(tensors[r]) for r, _, _ in find_interventions(tensors)}  # R: (groups, rank, d)

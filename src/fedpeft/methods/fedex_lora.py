@@ -10,50 +10,44 @@ residual travels and stays as factors of rank at most (K - 1) r.
 
 from collections.abc import Sequence
 
-from peft import PeftConfig
 from pydantic import Field
-from torch import nn
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel, LoraOptions
 from fedpeft.aggregation import mean_tensors, residual
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, by_examples, layout
-from fedpeft.methods.merging import MergedState, compact, delta_of, shapes_of
-from fedpeft.methods.options import LoraOptions
-from fedpeft.methods.ranks import modules_of, pair
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, layout
+from fedpeft.methods.common.cumulative_delta import CumulativeState, compact_rank, read_delta, read_shapes
+from fedpeft.methods.common.ranks import find_modules, get_factors
 
 
 class FedExLoraOptions(MethodOptions):
     adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA each client trains")
 
 
-class FedExLora(Method[MergedState]):
+class FedExLora(Method[CumulativeState]):
     Options = FedExLoraOptions
 
-    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model, client)
+    def start(self, info: FederationInfo, seed: int) -> CumulativeState:
+        common = info.shared_initial_tensors()
+        return CumulativeState(common, read_shapes(info))
 
-    def start(self, info: FederationInfo, seed: int) -> MergedState:
-        common = info.common_start()
-        return MergedState(common, shapes_of(info))
-
-    def send(self, state: MergedState, client: ClientSpec) -> Tensors:
+    def send(self, state: CumulativeState, client: ClientSpec) -> Tensors:
         return state.tensors | state.delta_for(client.id)
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         model.write({name: message.tensors[name] for name in model.names})
-        model.merge(delta_of(client, message))
+        model.set_frozen_delta(read_delta(client, message))
         return {}
 
-    def expects(self, state: MergedState, message: Message) -> Layout:
+    def reply_layout(self, state: CumulativeState, message: Message) -> Layout:
         return layout(state.tensors)
 
-    def aggregate(self, state: MergedState, replies: Sequence[Reply]) -> MergedState:
-        weights = by_examples(replies)
+    def aggregate(self, state: CumulativeState, replies: Sequence[Reply]) -> CumulativeState:
+        weights = example_weights(replies)
         added = {}
-        for module in modules_of(state.tensors):
-            b, a = residual([pair(reply.tensors, module) for reply in replies], weights)
-            added[module] = compact((self.options.adapter.scale * b, a))
+        for module in find_modules(state.tensors):
+            b, a = residual([get_factors(reply.tensors, module) for reply in replies], weights)
+            added[module] = compact_rank((self.options.adapter.scale * b, a))
         mean = mean_tensors([reply.tensors for reply in replies], weights)
         return state.after(mean, added, replies[0].round, [reply.client for reply in replies])

@@ -32,31 +32,38 @@ from peft import PeftConfig
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fedpeft.adapters import Slot, is_head
-from fedpeft.aggregation import Factors, overlap_mean, responsibilities, sketch, sketch_matrices, stack, truncate
+from fedpeft.adapters import AdaptedModel, LoraOptions, is_head
+from fedpeft.aggregation import (
+    Factors,
+    concat_factors,
+    overlap_mean,
+    responsibilities,
+    sketch,
+    sketch_matrices,
+    truncate,
+)
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, by_examples, layout
-from fedpeft.federation.settings import TrainingConfig
-from fedpeft.federation.training import Course, train_locally
-from fedpeft.methods.masking import (
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, layout
+from fedpeft.federation.training import LocalTrainer, train_locally
+from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.methods.common.cumulative_delta import draw_fresh_lora, name_frozen_delta
+from fedpeft.methods.common.masked_upload import (
     Modules,
     RowGradients,
-    energies,
-    layout_of,
-    masked,
-    modules_of_clients,
-    names,
-    packed,
+    find_wrong_bitmap,
+    make_masked_upload,
+    make_upload_layout,
+    read_client_modules,
+    read_masked_update,
+    read_sizes,
+    row_energies,
     rows_after,
     rows_before,
     rows_trained,
-    sizes_of,
-    wrong_bitmap,
+    upload_names,
 )  # fmt: skip
-from fedpeft.methods.merging import fresh_lora, merged
-from fedpeft.methods.options import LoraOptions
-from fedpeft.methods.ranks import mean_heads
+from fedpeft.methods.common.ranks import mean_heads
 
 MOST_CLUSTERS = 6  # [choice] that "auto" looks at
 SKETCH = 4  # [choice] side of the sketch of one module's update
@@ -110,66 +117,67 @@ class FedHftState:
 
 class FedHft(Method[FedHftState]):
     Options = FedHftOptions
-    remembers = False
+    uses_client_state = False
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model, client, masked=self.options.masks == "before")
+        return self.options.adapter.make_config(model, client.resources, masked=self.options.masks == "before")
 
     def start(self, info: FederationInfo, seed: int) -> FedHftState:
         some = next(iter(info.initial.values()))
         head = {name: tensor for name, tensor in some.items() if is_head(name)}
-        return FedHftState(modules_of_clients(info), (head,), ({},), seed)
+        return FedHftState(read_client_modules(info), (head,), ({},), seed)
 
     # ---- 1. the mixture
 
     def send(self, state: FedHftState, client: ClientSpec) -> Tensors:
         share = state.share(client.id)
         head = {
-            n: sum_of([(h[n], p) for h, p in zip(state.heads, share.tolist(), strict=True)]) for n in state.heads[0]
+            n: weighted_sum([(h[n], p) for h, p in zip(state.heads, share.tolist(), strict=True)])
+            for n in state.heads[0]
         }
         if client.id in state.modules:
             return head | state.mixtures.get(client.id, {})
-        return head | mixture(state.updates, share, dict.fromkeys(state.updates[0], self.options.adapter.r))
+        return head | make_mixture(state.updates, share, dict.fromkeys(state.updates[0], self.options.adapter.r))
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
-        model.merge({name: tensor for name, tensor in message.tensors.items() if ".merged_" in name})
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
+        model.set_frozen_delta({name: tensor for name, tensor in message.tensors.items() if ".merged_" in name})
         if self.options.masks == "before":
             model.set_rows(rows_before(model, message, client))
         head = {name: tensor for name, tensor in message.tensors.items() if is_head(name)}
-        model.write(head | fresh_lora(model, client.generator("fresh", message.round)))
+        model.write(head | draw_fresh_lora(model, client.generator("fresh", message.round)))
         return {}
 
     # ---- 2. to 4. the client's round
 
     def train(
-        self, model: Slot, message: Message, client: Client, settings: TrainingConfig, shuffle: torch.Generator
+        self, model: AdaptedModel, message: Message, client: Client, training: TrainingConfig, shuffle: torch.Generator
     ) -> Reply:
         self.receive(model, message, client)
         fisher = RowGradients(model)  # 2.
-        course = Course(model, client, model.names, self.lr(message, settings), settings, shuffle)
-        loss = train_locally(course, observe=fisher.observe)
+        trainer = LocalTrainer(model, client, model.names, self.lr(message, training), training, shuffle)
+        loss = train_locally(trainer, observe=fisher.observe)
         client.local.trained = model.snapshot()
         trained = model.read()
         if self.options.masks == "before":  # 3.
             rows = rows_trained(model)
         else:
-            importance = fisher.importance() if self.options.importance == "fisher" else energies(trained)
-            rows = rows_after(importance, client.spec.allotment.density)
+            importance = fisher.importance() if self.options.importance == "fisher" else row_energies(trained)
+            rows = rows_after(importance, client.spec.resources.density)
         head = {name: tensor for name, tensor in trained.items() if is_head(name)}
         scalars = {"examples": client.spec.examples, "loss": loss}
-        return Reply(message.client, message.round, head | packed(model, rows, trained), scalars)  # 4.
+        return Reply(message.client, message.round, head | make_masked_upload(model, rows, trained), scalars)  # 4.
 
-    def expects(self, state: FedHftState, message: Message) -> Layout:
-        return layout(state.heads[0]) | layout_of(state.modules[message.client])
+    def reply_layout(self, state: FedHftState, message: Message) -> Layout:
+        return layout(state.heads[0]) | make_upload_layout(state.modules[message.client])
 
-    def objection(self, state: FedHftState, reply: Reply) -> str | None:
-        return wrong_bitmap(reply, state.modules[reply.client])
+    def rejection_reason(self, state: FedHftState, reply: Reply) -> str | None:
+        return find_wrong_bitmap(reply, state.modules[reply.client])
 
     # ---- 5. and 6. the server's round
 
     def aggregate(self, state: FedHftState, replies: Sequence[Reply]) -> FedHftState:
         shares = torch.stack([state.share(reply.client) for reply in replies])  # (clients, clusters)
-        weights = by_examples(replies)[:, None] * shares  # (clients, clusters)
+        weights = example_weights(replies)[:, None] * shares  # (clients, clusters)
         if self.options.normalize == "count":
             weights = len(replies) * weights  # the count divides by the clients once more
         updates = tuple(self._stepped(state, j, replies, weights[:, j]) for j in range(len(state.updates)))
@@ -178,16 +186,16 @@ class FedHft(Method[FedHftState]):
         state = replace(state, features=state.features | self._features(state, replies))
         if replies[0].round >= self.options.warmup:
             state = self._clustered(state)
-        return replace(state, mixtures=mixtures(state))
+        return replace(state, mixtures=make_mixtures(state))
 
     def _stepped(self, state: FedHftState, j: int, replies: Sequence[Reply], weights: Tensor) -> dict[str, Factors]:
         """G_j + g_j; weights w_k P_kj (clients,)."""
         after = dict(state.updates[j])
-        for module, sizes in adapted(state, replies).items():
-            own = [i for i, reply in enumerate(replies) if names(module)[0] in reply.tensors]
-            parts = [masked(replies[i], module, sizes, self.options.adapter.scale) for i in own]
+        for module, sizes in find_adapted_modules(state, replies).items():
+            own = [i for i, reply in enumerate(replies) if upload_names(module)[0] in reply.tensors]
+            parts = [read_masked_update(replies[i], module, sizes, self.options.adapter.scale) for i in own]
             step = overlap_mean(parts, weights[own], sizes["d_out"], self.options.normalize)
-            whole = stack([after[module], step]) if module in after else step
+            whole = concat_factors([after[module], step]) if module in after else step
             limit = min(self.options.server_rank or sizes["d_in"], sizes["d_in"], sizes["d_out"])
             after[module] = truncate(whole, limit) if whole[1].shape[0] > limit else whole
         return after
@@ -212,7 +220,7 @@ class FedHft(Method[FedHftState]):
         own, parts = state.modules[reply.client], []
         for module in sorted({module for modules in state.modules.values() for module in modules}):
             if module in own:
-                rows, b, a = masked(reply, module, own[module], self.options.adapter.scale)
+                rows, b, a = read_masked_update(reply, module, own[module], self.options.adapter.scale)
                 left, right = sketch_matrices(own[module]["d_out"], own[module]["d_in"], SKETCH, state.seed)
                 parts.append(sketch((b, a), left[:, rows], right))
             else:
@@ -241,12 +249,12 @@ class FedHft(Method[FedHftState]):
 
     # ---- a newcomer [ours]: its place among the clusters there are; nobody else's moves
 
-    def admit(self, state: FedHftState, reply: Reply) -> FedHftState:
+    def add_client(self, state: FedHftState, reply: Reply) -> FedHftState:
         known = {module: size for modules in state.modules.values() for module, size in modules.items()}
         own = {
-            module: size | sizes_of(reply, module)
+            module: size | read_sizes(reply, module)
             for module, size in known.items()
-            if names(module)[0] in reply.tensors
+            if upload_names(module)[0] in reply.tensors
         }
         state = replace(state, modules=state.modules | {reply.client: own})
         state = replace(state, features=state.features | self._features(state, [reply]))
@@ -254,28 +262,28 @@ class FedHft(Method[FedHftState]):
             place = self._clustered(state).shares[reply.client]  # (clusters,)
             state = replace(state, shares=state.shares | {reply.client: place})
         ranks = {module: size["rank"] for module, size in own.items()}
-        sent = mixture(state.updates, state.share(reply.client), ranks)
+        sent = make_mixture(state.updates, state.share(reply.client), ranks)
         return replace(state, mixtures=state.mixtures | {reply.client: sent})
 
 
-def adapted(state: FedHftState, replies: Sequence[Reply]) -> dict[str, Mapping[str, int]]:
+def find_adapted_modules(state: FedHftState, replies: Sequence[Reply]) -> dict[str, Mapping[str, int]]:
     """The sizes of every module that some reply adapts, in order of name."""
     found = {m: size for reply in replies for m, size in state.modules[reply.client].items()}
     return dict(sorted(found.items()))
 
 
-def mixture(updates: Sequence[dict[str, Factors]], share: Tensor, ranks: Mapping[str, int]) -> Tensors:
+def make_mixture(updates: Sequence[dict[str, Factors]], share: Tensor, ranks: Mapping[str, int]) -> Tensors:
     """D = sum_j P_j G_j on the modules of `ranks`, at those ranks, as a frozen delta."""
     result = {}
     for module, rank in ranks.items():
         held = [(u[module], p) for u, p in zip(updates, share.tolist(), strict=True) if module in u]
         if held:
             factors, weights = zip(*held, strict=True)
-            result[module] = truncate(stack(factors, weights), rank)
-    return merged(result)
+            result[module] = truncate(concat_factors(factors, weights), rank)
+    return name_frozen_delta(result)
 
 
-def mixtures(state: FedHftState) -> dict[str, Tensors]:
+def make_mixtures(state: FedHftState) -> dict[str, Tensors]:
     """Every client's mixture; computed once for clients of equal shares and ranks."""
     made: dict[tuple[object, ...], Tensors] = {}
     result = {}
@@ -284,11 +292,11 @@ def mixtures(state: FedHftState) -> dict[str, Tensors]:
         ranks = {module: size["rank"] for module, size in modules.items()}
         key = (*share.tolist(), *ranks.items())
         if key not in made:
-            made[key] = mixture(state.updates, share, ranks)
+            made[key] = make_mixture(state.updates, share, ranks)
         result[client] = made[key]
     return result
 
 
-def sum_of(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
+def weighted_sum(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
     """The weighted sum of tensors, accumulated in float64, in their dtype."""
     return torch.stack([tensor.double() * weight for tensor, weight in terms]).sum(0).to(terms[0][0].dtype)

@@ -7,8 +7,9 @@ does not claim it. Ours [choice]: the classification head travels and is average
 
 from pydantic import Field
 
-from fedpeft.methods.fedavg import FedAvg
-from fedpeft.methods.options import LoraOptions, MeanOptions
+from fedpeft.adapters import LoraOptions
+from fedpeft.methods.common.fedavg import FedAvg
+from fedpeft.methods.common.options import MeanOptions
 
 
 class FedItOptions(MeanOptions):
@@ -19,4 +20,4 @@ class FedIt(FedAvg):
     """FedAvg over LoRA's A and B."""
 
     Options = FedItOptions
-    remembers = False
+    uses_client_state = False

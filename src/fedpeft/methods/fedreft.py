@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from peft import PeftConfig
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedpeft.adapters import Slot, interventions, is_head
+from fedpeft.adapters import AdaptedModel, ReftOptions, find_interventions, is_head
 from fedpeft.aggregation import (
     align,
     combine,
@@ -35,8 +34,7 @@ from fedpeft.aggregation import (
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Method, MethodOptions
-from fedpeft.methods.fedavg_loreft import not_orthonormal, with_polar_r
-from fedpeft.methods.options import ReftOptions
+from fedpeft.methods.fedavg_loreft import find_not_orthonormal, retract_r
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # [choice] holds 0, so that mixing never raises the held-out loss
 
@@ -63,26 +61,23 @@ class FedReftState:
 class FedReft(Method[FedReftState]):
     Options = FedReftOptions
 
-    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model, client)
-
     def start(self, info: FederationInfo, seed: int) -> FedReftState:
-        start = info.common_start()
+        start = info.shared_initial_tensors()
         return FedReftState(start, {}, {}, start)
 
-    def objection(self, state: FedReftState, reply: Reply) -> str | None:
-        return not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
+    def rejection_reason(self, state: FedReftState, reply: Reply) -> str | None:
+        return find_not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
 
     def aggregate(self, state: FedReftState, replies: Sequence[Reply]) -> FedReftState:
         # 1. Keep the new parameters; clients that were not drawn stay as they last were.
         fresh = {reply.client: reply.tensors for reply in replies}
         if self.options.align:
-            fresh = {client: aligned(phi, state.mean) for client, phi in fresh.items()}
+            fresh = {client: align_to(phi, state.mean) for client, phi in fresh.items()}
         phis = dict(sorted((state.phis | fresh).items()))
         # 2. All leave-one-out centres: per group one K x K Gram matrix for the weights, one product for the values.
         points = list(phis.values())
         centres: list[Tensors] = [{} for _ in range(len(points) + 1)]
-        for names in groups(state.mean):
+        for names in group_names(state.mean):
             flat = [torch.cat([phi[name].flatten() for name in names]) for phi in points]  # (d,) each
             for centre, values in zip(centres, combine(self._all_but_me(flat), flat), strict=True):  # (d,)
                 parts = values.split([points[0][name].numel() for name in names])
@@ -94,13 +89,13 @@ class FedReft(Method[FedReftState]):
     def send(self, state: FedReftState, client: ClientSpec) -> Tensors:
         return state.others.get(client.id, state.everyone)
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         own, others = client.local.trained, message.tensors
         if own is None:  # the first round: the common start
             model.write(others)
             return {}
         if self.options.align:
-            own = aligned(own, others)
+            own = align_to(own, others)
         if self.options.mixing == "fixed":
             chosen = self.options.mixing_weight
         else:
@@ -124,22 +119,24 @@ class FedReft(Method[FedReftState]):
         return self._retracted({name: torch.lerp(own[name], others[name], weight) for name in own})
 
     def _retracted(self, tensors: Tensors) -> Tensors:
-        return with_polar_r(tensors) if self.options.adapter.variant == "loreft" else tensors
+        return retract_r(tensors) if self.options.adapter.variant == "loreft" else tensors
 
-    def _held_out_loss(self, model: Slot, client: Client, own: Tensors, others: Tensors, weight: float) -> float:
+    def _held_out_loss(
+        self, model: AdaptedModel, client: Client, own: Tensors, others: Tensors, weight: float
+    ) -> float:
         model.write(self._mixed(own, others, weight))
         return client.scores(model, "validation")["loss"]
 
 
-def groups(names: Sequence[str] | Tensors) -> list[list[str]]:
+def group_names(names: Sequence[str] | Tensors) -> list[list[str]]:
     """The tensors that share one median: each intervention's R, W and b; then the head, where there is one."""
     head = [name for name in names if is_head(name)]
-    return [*map(list, interventions(names)), *([head] if head else [])]
+    return [*map(list, find_interventions(names)), *([head] if head else [])]
 
 
-def aligned(phi: Tensors, reference: Tensors) -> Tensors:
+def align_to(phi: Tensors, reference: Tensors) -> Tensors:
     """The same interventions in the gauge nearest to the reference's."""
     turned: Tensors = {}
-    for r, w, b in interventions(phi):
+    for r, w, b in find_interventions(phi):
         turned |= zip((r, w, b), align(phi[r], phi[w], phi[b], (reference[r], reference[w], reference[b])), strict=True)
     return phi | turned

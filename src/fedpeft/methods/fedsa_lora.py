@@ -4,30 +4,30 @@ The paper's: A learns what clients have in common and B what they do not, so onl
 deploys the mean A with its own B and head, as they stood after its last local training.
 """
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Scalar, Tensors
-from fedpeft.methods.fedavg import GlobalState
+from fedpeft.methods.common.fedavg import GlobalState
 from fedpeft.methods.fedit import FedIt
 
 
 class FedSaLora(FedIt):
     """FedAvg over the A's."""
 
-    remembers = True
+    uses_client_state = True
 
     def send(self, state: GlobalState, client: ClientSpec) -> Tensors:
-        return only_a(state.tensors)
+        return keep_a(state.tensors)
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         own = client.initial if client.local.trained is None else client.local.trained
         model.write(own | message.tensors)
         return {}
 
-    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
-        return only_a(model.read())
+    def reply(self, model: AdaptedModel, message: Message, client: Client) -> Tensors:
+        return keep_a(model.read())
 
 
-def only_a(tensors: Tensors) -> Tensors:
+def keep_a(tensors: Tensors) -> Tensors:
     """The A's."""
     return {name: tensor for name, tensor in tensors.items() if name.endswith("lora_A.weight")}

@@ -10,11 +10,19 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 
-from fedpeft.aggregation import stack, truncate
+from fedpeft.adapters import LoraOptions
+from fedpeft.aggregation import concat_factors, truncate
 from fedpeft.federation.message import Reply
-from fedpeft.federation.method import MethodOptions, by_examples
-from fedpeft.methods.options import LoraOptions
-from fedpeft.methods.ranks import Ranked, RankedState, holders, mean_heads, modules_of, named, pair
+from fedpeft.federation.method import MethodOptions, example_weights
+from fedpeft.methods.common.ranks import (
+    Ranked,
+    RankedState,
+    find_modules,
+    get_factors,
+    mean_heads,
+    put_factors,
+    replies_with,
+)
 
 
 class FlexLoraOptions(MethodOptions):
@@ -23,16 +31,18 @@ class FlexLoraOptions(MethodOptions):
 
 class FlexLora(Ranked):
     Options = FlexLoraOptions
-    remembers = False
+    uses_client_state = False
 
     def aggregate(self, state: RankedState, replies: Sequence[Reply]) -> RankedState:
         tensors = state.tensors | mean_heads(replies)
-        for module in modules_of(tensors):
-            own = holders(replies, module)
+        for module in find_modules(tensors):
+            own = replies_with(replies, module)
             if own:
-                mean = stack([pair(reply.tensors, module) for reply in own], by_examples(own))
+                mean = concat_factors([get_factors(reply.tensors, module) for reply in own], example_weights(own))
                 rank = tensors[f"{module}.lora_A.weight"].shape[0]  # the largest of any client
                 b, a = truncate(mean, rank)
                 spare = (a == 0).all(1)  # directions that the sum does not have: B is zero, A may learn again
-                tensors |= named(module, (b, torch.where(spare[:, None], pair(state.tensors, module)[1], a)))
+                tensors |= put_factors(
+                    module, (b, torch.where(spare[:, None], get_factors(state.tensors, module)[1], a))
+                )
         return RankedState(tensors, state.ranks)

@@ -9,51 +9,45 @@ taken over the clients that adapt it; the head is averaged.
 from collections.abc import Sequence
 
 import torch
-from peft import PeftConfig
 from pydantic import Field
-from torch import nn
 
-from fedpeft.adapters import Slot, is_head
-from fedpeft.aggregation import stack
+from fedpeft.adapters import AdaptedModel, LoraOptions, is_head
+from fedpeft.aggregation import concat_factors
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, by_examples
-from fedpeft.methods.merging import MergedState, delta_of, fresh_lora, shapes_of
-from fedpeft.methods.options import LoraOptions
-from fedpeft.methods.ranks import holders, mean_heads, modules_of, pair
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights
+from fedpeft.methods.common.cumulative_delta import CumulativeState, draw_fresh_lora, read_delta, read_shapes
+from fedpeft.methods.common.ranks import find_modules, get_factors, mean_heads, replies_with
 
 
 class FLoraOptions(MethodOptions):
     adapter: LoraOptions = Field(default_factory=LoraOptions, description="LoRA; `resources` give clients other ranks")
 
 
-class FLora(Method[MergedState]):
+class FLora(Method[CumulativeState]):
     Options = FLoraOptions
 
-    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model, client)
-
-    def start(self, info: FederationInfo, seed: int) -> MergedState:
+    def start(self, info: FederationInfo, seed: int) -> CumulativeState:
         some = next(iter(info.initial.values()))
         head = {name: tensor for name, tensor in some.items() if is_head(name)}
-        return MergedState(head, shapes_of(info))
+        return CumulativeState(head, read_shapes(info))
 
-    def send(self, state: MergedState, client: ClientSpec) -> Tensors:
+    def send(self, state: CumulativeState, client: ClientSpec) -> Tensors:
         return state.tensors | state.delta_for(client.id)
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         head = {name: tensor for name, tensor in message.tensors.items() if is_head(name)}
-        model.write(head | fresh_lora(model, client.generator("fresh", message.round)))
-        model.merge(delta_of(client, message))
+        model.write(head | draw_fresh_lora(model, client.generator("fresh", message.round)))
+        model.set_frozen_delta(read_delta(client, message))
         return {}
 
-    def expects(self, state: MergedState, message: Message) -> Layout:
+    def reply_layout(self, state: CumulativeState, message: Message) -> Layout:
         return {n: (torch.float32, torch.Size(shape)) for n, shape in state.shapes[message.client].items()}
 
-    def aggregate(self, state: MergedState, replies: Sequence[Reply]) -> MergedState:
+    def aggregate(self, state: CumulativeState, replies: Sequence[Reply]) -> CumulativeState:
         added = {}
-        for module in sorted({module for reply in replies for module in modules_of(reply.tensors)}):
-            own = holders(replies, module)
-            weights = self.options.adapter.scale * by_examples(own)
-            added[module] = stack([pair(reply.tensors, module) for reply in own], weights)
+        for module in sorted({module for reply in replies for module in find_modules(reply.tensors)}):
+            own = replies_with(replies, module)
+            weights = self.options.adapter.scale * example_weights(own)
+            added[module] = concat_factors([get_factors(reply.tensors, module) for reply in own], weights)
         return state.after(mean_heads(replies), added, replies[0].round, [reply.client for reply in replies])

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import PeftConfig
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel, LoraOptions
 from fedpeft.aggregation import mean_tensors
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, by_examples, layout
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, layout
 from fedpeft.federation.randomness import generator
-from fedpeft.methods.options import LoraOptions
 
 
 class IfcaOptions(MethodOptions):
@@ -34,56 +32,53 @@ class IfcaState:
 
 class Ifca(Method[IfcaState]):
     Options = IfcaOptions
-    remembers = False
-
-    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model, client)
+    uses_client_state = False
 
     def start(self, info: FederationInfo, seed: int) -> IfcaState:
-        first = info.common_start()
-        others = [redrawn(first, generator(seed, "ifca", j)) for j in range(1, self.options.clusters)]
+        first = info.shared_initial_tensors()
+        others = [resample(first, generator(seed, "ifca", j)) for j in range(1, self.options.clusters)]
         return IfcaState((first, *others))
 
     def send(self, state: IfcaState, client: ClientSpec) -> Tensors:
         return {f"{j}/{name}": t for j, model in enumerate(state.models) for name, t in model.items()}
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         losses = {j: self._loss(model, message, client, j) for j in range(self.options.clusters)}
         chosen = min(losses, key=losses.__getitem__)
-        model.write(picked(message, chosen))
+        model.write(select_model(message, chosen))
         return {"cluster": chosen}
 
-    def expects(self, state: IfcaState, message: Message) -> Layout:
+    def reply_layout(self, state: IfcaState, message: Message) -> Layout:
         return layout(state.models[0])
 
-    def objection(self, state: IfcaState, reply: Reply) -> str | None:
+    def rejection_reason(self, state: IfcaState, reply: Reply) -> str | None:
         cluster = reply.scalars.get("cluster")
         return None if cluster in range(len(state.models)) else f"cluster {cluster!r} is none of {len(state.models)}"
 
-    def reference(self, state: IfcaState, message: Message, reply: Reply) -> Tensors:
+    def update_baseline(self, state: IfcaState, message: Message, reply: Reply) -> Tensors:
         return state.models[int(reply.scalars["cluster"])]
 
     def aggregate(self, state: IfcaState, replies: Sequence[Reply]) -> IfcaState:
         def mean_of(j: int) -> Tensors:
             own = [reply for reply in replies if reply.scalars["cluster"] == j]
-            return mean_tensors([r.tensors for r in own], by_examples(own)) if own else state.models[j]
+            return mean_tensors([r.tensors for r in own], example_weights(own)) if own else state.models[j]
 
         return IfcaState(tuple(mean_of(j) for j in range(len(state.models))))
 
-    def _loss(self, model: Slot, message: Message, client: Client, j: int) -> float:
+    def _loss(self, model: AdaptedModel, message: Message, client: Client, j: int) -> float:
         if self.options.clusters == 1:
             return 0.0
-        model.write(picked(message, j))
+        model.write(select_model(message, j))
         return client.scores(model, "train")["loss"]
 
 
-def picked(message: Message, j: int) -> Tensors:
+def select_model(message: Message, j: int) -> Tensors:
     """The j-th model of a message."""
     prefix = f"{j}/"
     return {name.removeprefix(prefix): t for name, t in message.tensors.items() if name.startswith(prefix)}
 
 
-def redrawn(tensors: Tensors, draw: torch.Generator) -> Tensors:
+def resample(tensors: Tensors, draw: torch.Generator) -> Tensors:
     """Tensors of the same means and spreads; what is constant, such as LoRA's B of zeros, stays."""
 
     def one(tensor: Tensor) -> Tensor:

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peft import PeftConfig
 from pydantic import Field
-from torch import nn
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel, AdapterOptions, LoraOptions
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Method, MethodOptions
-from fedpeft.methods.options import AdapterOptions, LoraOptions
 
 
 class LocalOptions(MethodOptions):
@@ -28,20 +25,17 @@ class Local(Method[NoState]):
 
     Options = LocalOptions
 
-    def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        return self.options.adapter.config(model, client)
-
     def start(self, info: FederationInfo, seed: int) -> NoState:
         return NoState()
 
     def send(self, state: NoState, client: ClientSpec) -> Tensors:
         return {}
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         model.restore(client.initial if client.local.trained is None else client.local.trained)
         return {}
 
-    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
+    def reply(self, model: AdaptedModel, message: Message, client: Client) -> Tensors:
         return {}
 
     def aggregate(self, state: NoState, replies: Sequence[Reply]) -> NoState:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from fedpeft.aggregation import mean_tensors, ridge_refined
+from fedpeft.aggregation import mean_tensors, ridge_corrected_mean
 from fedpeft.federation.message import Reply
-from fedpeft.federation.method import by_examples
-from fedpeft.methods.fedavg import GlobalState, moved
+from fedpeft.federation.method import example_weights
+from fedpeft.methods.common.fedavg import GlobalState, server_step
+from fedpeft.methods.common.ranks import find_modules, get_factors, put_factors
 from fedpeft.methods.fedit import FedIt, FedItOptions
-from fedpeft.methods.ranks import modules_of, named, pair
 
 
 class LoraFairOptions(FedItOptions):
@@ -24,12 +24,12 @@ class LoraFair(FedIt):
     """FedIT with the corrected B."""
 
     Options = LoraFairOptions
-    remembers = False
+    uses_client_state = False
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
-        weights = by_examples(replies)
+        weights = example_weights(replies)
         refined = mean_tensors([reply.tensors for reply in replies], weights)
-        for module in modules_of(refined):
-            pairs = [pair(reply.tensors, module) for reply in replies]
-            refined |= named(module, ridge_refined(pairs, weights, self.options.ridge))
-        return moved(state, refined, self.options)
+        for module in find_modules(refined):
+            pairs = [get_factors(reply.tensors, module) for reply in replies]
+            refined |= put_factors(module, ridge_corrected_mean(pairs, weights, self.options.ridge))
+        return server_step(state, refined, self.options)

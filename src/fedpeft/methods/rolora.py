@@ -8,11 +8,11 @@ that missed rounds is sent both factors, all others only the one that changed si
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Layout, layout
-from fedpeft.methods.fedavg import GlobalState
+from fedpeft.methods.common.fedavg import GlobalState
 from fedpeft.methods.fedit import FedIt
 
 FROZEN = {1: "lora_A.weight", 0: "lora_B.weight"}  # by the round's parity
@@ -27,7 +27,7 @@ class RoLoraState(GlobalState):
 class RoLora(FedIt):
     """FedAvg over the factor whose turn it is."""
 
-    remembers = True
+    uses_client_state = True
 
     def start(self, info: FederationInfo, seed: int) -> RoLoraState:
         return RoLoraState(super().start(info, seed).tensors)
@@ -40,22 +40,22 @@ class RoLora(FedIt):
         known = state.seen[client.id]
         return {name: tensor for name, tensor in state.tensors.items() if state.changed.get(name, 0) >= known}
 
-    def receive(self, model: Slot, message: Message, client: Client) -> dict[str, Scalar]:
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         own = client.initial if client.local.trained is None else client.local.trained
         model.write(own | message.tensors)
         return {}
 
-    def trains(self, model: Slot, message: Message) -> tuple[str, ...]:
-        return tuple(turn(model.names, message.round))
+    def trainable_names(self, model: AdaptedModel, message: Message) -> tuple[str, ...]:
+        return tuple(trained_names(model.names, message.round))
 
-    def reply(self, model: Slot, message: Message, client: Client) -> Tensors:
+    def reply(self, model: AdaptedModel, message: Message, client: Client) -> Tensors:
         trained = model.read()
-        return {name: trained[name] for name in turn(model.names, message.round)}
+        return {name: trained[name] for name in trained_names(model.names, message.round)}
 
-    def expects(self, state: GlobalState, message: Message) -> Layout:
-        return layout({name: state.tensors[name] for name in turn(tuple(state.tensors), message.round)})
+    def reply_layout(self, state: GlobalState, message: Message) -> Layout:
+        return layout({name: state.tensors[name] for name in trained_names(tuple(state.tensors), message.round)})
 
-    def reference(self, state: GlobalState, message: Message, reply: Reply) -> Tensors:
+    def update_baseline(self, state: GlobalState, message: Message, reply: Reply) -> Tensors:
         return state.tensors  # the client may have had the factor already
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> RoLoraState:
@@ -66,6 +66,6 @@ class RoLora(FedIt):
         return RoLoraState(moved.tensors, moved.moments, changed, seen)
 
 
-def turn(names: Sequence[str], round_: int) -> list[str]:
+def trained_names(names: Sequence[str], round_: int) -> list[str]:
     """The tensors that a round trains."""
     return [name for name in names if not name.endswith(FROZEN[round_ % 2])]

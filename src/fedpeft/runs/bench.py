@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedpeft.acceleration import make_accelerations
 from fedpeft.config import Experiment, PrefixCacheConfig
-from fedpeft.runs.build import Built, assemble, deal, load_model, most_workers
+from fedpeft.runs.build import RunContext, assemble, assign_to_clients, default_workers, load_model
 from fedpeft.tasks.load import load_task
 
 ROUNDS = 3  # timed, after the first
@@ -20,7 +21,7 @@ AUTOCAST = "model.autocast"  # as --set names it
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedOption:
     """One option: seconds of its first round and of each later one, and what it does to the results."""
 
     option: str
@@ -35,9 +36,9 @@ class Timed:
         return median(self.later)
 
 
-def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]:
+def list_options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]:
     """What may be chosen: a name, the settings, and what they do to the results."""
-    workers = most_workers(experiment.model)
+    workers = default_workers(experiment.model)
     plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None, AUTOCAST: None}
     cache = experiment.prefix_cache or PrefixCacheConfig.model_validate({})
     several = {} if workers == 1 else {"workers": workers}
@@ -49,7 +50,7 @@ def options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]
     yield "bfloat16 products", plain | several | {AUTOCAST: "bfloat16"}, "rounded: compare the scores"
 
 
-def chosen(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
+def apply_option(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
     """The experiment under the settings of one option."""
     model = experiment.model.model_copy(update={"autocast": settings[AUTOCAST]})
     return experiment.model_copy(update={k: v for k, v in settings.items() if k != AUTOCAST} | {"model": model})
@@ -57,18 +58,19 @@ def chosen(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
 
 def bench(
     experiment: Experiment, label: str, base: Path, say: Callable[[str], None], rounds: int = ROUNDS
-) -> list[Timed]:
+) -> list[TimedOption]:
     """Times rounds of the experiment, without evaluation, under each option; the fastest first. Raises UserError."""
     seed = experiment.seed
     data = load_task(experiment.task, experiment.partition, seed, base)
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
-    built: dict[str, tuple[Built, dict[str, Any], str]] = {}
-    for name, settings, results in options(experiment):
-        under, method = chosen(experiment, settings), experiment.build_method(label)
+    built: dict[str, tuple[RunContext, dict[str, Any], str]] = {}
+    for name, settings, results in list_options(experiment):
+        under, method = apply_option(experiment, settings), experiment.build_method(label)
         ids = [client.id for client in data.clients]
-        dealt = {} if method.pooled else deal(under, method, ids, model[0], seed)
-        one = assemble(under, method, seed, data, model, dealt)
-        if settings["prefix_cache"] and not one.engine.frozen_blocks:
+        dealt = {} if method.pools_data else assign_to_clients(under, method, ids, model[0], seed)
+        accelerations = make_accelerations(under.requested_accelerations())
+        one = assemble(under, method, seed, data, model, dealt, accelerations)
+        if not all(a.is_useful(m) for a in accelerations for m in one.templates.values()):
             one.engine.close()  # it could hold nothing
             continue
         built[name] = (one, settings, results)
@@ -83,5 +85,5 @@ def bench(
     finally:
         for one, _, _ in built.values():
             one.engine.close()
-    timed = [Timed(n, s, r, seconds[n][0], tuple(seconds[n][1:])) for n, (_, s, r) in built.items()]
+    timed = [TimedOption(n, s, r, seconds[n][0], tuple(seconds[n][1:])) for n, (_, s, r) in built.items()]
     return sorted(timed, key=lambda one: one.seconds)

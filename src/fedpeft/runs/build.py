@@ -8,47 +8,56 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpeft.adapters import PrefixCache, Slot, load_backbone, load_decoder
-from fedpeft.budgets import Allotment
+from fedpeft.acceleration import Acceleration, make_accelerations
+from fedpeft.adapters import AdaptedModel
+from fedpeft.backbones import load_backbone, load_decoder
+from fedpeft.budgets.levels import assign_resources, minimum_config
 from fedpeft.config import Experiment, ModelConfig
-from fedpeft.engines.batched import BatchedEngine
-from fedpeft.engines.local import LocalEngine
-from fedpeft.engines.models import Models, seeded
+from fedpeft.engines import find_engine
+from fedpeft.engines.base import Engine, EngineSetup
+from fedpeft.engines.templates import TemplateCache, use_seed
+from fedpeft.environment import usable_cores
 from fedpeft.federation.answers import Generation, MultipleChoice
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Tensors
 from fedpeft.federation.method import FederationInfo, Method
 from fedpeft.federation.task import Autocast, Classification, Regression, Task
-from fedpeft.runs.environment import usable_cores
-from fedpeft.runs.resources import allotments, lowest
+from fedpeft.resources import ClientResources
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, encode, encode_numbers, encode_prompts
-from fedpeft.tasks.extract import answer_rule
+from fedpeft.tasks.examples import Example, FederatedData
+from fedpeft.tasks.extract import make_answer_rule
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.metrics import METRICS
-from fedpeft.tasks.prompts import DECODER_KINDS, prompt_maker
-from fedpeft.tasks.types import Example, FederatedData
+from fedpeft.tasks.prompts import DECODER_KINDS, make_prompt_function
 
 POOLED = "*"  # no client can have this id
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Built:
+class RunContext:
     """Everything that one run holds in memory."""
 
     federation: Federation
-    engine: LocalEngine
+    engine: Engine
+    clients: list[Client]
+    templates: dict[str, AdaptedModel]  # every client's model at its start, by id
+    initial: dict[str, Tensors]  # its trained tensors
     data: FederatedData
-    model: Slot  # at its start
+    model: AdaptedModel  # at its start
     tokenizer: Any
     task: Task
 
 
 def build(
-    experiment: Experiment, method: Method[Any], seed: int, base: Path, cache: PrefixCache | None = None
-) -> Built:
+    experiment: Experiment,
+    method: Method[Any],
+    seed: int,
+    base: Path,
+    accelerations: Sequence[Acceleration] | None = None,
+) -> RunContext:
     """Loads data and backbone and joins them. Deterministic in (experiment, seed). Raises UserError.
 
     `cache` is one that other runs share; without it the experiment gets its own, where it asks for one.
@@ -56,8 +65,12 @@ def build(
     data = load_task(experiment.task, experiment.partition, seed, base)
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
     # One simulated client that holds everything is bound by nobody's resources.
-    dealt = {} if method.pooled else deal(experiment, method, [client.id for client in data.clients], model[0], seed)
-    return assemble(experiment, method, seed, data, model, dealt, cache)
+    dealt = (
+        {}
+        if method.pools_data
+        else assign_to_clients(experiment, method, [client.id for client in data.clients], model[0], seed)
+    )
+    return assemble(experiment, method, seed, data, model, dealt, accelerations)
 
 
 def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
@@ -65,7 +78,7 @@ def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int)
     where: dict[str, Any] = model.model_dump(include={"dtype", "device", "quantization", "device_map"})
     if task.kind in DECODER_KINDS:
         return load_decoder(model.name, **where)
-    with seeded(seed, "head"):
+    with use_seed(seed, "head"):
         return load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
 
 
@@ -78,13 +91,13 @@ def make_task(config: TaskConfig, num_labels: int, tokenizer: Any) -> Task:
         return Regression(metric)
     if config.kind == "multiple_choice":
         return MultipleChoice(tokenizer, config.max_new_tokens, config.trigger, config.generated, metric)
-    return Generation(tokenizer, config.max_new_tokens, answer_rule(config.extract, config.choices or ()), metric)
+    return Generation(tokenizer, config.max_new_tokens, make_answer_rule(config.extract, config.choices or ()), metric)
 
 
-def encoded(config: TaskConfig, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
+def encode_examples(config: TaskConfig, examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """The examples as token ids, in the form that the kind of task takes."""
     if config.kind in DECODER_KINDS:
-        return encode_prompts(examples, tokenizer, max_length, prompt_maker(config, tokenizer))
+        return encode_prompts(examples, tokenizer, max_length, make_prompt_function(config, tokenizer))
     return (encode_numbers if config.kind == "regression" else encode)(examples, tokenizer, max_length)
 
 
@@ -94,64 +107,85 @@ def assemble(
     seed: int,
     data: FederatedData,
     model: tuple[nn.Module, Any],
-    dealt: dict[str, Allotment],
-    cache: PrefixCache | None = None,
-) -> Built:
+    dealt: dict[str, ClientResources],
+    accelerations: Sequence[Acceleration] | None = None,
+) -> RunContext:
     """A federation of the clients in `data`, before its first round; `dealt` is what they can carry, by id."""
     torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
     backbone, tokenizer = model
     splits = {
         client.id: {
-            name: encoded(experiment.task, getattr(client, name), tokenizer, experiment.model.max_length)
+            name: encode_examples(experiment.task, getattr(client, name), tokenizer, experiment.model.max_length)
             for name in SPLITS
         }
         for client in data.clients
     }
     data = replace(data, notes=(*data.notes, *_cut(experiment, splits)))
-    if method.pooled:
+    if method.pools_data:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
-    everyone = [ClientSpec(name, len(rows["train"]), dealt.get(name, Allotment())) for name, rows in splits.items()]
-    audience = [spec for spec in everyone if spec.id != POOLED]
-    specs = [spec for spec in everyone if spec.id == POOLED] or audience
+    everyone = [
+        ClientSpec(name, len(rows["train"]), dealt.get(name, ClientResources())) for name, rows in splits.items()
+    ]
+    evaluation_clients = [spec for spec in everyone if spec.id != POOLED]
+    specs = [spec for spec in everyone if spec.id == POOLED] or evaluation_clients
 
     templates, initial = _adapted(method, everyone, backbone, seed)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     task = make_task(experiment.task, len(data.labels), tokenizer)
-    if experiment.model.products is not None:
-        task = Autocast(task, experiment.model.products)
+    if experiment.model.autocast_dtype is not None:
+        task = Autocast(task, experiment.model.autocast_dtype)
     clients = [Client(s, splits[s.id], task, padding, initial[s.id], seed) for s in everyone]
-    if cache is None and experiment.prefix_cache is not None:
-        cache = experiment.prefix_cache.make()
-    engine = _engine(experiment, method, clients, templates, seed, cache)
+    if accelerations is None:
+        accelerations = make_accelerations(experiment.requested_accelerations())
+    engine = find_engine(experiment.engine).make(
+        EngineSetup(
+            method,
+            clients,
+            templates,
+            experiment.training,
+            seed,
+            experiment.workers or default_workers(experiment.model),
+            accelerations,
+            experiment.clients_at_once,
+        )
+    )
     state = method.start(_info(specs, templates, initial), seed)
-    federation = Federation(method, engine, state, specs, audience, experiment.training, seed)
-    return Built(federation, engine, data, templates[audience[0].id], tokenizer, task)
+    federation = Federation(method, engine, state, specs, evaluation_clients, experiment.training, seed)
+    return RunContext(
+        federation, engine, clients, templates, initial, data, templates[evaluation_clients[0].id], tokenizer, task
+    )
 
 
 def start_only(experiment: Experiment, method: Method[Any], data: FederatedData, backbone: nn.Module) -> None:
     """Makes every client's adapter and the server's first state, to see whether it can be done. Raises UserError."""
-    dealt = {} if method.pooled else deal(experiment, method, [c.id for c in data.clients], backbone, experiment.seed)
-    specs = [ClientSpec(c.id, len(c.train), dealt.get(c.id, Allotment())) for c in data.clients]
+    dealt = (
+        {}
+        if method.pools_data
+        else assign_to_clients(experiment, method, [c.id for c in data.clients], backbone, experiment.seed)
+    )
+    specs = [ClientSpec(c.id, len(c.train), dealt.get(c.id, ClientResources())) for c in data.clients]
     templates, initial = _adapted(method, specs, backbone, experiment.seed)
     method.start(_info(specs, templates, initial), experiment.seed)
 
 
 def _adapted(
     method: Method[Any], clients: Sequence[ClientSpec], backbone: nn.Module, seed: int
-) -> tuple[dict[str, Slot], dict[str, Tensors]]:
+) -> tuple[dict[str, AdaptedModel], dict[str, Tensors]]:
     """Every client's model at its start, and its trained tensors; clients of one kind share both."""
-    models = Models(backbone, seed)
-    templates = {spec.id: models.template(method.adapter(backbone, spec)) for spec in clients}
+    models = TemplateCache(backbone, seed)
+    templates = {spec.id: models.get_template(method.adapter(backbone, spec)) for spec in clients}
     starts = {id(template): template.read() for template in templates.values()}
     return templates, {name: starts[id(template)] for name, template in templates.items()}
 
 
-def _info(specs: Sequence[ClientSpec], templates: dict[str, Slot], initial: dict[str, Tensors]) -> FederationInfo:
+def _info(
+    specs: Sequence[ClientSpec], templates: dict[str, AdaptedModel], initial: dict[str, Tensors]
+) -> FederationInfo:
     """What the server is told of the clients that train."""
     return FederationInfo(
         tuple(specs),
         {spec.id: initial[spec.id] for spec in specs},
-        {spec.id: templates[spec.id].dimensions() for spec in specs},
+        {spec.id: templates[spec.id].get_dimensions() for spec in specs},
     )
 
 
@@ -164,30 +198,14 @@ def _cut(experiment: Experiment, splits: dict[str, dict[str, list[Encoded]]]) ->
     return [note] * (cut > 0)
 
 
-def _engine(
-    experiment: Experiment,
-    method: Method[Any],
-    clients: list[Client],
-    templates: dict[str, Slot],
-    seed: int,
-    cache: PrefixCache | None,
-) -> LocalEngine:
-    workers = experiment.workers or most_workers(experiment.model)
-    kind = BatchedEngine if experiment.engine == "batched" else LocalEngine
-    engine = kind(method, clients, templates, experiment.training, seed, workers, cache)
-    if isinstance(engine, BatchedEngine):
-        engine.at_once = experiment.clients_at_once
-    return engine
-
-
-def most_workers(model: ModelConfig) -> int:
+def default_workers(model: ModelConfig) -> int:
     """As many as there are cores to use; on a GPU, whose memory they would share, one."""
     return usable_cores() if model.device == "cpu" and model.device_map is None else 1
 
 
-def deal(
+def assign_to_clients(
     experiment: Experiment, method: Method[Any], clients: list[str], backbone: nn.Module, seed: int
-) -> dict[str, Allotment]:
+) -> dict[str, ClientResources]:
     """What each client can carry: its own level of resources, or everyone's lowest where the method says so."""
-    own = allotments(clients, experiment.resources, backbone, seed)
-    return lowest(own) if method.options.levels == "lowest" else own
+    own = assign_resources(clients, experiment.resources, backbone, seed)
+    return minimum_config(own) if method.options.levels == "lowest" else own

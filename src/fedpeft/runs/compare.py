@@ -12,14 +12,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedpeft.adapters import PrefixCache
+from fedpeft.acceleration import Acceleration, make_accelerations
 from fedpeft.config import Experiment
+from fedpeft.environment import environment
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.checkpoint import write_atomically
 from fedpeft.runs.build import load_model, start_only
-from fedpeft.runs.environment import environment
 from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.runner import Observer, Settings, resume, start
+from fedpeft.runs.runner import Observer, RunSpec, resume, start
 from fedpeft.tasks.load import load_task
 
 Results = dict[str, list[dict[str, Any]]]  # by label, one per seed
@@ -47,7 +47,7 @@ def compare(
     grid = {label: experiment.learning_rates(label) for label in labels}
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
         _require_startable(experiment, grid, base)
-    caches: dict[int, PrefixCache] = {}  # of the seed under way
+    shared: dict[int, tuple[Acceleration, ...]] = {}  # of the seed under way
     total = sum(len(rates) - 1 + seeds for rates in grid.values())
     done = 0
 
@@ -55,10 +55,10 @@ def compare(
         nonlocal done
         planned(label, done, total)
         done += 1
-        if experiment.prefix_cache is not None and seed not in caches:
-            caches.clear()  # another seed divides the rows otherwise: nothing that is kept would be found
-            caches[seed] = experiment.prefix_cache.make()
-        return finished(Settings(experiment, label, seed, lr, base), out, observer, caches.get(seed))
+        if seed not in shared:
+            shared.clear()  # another seed divides the examples otherwise: nothing that a cache keeps would be found
+            shared[seed] = make_accelerations(experiment.requested_accelerations())
+        return get_or_run(RunSpec(experiment, label, seed, lr, base), out, observer, shared[seed])
 
     tuned: dict[str, dict[str, float | None]] = {}  # scores by rate, None where training failed
     best: dict[str, float | None] = {}
@@ -87,12 +87,13 @@ def compare(
         "seeds": chosen_seeds,
         "experiment": experiment.model_dump(),
         "tuned_on_validation": tuned,
-        "rows": [row(label, runs) for label, runs in results.items()],
+        "rows": [summarise_method(label, runs) for label, runs in results.items()],
         "runs": results,
     }
     earlier = out / "compare.json"
     if earlier.is_file():
-        gone = [row["label"] for row in json.loads(earlier.read_text())["rows"] if row["label"] not in labels]
+        held = json.loads(earlier.read_text())["rows"]
+        gone = [row["label"] for row in held if row["label"] not in labels]
         if gone:
             observer.noted(f"{earlier} no longer holds {', '.join(gone)}; their finished runs are still beside it")
     write_atomically(earlier, json.dumps(comparison, indent=1).encode())
@@ -110,17 +111,19 @@ def _require_startable(experiment: Experiment, grid: dict[str, list[float | None
             raise UserError(f"methods.{label}: {error}") from error
 
 
-def finished(settings: Settings, out: Path, observer: Observer, cache: PrefixCache | None = None) -> dict[str, Any]:
+def get_or_run(
+    settings: RunSpec, out: Path, observer: Observer, accelerations: Sequence[Acceleration] | None = None
+) -> dict[str, Any]:
     """The result of one run under `out`: read, resumed or run. Raises UserError when other settings are there."""
     rate = settings.experiment.build_method(settings.label, settings.lr).options.lr
     path = out / settings.label / f"lr{rate:g}-seed{settings.seed}"
     folder = RunFolder(path)
     if not (path / "experiment.yaml").exists():
-        return start(settings, path, observer, keep=False, cache=cache)
+        return start(settings, path, observer, keep=False, accelerations=accelerations)
     unlike = _difference(_without_workers(folder.settings), _without_workers(settings.as_dict()))
     if unlike:
         raise UserError(f"{path} holds a run of other settings ({unlike}); give another --out or remove it")
-    return resume(path, observer, keep=False, cache=cache)
+    return resume(path, observer, keep=False, accelerations=accelerations)
 
 
 def _without_workers(kept: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def _validation(result: dict[str, Any]) -> tuple[float, float]:
     return last["by_client"], -last["loss"]
 
 
-def row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise_method(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """One method over its seeds: mean and standard deviation of the personal test score, and what it cost."""
     first = runs[0]
 

@@ -1,22 +1,18 @@
 """Each client's personal adapter as an ordinary PEFT folder."""
 
 import json
-import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from fedpeft.adapters import as_lora
+from fedpeft.adapters.export import CARD
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.errors import UserError
-from fedpeft.federation.message import Message
-from fedpeft.runs.build import Built
 from fedpeft.runs.folder import RunFolder
 from fedpeft.tasks.config import TaskConfig
-
-_CARD = "fedpeft.json"
 
 
 @dataclass(frozen=True)
@@ -29,36 +25,12 @@ class Card:
     labels: list[str]
 
 
-def export_adapters(root: Path, built: Built, experiment: Experiment) -> None:
-    """Writes `<root>/<client>/adapter/` for every client; each folder appears whole or not at all."""
-    federation = built.federation
-    root.mkdir(exist_ok=True)
-    card = {
-        "model": experiment.model.model_dump(),
-        "task": experiment.task.model_dump(),
-        "labels": list(built.data.labels),
-    }
-    for spec in federation.audience:
-        client = built.engine.clients[spec.id]
-        message = Message(spec.id, federation.round + 1, federation.method.send(federation.state, spec))
-        slot = built.engine.templates[spec.id].clone()  # its own: clients may differ in rank and layers
-        federation.method.personal(slot, message, client)
-        # PEFT knows neither what is merged nor masked rows: those become ordinary LoRA.
-        model = as_lora(slot) if slot.merged or slot.rows() else slot.model
-        temporary, target = root / f".{spec.id}.tmp", root / spec.id
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            model.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
-            (temporary / "adapter" / _CARD).write_text(json.dumps(card, indent=1))
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror or error}; free some space and resume") from error
-        finally:  # an interrupt, too, leaves nothing half-written
-            shutil.rmtree(temporary, ignore_errors=True)
+def make_card(experiment: Experiment, labels: Sequence[str]) -> dict[str, Any]:
+    """What stands beside every exported adapter, for whom predicts with it: model, task and labels."""
+    return {"model": experiment.model.model_dump(), "task": experiment.task.model_dump(), "labels": list(labels)}
 
 
-def damaged(run: Path, client: str, what: str) -> UserError:
+def damaged_export(run: Path, client: str, what: str) -> UserError:
     """The mistake of an exported folder that is not as it was written; `what` is wrong with it."""
     return UserError(
         f"the adapter of client {client!r} is incomplete or damaged: {' '.join(what.split())}; "
@@ -67,7 +39,7 @@ def damaged(run: Path, client: str, what: str) -> UserError:
     )
 
 
-def adapter_card(run: Path, client: str) -> Card:
+def read_card(run: Path, client: str) -> Card:
     """The model, task and labels of a client's exported adapter, whose files are all there.
 
     Raises UserError when there is no such run or client, or its folder is incomplete or damaged.
@@ -75,15 +47,15 @@ def adapter_card(run: Path, client: str) -> Card:
     folder = run / "clients" / client / "adapter"
     if not folder.is_dir():
         raise _not_exported(run, client)
-    missing = [name for name in (_CARD, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / name).is_file()]
+    missing = [name for name in (CARD, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / name).is_file()]
     if missing:
-        raise damaged(run, client, f"{', '.join(missing)} missing in {folder}")
+        raise damaged_export(run, client, f"{', '.join(missing)} missing in {folder}")
     try:
-        card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         labels = [str(label) for label in card["labels"]]
         return Card(folder, ModelConfig(**card["model"]), TaskConfig(**card["task"]), labels)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(run, client, f"{folder / _CARD} cannot be read ({error})") from error
+        raise damaged_export(run, client, f"{folder / CARD} cannot be read ({error})") from error
 
 
 def _not_exported(run: Path, client: str) -> UserError:
@@ -96,4 +68,4 @@ def _not_exported(run: Path, client: str) -> UserError:
         return UserError(f"{run} is not finished, so it has no adapters yet; finish it first: fedpeft resume {run}")
     if not (run / "checkpoint.safetensors").is_file():
         return UserError(f"no adapters in {run}: `fedpeft compare` exports none; `fedpeft run` does")
-    return damaged(run, client, f"{run / 'clients'} is missing or empty")
+    return damaged_export(run, client, f"{run / 'clients'} is missing or empty")

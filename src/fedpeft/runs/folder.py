@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from fedpeft.environment import environment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import TEMPORARY, load_checkpoint, save_checkpoint, write_atomically
-from fedpeft.runs.environment import environment
 
 _LOGS = ("metrics.jsonl", "timings.jsonl")
 
@@ -132,7 +132,7 @@ class RunFolder:
         """Removes the checkpoint of a finished run."""
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
-    def remove_unless_begun(self) -> None:
+    def discard_if_empty(self) -> None:
         """Takes back what `create` wrote where no round was completed: there is nothing to resume."""
         if (self.path / "checkpoint.safetensors").exists():
             return
@@ -143,7 +143,7 @@ class RunFolder:
 
 
 def _are_settings(kept: Any) -> bool:
-    """Whether these are `Settings.as_dict`: an experiment file of one's own has neither key."""
+    """Whether these are `RunSpec.as_dict`: an experiment file of one's own has neither key."""
     if not isinstance(kept, dict) or not isinstance(kept.get("base"), str):
         return False
     experiment = kept.get("experiment")

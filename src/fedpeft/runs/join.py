@@ -9,22 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedpeft.budgets.levels import joining_resources
 from fedpeft.config import Experiment
-from fedpeft.engines.local import LocalEngine
+from fedpeft.engines import find_engine
+from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Scores
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import load_checkpoint
 from fedpeft.federation.client import ClientState
-from fedpeft.federation.engine import Engine, Scores, Which
 from fedpeft.federation.message import Message, Reply
 from fedpeft.methods.fedreft import FedReftState
 from fedpeft.methods.local import Local
-from fedpeft.runs.build import SPLITS, Built, assemble, deal, load_model
-from fedpeft.runs.export import adapter_card, export_adapters
+from fedpeft.runs.build import SPLITS, RunContext, assemble, assign_to_clients, load_model
+from fedpeft.runs.export import make_card, read_card
 from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.resources import newcomers
-from fedpeft.runs.runner import Settings
-from fedpeft.tasks.load import client_id, load_client
-from fedpeft.tasks.types import FederatedData
+from fedpeft.runs.runner import RunSpec
+from fedpeft.tasks.examples import FederatedData
+from fedpeft.tasks.load import load_client, require_client_id
 
 
 def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
@@ -35,12 +35,12 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     is not finished, keeps no checkpoint or shares nothing, or where the id or the rows will not do.
     """
     folder = RunFolder(run)
-    settings, result = Settings.of(folder), folder.result
+    settings, result = RunSpec.of(folder), folder.result
     if result is None:
         raise UserError(f"{run} is not finished; finish it first: fedpeft resume {run}")
     if not (run / "checkpoint.safetensors").is_file():
         raise UserError(f"{run} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join")
-    client = client_id(client, "--id")  # stripped: it names a folder
+    client = require_client_id(client, "--id")  # stripped: it names a folder
     if client in result["clients"] or (run / "clients" / client).exists():
         raise UserError(f"{run} has a client {client!r} already; give another --id")
     training = settings.experiment.training.model_copy(update={"local_epochs": epochs})
@@ -48,7 +48,8 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     built = _built(run, experiment, settings, result["clients"], data, client)
     try:
         scores = _joined(built, settings.label)
-        export_adapters(run / "clients", built, experiment)
+        card = make_card(experiment, built.data.labels)
+        built.engine.export(built.federation.deployment_messages(), run / "clients", card)
     finally:
         built.engine.close()
     (own,) = built.data.clients
@@ -63,27 +64,33 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     }
 
 
-def _built(run: Path, experiment: Experiment, settings: Settings, others: list[str], data: Path, client: str) -> Built:
+def _built(
+    run: Path, experiment: Experiment, settings: RunSpec, others: list[str], data: Path, client: str
+) -> RunContext:
     """A federation of the newcomer alone, with the state and the round of the run."""
     if not data.exists():
         raise UserError(f"--data: no such file or folder: {data}")
-    labels, seed = adapter_card(run, others[0]).labels, settings.seed
+    labels, seed = read_card(run, others[0]).labels, settings.seed
     try:
         rows = load_client(client, data, experiment.task, experiment.partition, labels, seed)
     except UserError as error:  # of a source that is not the experiment's
         raise UserError(str(error).replace("task.source", "--data", 1)) from error
     method = experiment.build_method(settings.label)
     model = load_model(experiment.model, experiment.task, len(labels), seed)
-    allotted = {} if method.pooled else {client: newcomers(deal(experiment, method, others, model[0], seed))}
+    allotted = (
+        {}
+        if method.pools_data
+        else {client: joining_resources(assign_to_clients(experiment, method, others, model[0], seed))}
+    )
     built = assemble(experiment, method, seed, FederatedData((rows,), tuple(labels), ()), model, allotted)
     tree = load_checkpoint(run / "checkpoint.safetensors")
     built.federation.state, built.federation.round = type(built.federation.state)(**tree["state"]), tree["round"]
     return built
 
 
-def _joined(built: Built, label: str) -> dict[str, Scores]:
+def _joined(built: RunContext, label: str) -> dict[str, Scores]:
     """Moves the federation's state on by the newcomer's admission."""
-    federation, (spec,) = built.federation, built.federation.audience
+    federation, (spec,) = built.federation, built.federation.evaluation_clients
     method, state = federation.method, federation.state
     message = Message(spec.id, federation.round + 1, method.send(state, spec))
     if not message.tensors:
@@ -95,18 +102,19 @@ def _joined(built: Built, label: str) -> dict[str, Scores]:
     if isinstance(state, FedReftState):
         scores["mean"] = _score(built.engine, replace(message, tensors=state.mean), "personal")
     scores["alone"] = _alone(built, message)
-    federation.state = method.admit(state, _reply(built.engine, message))
+    federation.state = method.add_client(state, _reply(built.engine, message))
     scores["trained"] = _score(built.engine, message, "trained")
     scores["personal"] = federation.evaluate("test", "personal")[spec.id]
     return scores
 
 
-def _alone(built: Built, message: Message) -> Scores:
-    """Local training from the start that everyone had, with the newcomer's rows, rate and order of rows."""
-    federation, templates = built.federation, built.engine.templates
-    client = replace(built.engine.clients[message.client], local=ClientState())
-    local = Local(Local.Options(lr=federation.method.options.lr))  # the adapter is the template's
-    engine = LocalEngine(local, [client], templates, federation.settings, federation.seed, workers=1)
+def _alone(built: RunContext, message: Message) -> Scores:
+    """Local training from the start that everyone had, with the joining client's examples, rate and order."""
+    federation, method = built.federation, built.federation.method
+    local = Local(Local.Options(lr=method.options.lr))  # the adapter is the template's
+    client = replace(built.clients[0], local=ClientState())
+    setup = EngineSetup(local, [client], built.templates, federation.training, federation.seed, 1, (), 1)
+    engine = find_engine("local").make(setup)
     try:
         _reply(engine, replace(message, tensors={}))
         return _score(engine, message, "trained")
@@ -121,5 +129,5 @@ def _reply(engine: Engine, message: Message) -> Reply:
     return outcome.reply
 
 
-def _score(engine: Engine, message: Message, which: Which) -> Scores:
+def _score(engine: Engine, message: Message, which: ModelChoice) -> Scores:
     return engine.evaluate([message], "test", which)[message.client]

@@ -9,16 +9,16 @@ from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-from fedpeft.adapters import Slot
+from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
 from fedpeft.federation.answers import generate
-from fedpeft.federation.task import logits, lowered
-from fedpeft.runs.build import encoded, load_model
-from fedpeft.runs.export import adapter_card, damaged
+from fedpeft.federation.task import autocast, logits
+from fedpeft.runs.build import encode_examples, load_model
+from fedpeft.runs.export import damaged_export, read_card
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.encode import Encoded, Padding, labelled
+from fedpeft.tasks.encode import Encoded, Padding, collate
+from fedpeft.tasks.examples import Example
 from fedpeft.tasks.prompts import DECODER_KINDS
-from fedpeft.tasks.types import Example
 
 
 def predict(
@@ -36,7 +36,7 @@ def predict(
     torch's global generator. Raises UserError when the run exported no such client or its adapter is damaged, for an
     empty or a missing text, and for options that the task has no use for.
     """
-    card = adapter_card(run, client)
+    card = read_card(run, client)
     task, config = card.task, card.model
     decoder = task.kind in DECODER_KINDS
     examples = _examples(task, texts, pairs)
@@ -46,10 +46,10 @@ def predict(
         raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
     adapter = _adapter_config(run, client, card.folder)
     backbone, tokenizer = load_model(config, task, len(card.labels), seed=0)  # a head is loaded over the one drawn
-    model = Slot(PeftModel.from_pretrained(backbone, str(card.folder), config=adapter))
+    model = AdaptedModel(PeftModel.from_pretrained(backbone, str(card.folder), config=adapter))
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
-    rows = encoded(task, examples, tokenizer, config.max_length)
-    with torch.inference_mode(), lowered(model, config.products):
+    rows = encode_examples(task, examples, tokenizer, config.max_length)
+    with torch.inference_mode(), autocast(model, config.autocast_dtype):
         if decoder:
             sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
             most = new_tokens or task.max_new_tokens
@@ -94,16 +94,16 @@ def _adapter_config(run: Path, client: str, folder: Path) -> PeftConfig:
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt"):
             pass  # opening reads the header, and that the file is as long as it says
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(run, client, f"{folder} cannot be read ({error!r})") from error
+        raise damaged_export(run, client, f"{folder} cannot be read ({error!r})") from error
     if config.peft_type is None:
-        raise damaged(run, client, f"{folder / CONFIG_NAME} names no kind of adapter")
+        raise damaged_export(run, client, f"{folder / CONFIG_NAME} names no kind of adapter")
     return config
 
 
 def _classified(
-    model: Slot, rows: list[Encoded], padding: Padding, labels: list[str], regression: bool
+    model: AdaptedModel, rows: list[Encoded], padding: Padding, labels: list[str], regression: bool
 ) -> list[dict[str, Any]]:
-    found = logits(model, labelled(rows, padding))  # (texts, outputs)
+    found = logits(model, collate(rows, padding))  # (texts, outputs)
     if regression:
         return [{"number": value} for value in found.squeeze(-1).tolist()]
     return [{"label": labels[int(share.argmax())], "probability": float(share.max())} for share in found.softmax(-1)]

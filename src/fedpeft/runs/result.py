@@ -5,15 +5,15 @@ from statistics import mean
 from typing import Any
 
 from fedpeft.adapters import is_head
-from fedpeft.federation.engine import Scores
+from fedpeft.engines.base import Scores
 from fedpeft.federation.message import Message
-from fedpeft.runs.build import Built
+from fedpeft.runs.build import RunContext
 from fedpeft.runs.folder import RunFolder
 
 
 def summarise(
     experiment: dict[str, Any],
-    built: Built,
+    built: RunContext,
     final: dict[str, dict[str, Scores]],
     folder: RunFolder,
     seconds: dict[str, float],
@@ -33,7 +33,7 @@ def summarise(
         "seed": experiment["seed"],
         "rounds": rounds,
         "metric": built.task.metric,
-        "clients": [spec.id for spec in built.federation.audience],
+        "clients": [spec.id for spec in built.federation.evaluation_clients],
         "rows": {
             client.id: {split: len(getattr(client, split)) for split in ("train", "validation", "test")}
             for client in built.data.clients
@@ -73,7 +73,7 @@ def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
     }
 
 
-def cross_matrix(built: Built) -> dict[str, dict[str, float]]:
+def cross_matrix(built: RunContext) -> dict[str, dict[str, float]]:
     """The metric of every client's personal model (outer key) on every client's test rows (inner key)."""
     scores = built.federation.cross_evaluate("test")
     return {model: {rows: s[built.task.metric] for rows, s in row.items()} for model, row in scores.items()}
@@ -83,13 +83,13 @@ def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
     return {line["client"]: line for line in lines if line["round"] == round_}
 
 
-def _trained(built: Built) -> tuple[int, int]:
+def _trained(built: RunContext) -> tuple[int, int]:
     """Parameters of adapter and head that a client trains in a round; their means, where clients differ."""
     federation, adapters, heads = built.federation, [], []
-    for spec in federation.audience:
-        initial, template = built.engine.clients[spec.id].initial, built.engine.templates[spec.id]
+    for spec in federation.evaluation_clients:
+        initial, template = built.initial[spec.id], built.templates[spec.id]
         first = Message(spec.id, 1, federation.method.send(federation.state, spec))
-        sizes = {name: initial[name].numel() for name in federation.method.trains(template, first)}
+        sizes = {name: initial[name].numel() for name in federation.method.trainable_names(template, first)}
         heads.append(sum(size for name, size in sizes.items() if is_head(name)))
         adapters.append(sum(sizes.values()) - heads[-1])
     return round(mean(adapters)), round(mean(heads))

@@ -1,19 +1,19 @@
 """One run from start to result: rounds, evaluation, logs, checkpoints, export. Resume continues to the same bit."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from fedpeft.adapters import PrefixCache
+from fedpeft.acceleration import Acceleration
 from fedpeft.config import Experiment, parse_experiment
+from fedpeft.engines.base import ModelChoice, Outcome, Scores
+from fedpeft.environment import peak_memory_mib, reset_peak_memory
 from fedpeft.errors import UserError
-from fedpeft.federation.client import ClientState
-from fedpeft.federation.engine import Outcome, Scores, Which
 from fedpeft.federation.federation import RoundRecord
-from fedpeft.runs.build import Built, build
-from fedpeft.runs.environment import peak_memory_mib, reset_peak_memory
-from fedpeft.runs.export import export_adapters
+from fedpeft.runs.build import RunContext, build
+from fedpeft.runs.export import make_card
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.result import cross_matrix, summarise
 
@@ -21,7 +21,7 @@ from fedpeft.runs.result import cross_matrix, summarise
 class Observer(Protocol):
     """Who watches a run: the live display, or nobody."""
 
-    def started(self, label: str, built: Built, rounds: int, completed: int) -> None: ...
+    def started(self, label: str, built: RunContext, rounds: int, completed: int) -> None: ...
 
     def client_finished(self, outcome: Outcome) -> None: ...
 
@@ -30,10 +30,10 @@ class Observer(Protocol):
     def noted(self, line: str) -> None: ...
 
 
-class Nobody:
+class NullObserver:
     """Watches nothing."""
 
-    def started(self, label: str, built: Built, rounds: int, completed: int) -> None: ...
+    def started(self, label: str, built: RunContext, rounds: int, completed: int) -> None: ...
 
     def client_finished(self, outcome: Outcome) -> None: ...
 
@@ -43,7 +43,7 @@ class Nobody:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSpec:
     """What one run is: an experiment, one of its method labels, a seed, a learning rate, and where paths start."""
 
     experiment: Experiment
@@ -60,7 +60,7 @@ class Settings:
         return {"base": str(self.base.resolve()), "experiment": resolved}
 
     @classmethod
-    def of(cls, folder: RunFolder) -> "Settings":
+    def of(cls, folder: RunFolder) -> "RunSpec":
         """The settings a run was started with."""
         kept = folder.settings
         experiment = parse_experiment(kept["experiment"], [], str(folder.path / "experiment.yaml"))
@@ -69,7 +69,11 @@ class Settings:
 
 
 def start(
-    settings: Settings, path: Path, observer: Observer, keep: bool = True, cache: PrefixCache | None = None
+    settings: RunSpec,
+    path: Path,
+    observer: Observer,
+    keep: bool = True,
+    accelerations: Sequence[Acceleration] | None = None,
 ) -> dict[str, Any]:
     """A new run in the folder `path`; returns its result. `keep` exports adapters and keeps the checkpoint; `cache` is
     one that other runs share.
@@ -77,29 +81,31 @@ def start(
     Nothing is written before model and data are found to be in order, and nothing stays where the first round fails.
     """
     RunFolder.require_free(path)
-    built = _build(settings, cache)
+    built = _build(settings, accelerations)
     folder = RunFolder.create(path, settings.as_dict())
     try:
         return _run(folder, built, settings, observer, keep)
     except UserError:
-        folder.remove_unless_begun()
+        folder.discard_if_empty()
         raise
 
 
-def resume(path: Path, observer: Observer, keep: bool = True, cache: PrefixCache | None = None) -> dict[str, Any]:
+def resume(
+    path: Path, observer: Observer, keep: bool = True, accelerations: Sequence[Acceleration] | None = None
+) -> dict[str, Any]:
     """Continues a run from its last checkpoint; returns its result, at once if it has one."""
     folder = RunFolder(path)
-    settings = Settings.of(folder)
-    return folder.result or _run(folder, _build(settings, cache), settings, observer, keep)
+    settings = RunSpec.of(folder)
+    return folder.result or _run(folder, _build(settings, accelerations), settings, observer, keep)
 
 
-def _build(settings: Settings, cache: PrefixCache | None) -> Built:
+def _build(settings: RunSpec, accelerations: Sequence[Acceleration] | None) -> RunContext:
     reset_peak_memory()
     method = settings.experiment.build_method(settings.label, settings.lr)
-    return build(settings.experiment, method, settings.seed, settings.base, cache)
+    return build(settings.experiment, method, settings.seed, settings.base, accelerations)
 
 
-def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer, keep: bool) -> dict[str, Any]:
+def _run(folder: RunFolder, built: RunContext, settings: RunSpec, observer: Observer, keep: bool) -> dict[str, Any]:
     try:
         progress = _Progress(folder, built)
         observer.started(settings.label, built, settings.experiment.training.rounds, built.federation.round)
@@ -111,7 +117,8 @@ def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer
         if wanted is True or (wanted and settings.label in wanted):
             result["cross"] = cross_matrix(built)
         if keep:
-            export_adapters(folder.path / "clients", built, settings.experiment)
+            card = make_card(settings.experiment, built.data.labels)
+            built.engine.export(built.federation.deployment_messages(), folder.path / "clients", card)
         folder.write_result(result)
         if not keep:
             folder.drop_checkpoint()
@@ -123,7 +130,7 @@ def _run(folder: RunFolder, built: Built, settings: Settings, observer: Observer
 class _Progress:
     """The loop over rounds, with what it must remember: seconds so far, and where the logs stand."""
 
-    def __init__(self, folder: RunFolder, built: Built) -> None:
+    def __init__(self, folder: RunFolder, built: RunContext) -> None:
         self.folder, self.built = folder, built
         self.seconds = {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "total": 0.0}
         tree = folder.restore()
@@ -131,11 +138,11 @@ class _Progress:
             federation = built.federation
             federation.round, self.seconds = tree["round"], tree["seconds"]
             federation.state = type(federation.state)(**tree["state"])
-            built.engine.restore({name: ClientState(**state) for name, state in tree["clients"].items()})
+            built.engine.restore(tree["round"], tree["clients"])
 
     def rounds(self, observer: Observer) -> None:
         """Runs what is left; after each round logs first, then the checkpoint that vouches for them."""
-        federation, settings = self.built.federation, self.built.federation.settings
+        federation, settings = self.built.federation, self.built.federation.training
         earlier, began = self.seconds["total"], time.perf_counter()
         while federation.round < settings.rounds:
             record = federation.step(observer.client_finished)
@@ -153,7 +160,7 @@ class _Progress:
     def final_scores(self) -> dict[str, dict[str, Scores]]:
         """The test split, looked at once, after the last round: by which model, then by client."""
         federation, before = self.built.federation, self.seconds["evaluate"]
-        asked = get_args(Which) if federation.settings.before_aggregation else ("personal",)
+        asked = get_args(ModelChoice) if federation.training.before_aggregation else ("personal",)
         scores = {which: self._evaluated("test", which) for which in asked}
         self.seconds["total"] += self.seconds["evaluate"] - before
         lines = [
@@ -171,11 +178,11 @@ class _Progress:
                 "round": federation.round,
                 "seconds": self.seconds,
                 "state": federation.state,
-                "clients": self.built.engine.client_states(),
+                "clients": self.built.engine.save(federation.round),
             }
         )
 
-    def _evaluated(self, split: str, which: Which) -> dict[str, Scores]:
+    def _evaluated(self, split: str, which: ModelChoice) -> dict[str, Scores]:
         began = time.perf_counter()
         scores = self.built.federation.evaluate(split, which)
         self.seconds["evaluate"] += time.perf_counter() - began

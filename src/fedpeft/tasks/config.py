@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.metrics import METRICS
-from fedpeft.tasks.presets import preset
+from fedpeft.tasks.presets import get_preset
 
 Kind = Literal["classification", "regression", "multiple_choice", "generation"]
 _FORMS = "a folder, a file, a list of files, files by split, or a hub data set"
@@ -21,7 +21,7 @@ class TaskConfig(BaseModel):
         description="a folder <task>/<split>.jsonl.gz, a JSONL / CSV / Parquet file, a list of files (one per client), "
         "files by split, a hub data set (glue/sst2), or package:DISTRIBUTION"
     )
-    preset: str | None = Field(None, description="a known task (gsm8k, boolq, mrpc ...) that fills in what follows")
+    get_preset: str | None = Field(None, description="a known task (gsm8k, boolq, mrpc ...) that fills in what follows")
     tasks: list[str] | None = Field(None, description="of a folder of folders: which; default all")
     kind: Kind = Field("classification", description="what is predicted and how it is scored")
     metric: str | None = Field(None, description="the score that tables show; default: the first of the kind's")
@@ -48,7 +48,7 @@ class TaskConfig(BaseModel):
     @classmethod
     def _with_preset(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("preset") is not None:
-            return preset(given["preset"], from_hub="source" not in given) | given
+            return get_preset(given["preset"], from_hub="source" not in given) | given
         return given
 
     @field_validator("source", mode="before")

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fedpeft.tasks.types import Example
+from fedpeft.tasks.examples import Example
 
 POOL = 8  # batches whose rows are sorted by length together: more means less padding and less random batches
 IGNORE = -100  # a token label that does not count: the field's convention
@@ -98,7 +98,7 @@ def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: st
     return Encoded(tuple(given), gold, target, choices, example.choices, example.answer, cut)
 
 
-def batches(
+def make_batches(
     rows: Sequence[Encoded], batch_size: int, padding: Padding, shuffle: torch.Generator | None = None
 ) -> Iterator[Batch]:
     """Batches padded to their longest row: input_ids and attention_mask (batch, length), labels, and rows (batch,).
@@ -109,17 +109,17 @@ def batches(
     position in `rows`.
     """
     if shuffle is None:
-        order = by_length(rows, range(len(rows)))
+        order = sort_by_length(rows, range(len(rows)))
     else:
         drawn = torch.randperm(len(rows), generator=shuffle).tolist()
         pool = POOL * batch_size
-        order = [i for at in range(0, len(drawn), pool) for i in by_length(rows, drawn[at : at + pool])]
+        order = [i for at in range(0, len(drawn), pool) for i in sort_by_length(rows, drawn[at : at + pool])]
     starts = list(range(0, len(order), batch_size))
     if shuffle is not None:
         starts = [starts[i] for i in torch.randperm(len(starts), generator=shuffle).tolist()]
     for start in starts:
         chosen = order[start : start + batch_size]
-        yield labelled([rows[i] for i in chosen], padding) | {"rows": torch.tensor(chosen)}
+        yield collate([rows[i] for i in chosen], padding) | {"rows": torch.tensor(chosen)}
 
 
 class _HasLength(Protocol):
@@ -130,20 +130,20 @@ class _HasLength(Protocol):
 R = TypeVar("R", bound=_HasLength)
 
 
-def by_length(rows: Sequence[R], chosen: Sequence[int]) -> list[int]:
+def sort_by_length(rows: Sequence[R], chosen: Sequence[int]) -> list[int]:
     """The positions chosen, longest row first."""
     return sorted(chosen, key=lambda i: -rows[i].length)
 
 
-def labelled(rows: Sequence[Encoded], padding: Padding) -> Batch:
+def collate(rows: Sequence[Encoded], padding: Padding) -> Batch:
     """One batch of the rows in their order, with labels."""
-    batch = padded([row.input_ids + row.target for row in rows], padding)
+    batch = pad_rows([row.input_ids + row.target for row in rows], padding)
     if not any(row.target for row in rows):
         return batch | {"labels": torch.tensor([row.label for row in rows])}
-    return batch | {"labels": token_labels([(len(row.input_ids), row.target) for row in rows], batch, padding)}
+    return batch | {"labels": make_token_labels([(len(row.input_ids), row.target) for row in rows], batch, padding)}
 
 
-def token_labels(parts: Sequence[tuple[int, tuple[int, ...]]], batch: Batch, padding: Padding) -> Tensor:
+def make_token_labels(parts: Sequence[tuple[int, tuple[int, ...]]], batch: Batch, padding: Padding) -> Tensor:
     """(batch, length): the ids of each row's last part, IGNORE before them and on padding; parts are (tokens before,
     ids)."""
     labels = torch.full_like(batch["input_ids"], IGNORE)
@@ -153,7 +153,7 @@ def token_labels(parts: Sequence[tuple[int, tuple[int, ...]]], batch: Batch, pad
     return labels
 
 
-def padded(rows: Sequence[Sequence[int]], padding: Padding) -> Batch:
+def pad_rows(rows: Sequence[Sequence[int]], padding: Padding) -> Batch:
     """input_ids and attention_mask, (batch, length)."""
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), padding.id, dtype=torch.long)  # (batch, length)
@@ -165,7 +165,7 @@ def padded(rows: Sequence[Sequence[int]], padding: Padding) -> Batch:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def scored(batch: Batch) -> int:
+def count_labels(batch: Batch) -> int:
     """How many labels of a batch count: its rows, or the tokens of its targets."""
     labels = batch["labels"]
     return len(labels) if labels.dim() == 1 else int((labels != IGNORE).sum())

@@ -51,7 +51,7 @@ def extract_number(text: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-def gold_number(gold: str) -> float:
+def read_gold_number(gold: str) -> float:
     """A number ("2", "2.0", "1,000") or, as GSM8K has it, a rationale whose answer follows "####". Raises UserError."""
     wanted = gold.rpartition("####")[2].strip()
     try:
@@ -67,7 +67,7 @@ def gold_number(gold: str) -> float:
 
 def number_matches(found: float | None, gold: str) -> bool:
     """Whether a number is within TOLERANCE of the gold one, which is as `gold_number` reads it."""
-    wanted = gold_number(gold)
+    wanted = read_gold_number(gold)
     return found is not None and abs(found - wanted) <= TOLERANCE
 
 
@@ -80,7 +80,7 @@ def extract_letter(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-def answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
+def make_answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
     """Whether a written text holds the right answer: by number, letter, first choice or the whole text."""
     rules: dict[str, AnswerRule] = {
         "number": lambda text, gold: number_matches(extract_number(text), gold),
@@ -94,14 +94,14 @@ def answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
 def require_findable(gold: str, extract: str, choices: Sequence[str]) -> None:
     """Raises UserError for a right answer that its rule finds in no text: everybody would score 0 on it."""
     if extract == "number":
-        gold_number(gold)
+        read_gold_number(gold)
     if extract == "letter" and (len(gold) != 1 or gold.upper() not in LETTERS):
         raise UserError(f"task.answer: expected a letter A to E, received {gold!r}; use extract: choice for others")
     if extract == "choice" and gold not in choices:
         raise UserError(f"task.answer: expected one of the choices {', '.join(choices)}, received {gold!r}")
 
 
-def choices_of(instruction: str) -> tuple[str, ...]:
+def read_choices(instruction: str) -> tuple[str, ...]:
     """The choices that an instruction of LLM-Adapters names in its tail "Answer format: a/b/c". Raises UserError."""
     found = _FORMAT.search(instruction)
     choices = tuple(choice for choice in found[1].split("/") if choice) if found else ()

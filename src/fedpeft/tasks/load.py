@@ -15,11 +15,11 @@ from typing import Any
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
-from fedpeft.tasks.divide import Divided, carve, drop_shared, thinned
-from fedpeft.tasks.partition import deal, follow, label_shares
-from fedpeft.tasks.prompts import DECODER_KINDS, answer_of, prompted
+from fedpeft.tasks.examples import ClientData, Example, FederatedData
+from fedpeft.tasks.partition import count_label_shares, partition_by_shares, partition_examples
+from fedpeft.tasks.prompts import DECODER_KINDS, make_example, read_answer
 from fedpeft.tasks.sources import Row, Tables, read_source
-from fedpeft.tasks.types import ClientData, Example, FederatedData
+from fedpeft.tasks.split import Divided, drop_leaked, split_client, subsample
 
 SPLITS = ("train", "validation", "test")
 _CLIENT_ID = re.compile(r"[^/\\\x00-\x1f.*][^/\\\x00-\x1f]{0,99}")
@@ -31,7 +31,7 @@ class Item:
 
     example: Example
     key: str
-    place: str
+    client: str
 
 
 def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Path) -> FederatedData:
@@ -52,8 +52,8 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
             len(once) < len(items["train"])
         )
         items["train"] = once
-    whole, shared = drop_shared({"": items})  # before dealing, so that min_size still holds after it
-    divided, more = drop_shared(_divide(whole[""], partition, len(labels), seed))
+    whole, shared = drop_leaked({"": items})  # before dealing, so that min_size still holds after it
+    divided, more = drop_leaked(_divide(whole[""], partition, len(labels), seed))
     shared += more
     if shared:
         notes.append(f"{shared} training or validation rows dropped: their text is also in a test or validation split")
@@ -78,8 +78,8 @@ def load_client(
     index = {label: i for i, label in enumerate(labels)}
     unknown = "is none that the federation was trained on; it knows"
     items = {split: [_item(row, task, None, index, unknown) for row in rows] for split, rows in tables.items()}
-    whole, _ = drop_shared({name: items})
-    divided, _ = drop_shared({name: carve(whole[name], partition, seed, name)})
+    whole, _ = drop_leaked({name: items})
+    divided, _ = drop_leaked({name: split_client(whole[name], partition, seed, name)})
     _require_rows(
         name, divided[name], min(partition.min_size, partition.max_train or partition.min_size), newcomer=True
     )
@@ -106,7 +106,7 @@ def _tables(
 
 def _client(name: str, splits: dict[str, list[Item]], partition: PartitionConfig, seed: int) -> ClientData:
     limits = {"train": partition.max_train, "validation": partition.max_validation, "test": partition.max_test}
-    chosen = {s: thinned(splits[s], limits[s], seed, f"{name} {s}") for s in SPLITS}
+    chosen = {s: subsample(splits[s], limits[s], seed, f"{name} {s}") for s in SPLITS}
     return ClientData(name, **{s: tuple(item.example for item in chosen[s]) for s in SPLITS})
 
 
@@ -139,7 +139,7 @@ def _label_names(task: TaskConfig, tables: Tables) -> list[str]:
     if task.kind == "regression" or task.kind == "generation":
         return [task.kind]  # one class: rows are dealt without looking at what is to be predicted
     if task.kind == "multiple_choice":
-        return sorted({answer_of(row, task) for rows in tables.values() for row in rows})
+        return sorted({read_answer(row, task) for rows in tables.values() for row in rows})
     if task.labels is not None:
         return task.labels
     values = {_label_value(row, task.label) for split, rows in tables.items() if split != "test" for row in rows}
@@ -165,14 +165,14 @@ def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int],
     if task.text_pair and (task.kind not in DECODER_KINDS or row[task.text_pair]):  # an instruction may have no input
         texts.append(_text(row, task.text_pair))
     key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
-    place = client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
+    place = require_client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
     return Item(_example(row, texts, task, index, unknown), key, place)
 
 
 def _example(row: Row, texts: list[str], task: TaskConfig, index: dict[str, int], unknown: str) -> Example:
     pair = texts[1] if len(texts) > 1 else None
     if task.kind in DECODER_KINDS:
-        return prompted(row, texts[0], pair, task, index)
+        return make_example(row, texts[0], pair, task, index)
     value = _label_value(row, task.label)
     if task.kind == "regression":
         return Example(texts[0], 0, pair, value=_number(row, value))
@@ -201,7 +201,7 @@ def _text(row: Row, column: str) -> str:
     return value
 
 
-def client_id(value: Any, where: str) -> str:
+def require_client_id(value: Any, where: str) -> str:
     """The value as the id of a client, which names a folder. Raises UserError when it cannot be one."""
     name = "" if value is None else str(value).strip()
     if not _CLIENT_ID.fullmatch(name):
@@ -216,21 +216,21 @@ def _divide(items: dict[str, list[Item]], partition: PartitionConfig, num_labels
     """By client, then by split. Splits that the source lacks are carved out of each client's training rows."""
     train = items["train"]
     if partition.kind in ("natural", "distinct"):
-        names = sorted({item.place for rows in items.values() for item in rows})
+        names = sorted({item.client for rows in items.values() for item in rows})
         given = {
-            name: {split: [item for item in rows if item.place == name] for split, rows in items.items()}
+            name: {split: [item for item in rows if item.client == name] for split, rows in items.items()}
             for name in names
         }
     else:
-        count = partition.clients or (len({item.place for item in train}) if partition.kind == "mixed" else 0)
+        count = partition.clients or (len({item.client for item in train}) if partition.kind == "mixed" else 0)
         if not count:
             raise UserError(f"partition.clients is missing: {partition.kind} needs to know how many")
         width = len(str(count - 1))
         labels = {split: [item.example.label for item in rows] for split, rows in items.items()}
         carved = sum(getattr(partition, split) for split in ("validation", "test") if split not in items)
-        parts = {"train": deal(labels["train"], count, partition, carved, seed)}
-        shares = label_shares(parts["train"], labels["train"], num_labels)
-        parts |= {split: follow(labels[split], shares, seed, split) for split in items if split != "train"}
+        parts = {"train": partition_examples(labels["train"], count, partition, carved, seed)}
+        shares = count_label_shares(parts["train"], labels["train"], num_labels)
+        parts |= {split: partition_by_shares(labels[split], shares, seed, split) for split in items if split != "train"}
         given = {
             f"client-{k:0{width}d}": {split: [items[split][i] for i in part[k]] for split, part in parts.items()}
             for k in range(count)
@@ -239,7 +239,7 @@ def _divide(items: dict[str, list[Item]], partition: PartitionConfig, num_labels
         raise UserError(
             f"partition.clients: the data has {len(given)} clients, received {partition.clients}; leave it out"
         )
-    return {name: carve(splits, partition, seed, name) for name, splits in given.items()}
+    return {name: split_client(splits, partition, seed, name) for name, splits in given.items()}
 
 
 def _require_rows(name: str, splits: dict[str, list[Item]], least: int, newcomer: bool = False) -> None:

@@ -17,7 +17,7 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 
-def deal(labels: Sequence[int], clients: int, config: PartitionConfig, carved: float, seed: int) -> Parts:
+def partition_examples(labels: Sequence[int], clients: int, config: PartitionConfig, carved: float, seed: int) -> Parts:
     """Row positions for each of `clients`, by config.kind: iid, mixed, dirichlet, shards or quantity.
 
     Every row goes to exactly one client, and everyone has config.min_size left after a share `carved` of its rows
@@ -45,7 +45,7 @@ def deal(labels: Sequence[int], clients: int, config: PartitionConfig, carved: f
     return _top_up(parts, least, draw)
 
 
-def follow(labels: Sequence[int], shares: np.ndarray, seed: int, split: str) -> Parts:
+def partition_by_shares(labels: Sequence[int], shares: np.ndarray, seed: int, split: str) -> Parts:
     """Rows of another split in the shares (labels, clients) of the training rows; everyone has at least one."""
     clients = shares.shape[1]
     if len(labels) < clients:
@@ -54,7 +54,7 @@ def follow(labels: Sequence[int], shares: np.ndarray, seed: int, split: str) -> 
     return _top_up(_by_label(labels, shares, draw), 1, draw)
 
 
-def label_shares(parts: Parts, labels: Sequence[int], num_labels: int) -> np.ndarray:
+def count_label_shares(parts: Parts, labels: Sequence[int], num_labels: int) -> np.ndarray:
     """(labels, clients): which share of each label's rows each client holds; rows sum to 1."""
     counts = np.zeros((num_labels, len(parts)))
     for client, rows in enumerate(parts):

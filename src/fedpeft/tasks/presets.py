@@ -58,7 +58,7 @@ class Preset:
     on_hub: Mapping[str, str] | None = None
 
 
-def preset(name: str, from_hub: bool = False) -> dict[str, Any]:
+def get_preset(name: str, from_hub: bool = False) -> dict[str, Any]:
     """The keys of an experiment's task that a preset fills in; `from_hub` adds the source and the hub's column names.
 
     Raises UserError for an unknown name, and for `from_hub` where the hub's rows are not of the form needed.

@@ -5,20 +5,20 @@ from typing import Any
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.extract import choices_of, require_findable
-from fedpeft.tasks.types import Example
+from fedpeft.tasks.examples import Example
+from fedpeft.tasks.extract import read_choices, require_findable
 
 DECODER_KINDS = ("multiple_choice", "generation")
 
 
-def prompted(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig, labels: dict[str, int]) -> Example:
+def make_example(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig, labels: dict[str, int]) -> Example:
     """One row of a decoder's task; `labels` gives answers an index, by which rows are dealt to clients.
 
     multiple_choice: learns trigger + answer, and the choices are candidates for the place of the answer. generation:
     learns the target column, without the space around it [choice]. Raises UserError where the answer is empty, none of
     the choices or nothing that the rule of scoring can find.
     """
-    answer = answer_of(row, task)
+    answer = read_answer(row, task)
     if task.kind == "generation":
         target = str(row[task.target]).strip()
         if not target:
@@ -28,14 +28,14 @@ def prompted(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig,
         except UserError as error:
             raise UserError(f"{row['@where']}: {error}") from error
         return Example(text, 0, pair, target=target, answer=answer)
-    choices = tuple(task.choices) if task.choices else choices_of(text)
+    choices = tuple(task.choices) if task.choices else read_choices(text)
     if answer not in choices:
         raise UserError(f"{row['@where']}: the answer {answer!r} is none of the choices {', '.join(choices)}")
     index = labels.get(answer, 0)  # a newcomer may know an answer that nobody had
     return Example(text, index, pair, target=task.trigger + answer, answer=answer, choices=choices)
 
 
-def answer_of(row: dict[str, Any], task: TaskConfig) -> str:
+def read_answer(row: dict[str, Any], task: TaskConfig) -> str:
     """The right answer as text. Raises UserError where it is empty."""
     answer = "" if row[task.answer] is None else str(row[task.answer]).strip()
     if not answer:
@@ -43,11 +43,11 @@ def answer_of(row: dict[str, Any], task: TaskConfig) -> str:
     return answer
 
 
-def prompt_maker(task: TaskConfig, tokenizer: Any) -> Callable[[Example], str]:
+def make_prompt_function(task: TaskConfig, tokenizer: Any) -> Callable[[Example], str]:
     """The task's templates as a function from a row to its prompt. Raises UserError for 'chat' where the tokenizer has
     no such template."""
     if task.template != "chat":
-        return lambda row: filled(task, row.text, row.text_pair)
+        return lambda row: render(task, row.text, row.text_pair)
     if not tokenizer.chat_template:
         raise UserError("task.template: this model's tokenizer has no chat template; write one with {text} in it")
 
@@ -58,7 +58,7 @@ def prompt_maker(task: TaskConfig, tokenizer: Any) -> Callable[[Example], str]:
     return chat
 
 
-def filled(task: TaskConfig, text: str, pair: str | None) -> str:
+def render(task: TaskConfig, text: str, pair: str | None) -> str:
     """The template around a text; a second text goes below the first where no template is there for both."""
     if pair is None:
         return task.template.replace("{text}", text)

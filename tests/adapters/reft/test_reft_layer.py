@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedpeft.adapters import LoReftConfig
-from fedpeft.adapters.blocks import find_blocks
 from fedpeft.adapters.reft.layer import LoReftLayer, orthonormal_rows
 from fedpeft.adapters.reft.positions import PromptTracker
+from fedpeft.backbones.blocks import find_blocks
 from fedpeft.errors import UserError
 
 

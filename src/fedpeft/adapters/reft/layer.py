@@ -6,6 +6,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from fedpeft.adapters.kind import OutputEdit
 from fedpeft.adapters.reft.config import LoReftConfig
 from fedpeft.adapters.reft.positions import Positions, PromptTracker
 from fedpeft.errors import UserError
@@ -22,7 +23,7 @@ def orthonormal_rows(matrix: Tensor) -> Tensor:
     return (q * signs.unsqueeze(-2)).mT
 
 
-class LoReftLayer(nn.Module, BaseTunerLayer):
+class LoReftLayer(nn.Module, BaseTunerLayer, OutputEdit):
     """A block whose output h becomes h + R^T (W h + b - R h) at the chosen prompt positions.
 
     LoReFT eq. 2. `noreft` is the same without the constraint on R; `direft` is h + R^T (W h + b). Parameters

@@ -10,10 +10,10 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from fedpeft.adapters.blocks import block_pattern
 from fedpeft.adapters.reft.config import LoReftConfig
 from fedpeft.adapters.reft.layer import LoReftLayer, orthonormal_rows
 from fedpeft.adapters.reft.positions import PromptTracker
+from fedpeft.backbones.blocks import make_block_pattern
 
 
 class LoReftModel(BaseTuner):
@@ -37,7 +37,7 @@ class LoReftModel(BaseTuner):
         if peft_config.target_modules is not None:
             return peft_config
         # A copy: the caller may use the same configuration for another model, whose blocks have other names.
-        return replace(peft_config, target_modules=block_pattern(self.model, peft_config.layers))
+        return replace(peft_config, target_modules=make_block_pattern(self.model, peft_config.layers))
 
     def _create_and_replace(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters.forward import asked
+from fedpeft.backbones.forward import bind_arguments
 from fedpeft.errors import UserError
 
 
@@ -80,7 +80,7 @@ class PromptTracker:
         self._masks: dict[tuple[Positions, bool, int, torch.dtype, bool], Tensor] = {}
 
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = asked(self._argument_names, args, kwargs)
+        given = bind_arguments(self._argument_names, args, kwargs)
         self._masks = {}
         cache = given.get("past_key_values")
         self._editing = cache is None or not cache.get_seq_length() > 0

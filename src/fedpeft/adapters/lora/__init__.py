@@ -1,0 +1,1 @@
+"""LoRA: its configuration, rows masked before training, the frozen delta beside the pair, export."""

@@ -1,0 +1,30 @@
+"""Load a frozen backbone with a classification head on it."""
+
+from transformers import AutoModel, PreTrainedTokenizerBase
+
+from fedpeft.backbones.heads import Pooling, SequenceClassifier
+from fedpeft.backbones.pretrained import DeviceMap, load_pretrained
+
+
+def load_backbone(
+    name: str,
+    *,
+    num_labels: int,
+    pooling: Pooling,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantization: str | None = None,
+    device_map: DeviceMap = None,
+) -> tuple[SequenceClassifier, PreTrainedTokenizerBase]:
+    """A `SequenceClassifier` on the named backbone, in eval mode, and its tokenizer (always with a padding
+    token).
+
+    The other arguments and what they raise: see `load_pretrained`. The head is drawn from torch's global generator.
+    """
+    backbone, tokenizer = load_pretrained(
+        AutoModel, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
+    )
+    if "pooler" in dict(backbone.named_children()):
+        backbone.pooler = None  # never trained in sentence encoders, and its output would be thrown away
+    model = SequenceClassifier(backbone, num_labels, pooling, name=name)
+    return model.eval(), tokenizer

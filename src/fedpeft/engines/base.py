@@ -1,0 +1,94 @@
+"""The contract of an engine: everything that a run may ask of the place where its clients live, and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedpeft.acceleration import Acceleration
+from fedpeft.adapters import AdaptedModel
+from fedpeft.federation.client import Client, ClientSpec, ClientState
+from fedpeft.federation.message import Message, Reply
+from fedpeft.federation.method import Method
+from fedpeft.federation.training_config import TrainingConfig
+
+# Which model of a client is scored: the one it would deploy, after the last aggregation; or the one that its last
+# local training left, before that aggregation.
+ModelChoice = Literal["personal", "trained"]
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One client's round: a reply, or the reason why there is none; `seconds` are wall-clock."""
+
+    client: str
+    reply: Reply | None
+    failure: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """What a run gives to the engine that it chose. `templates` are the clients' models at their start, by id."""
+
+    method: Method[Any]
+    clients: Sequence[Client]
+    templates: Mapping[str, AdaptedModel]
+    training: TrainingConfig
+    seed: int
+    workers: int
+    accelerations: Sequence[Acceleration]
+    max_clients: int  # in one forward pass, for engines that join several
+
+
+class Engine(ABC):
+    """Where clients run: in this process, on several devices, or over a network.
+
+    An engine is a file in this package whose class is found by the file's name, which is what `engine:` says in an
+    experiment. Results depend neither on the engine nor on the order in which its clients finish.
+    """
+
+    @classmethod
+    @abstractmethod
+    def make(cls, setup: EngineSetup) -> "Engine":
+        """The engine for one run. Raises UserError when it cannot serve it."""
+
+    @abstractmethod
+    def clients(self) -> list[ClientSpec]:
+        """What the server may know of each client, sorted by id."""
+
+    @abstractmethod
+    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
+        """One local round per message; yields outcomes as clients finish, in any order. A failure is an outcome."""
+
+    @abstractmethod
+    def evaluate(self, messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, Scores]:
+        """Scores by client id, in the order of the messages, of each client's model on its own examples."""
+
+    @abstractmethod
+    def cross_evaluate(self, messages: Sequence[Message], split: str) -> dict[str, dict[str, Scores]]:
+        """Scores of every client's personal model on every client's examples: by whose model, then by whose examples.
+
+        Raises UserError where nobody's model goes to others.
+        """
+
+    @abstractmethod
+    def export(self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any]) -> None:
+        """Writes every client's personal adapter where the client lives; in this process `<folder>/<id>/adapter/`.
+
+        `card` says what it was trained on. Raises UserError when it cannot be written.
+        """
+
+    @abstractmethod
+    def save(self, round_: int) -> dict[str, ClientState]:
+        """Keeps every client's state of this round; what is returned belongs in the server's checkpoint."""
+
+    @abstractmethod
+    def restore(self, round_: int, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Puts back the clients' states of a round; `saved` is what `save` returned, each state as a dict."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets clients in progress end and starts no other."""

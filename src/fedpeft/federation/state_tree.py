@@ -1,0 +1,78 @@
+"""Any state as plain JSON plus named tensors and back, so that checkpoints need neither pickle nor code per method."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedpeft.federation.message import Tensors
+
+_TENSOR, _TUPLE, _RECORD = "@tensor", "@tuple", "@record"
+_ESCAPE = "\x1b"  # before a user's key that could be taken for one of those
+
+
+def flatten(tree: Any) -> tuple[Any, Tensors]:
+    """JSON-able structure and tensors of a tree of dataclasses, dicts (str keys), lists, tuples, tensors and scalars.
+
+    The tensors are those of the tree where they can be, no copies: with many clients a state is large.
+    Raises TypeError for anything else: a state must be plain values.
+    """
+    tensors: Tensors = {}
+    seen: dict[int, str] = {}
+    storages: set[int] = set()
+
+    def apart(tensor: Tensor) -> Tensor:
+        """The same values, copied only where another tensor lies in the same storage: such cannot be saved together."""
+        alone = tensor.detach().contiguous()
+        storage = alone.untyped_storage()
+        if storage.nbytes() != alone.nbytes or storage.data_ptr() in storages:
+            alone = alone.clone()
+        storages.add(alone.untyped_storage().data_ptr())
+        return alone
+
+    def pack(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            if id(node) not in seen:  # a tensor held twice is written once
+                seen[id(node)] = str(len(seen))
+                tensors[seen[id(node)]] = apart(node)
+            return {_TENSOR: seen[id(node)]}
+        if is_dataclass(node) and not isinstance(node, type):
+            return {_RECORD: {f.name: pack(getattr(node, f.name)) for f in fields(node)}}
+        if isinstance(node, dict):
+            return {_escaped(key): pack(value) for key, value in node.items()}
+        if isinstance(node, tuple):
+            return {_TUPLE: [pack(value) for value in node]}
+        if isinstance(node, list):
+            return [pack(value) for value in node]
+        if node is None or isinstance(node, bool | int | float | str):
+            return node
+        raise TypeError(f"A state holds tensors and plain values only. Received: {type(node).__name__}.")
+
+    return pack(tree), tensors
+
+
+def unflatten(structure: Any, tensors: Tensors) -> Any:
+    """The inverse of `flatten`; a dataclass comes back as the dict of its fields."""
+    if isinstance(structure, list):
+        return [unflatten(value, tensors) for value in structure]
+    if not isinstance(structure, dict):
+        return structure
+    if _TENSOR in structure:
+        return tensors[structure[_TENSOR]]
+    if _TUPLE in structure:
+        return tuple(unflatten(value, tensors) for value in structure[_TUPLE])
+    inner = structure.get(_RECORD, structure)
+    return {key.removeprefix(_ESCAPE): unflatten(value, tensors) for key, value in inner.items()}
+
+
+def _escaped(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"A state's dict has string keys. Received: {key!r}.")
+    return _ESCAPE + key if key.startswith(("@", _ESCAPE)) else key  # a client may be called @tensor
+
+
+def trees_equal(a: Any, b: Any) -> bool:
+    """Whether two trees are equal to the bit."""
+    (left, left_tensors), (right, right_tensors) = flatten(a), flatten(b)
+    return left == right and all(torch.equal(left_tensors[k], right_tensors[k]) for k in left_tensors)

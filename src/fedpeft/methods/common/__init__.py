@@ -1,0 +1,1 @@
+"""What several methods share: adapter options, ranks, cumulative deltas, masked uploads, orthonormal R."""

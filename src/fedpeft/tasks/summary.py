@@ -1,0 +1,17 @@
+"""Who holds what, as plain rows that any display can draw."""
+
+from collections import Counter
+from typing import Any
+
+from fedpeft.tasks.examples import FederatedData
+
+
+def label_distribution(data: FederatedData) -> list[dict[str, Any]]:
+    """Per client its id, its rows by split, and the share of each label (by name) among its training rows."""
+    rows = []
+    for client in data.clients:
+        counts = Counter(example.label for example in client.train)
+        shares = {name: counts[i] / len(client.train) for i, name in enumerate(data.labels)}
+        sizes = {split: len(getattr(client, split)) for split in ("train", "validation", "test")}
+        rows.append({"client": client.id, **sizes, "labels": shares})
+    return rows
