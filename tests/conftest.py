@@ -10,6 +10,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+pytest_plugins = ["helpers.tiny_adapted"]
+
 POSITIVE = ["good", "great", "fine", "lovely", "superb"]
 NEGATIVE = ["bad", "poor", "awful", "dull", "broken"]
 FILLER = ["the", "a", "film", "book", "plane", "was", "very", "really", "we", "saw", "it", "today", "again"]

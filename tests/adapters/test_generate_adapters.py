@@ -7,7 +7,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fedpeft.adapters import LoReftConfig, MaskedLoraConfig, AdaptedModel, make_lora_config
+from fedpeft.acceleration.checkpointing import set_checkpointing_
+from fedpeft.adapters import AdaptedModel, LoReftConfig, MaskedLoraConfig, make_lora_config
 
 STEPS, SIZES = 6, (11, 4, 1)  # tokens written; tokens of the prompts of `padded`
 KINDS = ("lora", "merged", "masked", "masked and merged", "f2+l2", "f2+l2 tied", "all", "f3", "l2 of one block")
@@ -30,7 +31,7 @@ def slot(tiny, stir, factors):
         peft = get_peft_model(model, config).double()
         stir(peft)
         result = AdaptedModel(peft)
-        result.merge(factors(result, 3) if "merged" in kind else {})
+        result.set_frozen_delta(factors(result, 3) if "merged" in kind else {})
         return result
 
     return build
@@ -69,7 +70,7 @@ def test_cache_or_not_and_batched_or_alone(kind, architecture, slot, padded):
 def test_the_adapter_is_heard(kind, slot, padded):
     adapted, batch = slot(kind, "llama"), padded("left")
     _, scores = generate(adapted.model, batch)
-    adapted.merge({})
+    adapted.set_frozen_delta({})
     with adapted.model.disable_adapter():
         _, plain = generate(adapted.model, batch)
     finite = plain.isfinite()
@@ -79,7 +80,7 @@ def test_the_adapter_is_heard(kind, slot, padded):
 def test_masked_rows_and_merged_factors_speak_as_their_whole_update_does(slot, tiny, padded):
     adapted, batch = slot("masked and merged", "llama"), padded("left")
     plain = tiny("llama").double()
-    for module, (A, B) in adapted.effective_factors().items():
+    for module, (A, B) in adapted.effective_factors.items():
         with torch.no_grad():
             plain.get_submodule(module.removeprefix("base_model.model.")).weight += B @ A
     tokens, scores = generate(adapted.model, batch)
@@ -101,7 +102,7 @@ def test_sampling_from_equal_seeds_is_equal_with_and_without_cache(slot, padded)
 def test_checkpointing_does_not_touch_generation(kind, slot, padded):
     adapted, batch = slot(kind, "llama"), padded("left")
     expected = generate(adapted.model, batch)
-    adapted.set_checkpointing_(True)
+    set_checkpointing_(adapted.base, True)
     got = generate(adapted.model, batch)
     assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
 

@@ -1,4 +1,4 @@
-from fedpeft.adapters import find_interventions, is_head, find_lora_pairs, get_frozen_delta_names
+from fedpeft.adapters import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head
 
 
 def test_interventions_come_in_the_order_of_the_blocks():

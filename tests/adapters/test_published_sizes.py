@@ -10,7 +10,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PretrainedConfig, RobertaConfig
 
-from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
+from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
 from fedpeft.backbones import SequenceClassifier
 
 LLAMA_3B, LLAMA_8B, ROBERTA = "LLaMA-3.2-3B", "LLaMA-3-8B", "RoBERTa-large"
@@ -43,7 +43,7 @@ def sizes(name: str, config: Callable) -> dict[str, int]:
     model = copy.deepcopy(without_weights(name))
     slot = AdaptedModel(get_peft_model(model, config(model)))
     assert all(parameter.is_meta for parameter in slot.parameters())
-    return slot.sizes()
+    return slot.count_parameters()
 
 
 @pytest.mark.parametrize(("name", "millions"), [(LLAMA_3B, 3212.75), (LLAMA_8B, 8030.26)])

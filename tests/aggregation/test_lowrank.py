@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fedpeft.aggregation import (
-    take_rank,
+    concat_factors,
     frobenius_norm,
     pad_rank,
     residual,
     ridge_corrected_mean,
     row_energy,
-    concat_factors,
+    take_rank,
     truncate,
 )  # fmt: skip
 

@@ -98,7 +98,7 @@ def test_what_blocks_keep_is_what_autograd_keeps(attention, density, layers):
     torch.manual_seed(0)
     model = SequenceClassifier(BertModel(config, add_pooling_layer=False).eval(), num_labels=2, pooling="mean")
     slot = AdaptedModel(get_peft_model(model, make_lora_config(model, 4, 8, layers, density=density)))
-    shape = read_shape(slot.model, 4, slot.dimensions(), slot.sizes()["head"])
+    shape = read_shape(slot.model, 4, slot.get_dimensions(), slot.count_parameters()["head"])
     for rows, length in ((2, 64), (8, 32), (4, 128)):
         _, kept, _, maps = sizes(shape, length, rows, ClientResources(4, layers, density))
         arithmetic = MIB * (kept + (maps if attention == "eager" else 0))

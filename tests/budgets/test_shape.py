@@ -28,7 +28,7 @@ def adapted(architecture: str, resources: ClientResources) -> tuple[AdaptedModel
     frozen = {"parameters": sum(p.numel() for p in model.backbone.parameters())}
     config = make_lora_config(model, resources.rank, 16, resources.layers or "all", density=resources.density)
     slot = AdaptedModel(get_peft_model(model, config))
-    shape = read_shape(slot.model, 3, slot.dimensions(), slot.sizes()["head"])
+    shape = read_shape(slot.model, 3, slot.get_dimensions(), slot.count_parameters()["head"])
     # PEFT keeps the untrained head beside its trained copy
     assert shape.parameters == frozen["parameters"] + shape.head_parameters
     return slot, shape
@@ -41,7 +41,7 @@ def adapted(architecture: str, resources: ClientResources) -> tuple[AdaptedModel
 )
 def test_trained_parameters_and_bytes_are_those_of_the_real_adapter(architecture, resources):
     slot, shape = adapted(architecture, resources)
-    assert shape.trained(resources) == sum(slot.sizes().values())
+    assert shape.trained(resources) == sum(slot.count_parameters().values())
     sent = wire_size(Message("a client", 12, slot.read(), {"examples": 100, "loss": 0.5}))
     assert sent <= shape.uplink_bytes(resources) <= sent + 4096 + 150 * len(slot.names)
 

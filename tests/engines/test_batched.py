@@ -89,7 +89,7 @@ def built(method, backbone, task, allotments, target=False, max_clients=None, se
     engine = LocalEngine(*arguments) if at_once is None else BatchedEngine(*arguments)
     if at_once is not None:
         engine.max_clients = at_once
-    dimensions = {name: template.dimensions() for name, template in templates.items()}
+    dimensions = {name: template.get_dimensions() for name, template in templates.items()}
     return engine, method.start(FederationInfo(tuple(specs), {c.spec.id: c.initial for c in clients}, dimensions), 0)
 
 
@@ -97,7 +97,7 @@ def rounds(method, engine, state, count=2):
     """The replies of each round, by client, and what the clients keep at the end."""
     found = []
     for round_ in range(1, count + 1):
-        specs = [client.spec for client in engine.clients.values()]
+        specs = [client.spec for client in engine.by_id.values()]
         outcomes = list(engine.train([Message(s.id, round_, method.send(state, s)) for s in specs]))
         assert [o.failure for o in outcomes] == [None] * len(specs)
         assert all(outcome.seconds > 0 for outcome in outcomes)
@@ -105,7 +105,7 @@ def rounds(method, engine, state, count=2):
         found.append({reply.client: reply for reply in replies})
         state = method.aggregate(state, replies)
     engine.close()
-    return found, engine.client_states()
+    return found, engine.save(0)
 
 
 def largest_difference(got, wanted):
@@ -246,10 +246,10 @@ def test_one_clients_failure_is_its_own(passes):
 
     method, backbone = made("fedit", **LORA), classifier()
     engine, state = built(method, backbone, Failing(3), LIKE, max_clients=5)
-    broken = engine.clients["c3"]
+    broken = engine.by_id["c3"]
     broken.splits["train"][0] = Encoded((60, 3), 0)
     reference, _ = built(method, backbone, Failing(3), LIKE)
-    messages = [Message(name, 1, method.send(state, client.spec)) for name, client in engine.clients.items()]
+    messages = [Message(name, 1, method.send(state, client.spec)) for name, client in engine.by_id.items()]
     outcomes = {outcome.client: outcome for outcome in engine.train(messages)}
     wanted = {outcome.client: outcome for outcome in reference.train(messages)}
     assert {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure} == {
@@ -281,13 +281,13 @@ def test_a_client_that_diverges_takes_nobody_with_it(passes):
     method, backbone, task = made("fedit", **LORA), classifier(), Classification(3)
     engine, state = built(method, backbone, task, LIKE, max_clients=5)
     reference, _ = built(method, backbone, task, LIKE)
-    messages = [Message(name, 1, dict(method.send(state, client.spec))) for name, client in engine.clients.items()]
+    messages = [Message(name, 1, dict(method.send(state, client.spec))) for name, client in engine.by_id.items()]
     head = next(name for name in messages[1].tensors if name.endswith("classifier.weight"))
     messages[1].tensors[head] = torch.full_like(messages[1].tensors[head], float("inf"))
     outcomes = {outcome.client: outcome for outcome in engine.train(messages)}
     wanted = {outcome.client: outcome for outcome in reference.train(messages)}
     assert outcomes["c1"].reply is None and outcomes["c1"].failure == wanted["c1"].failure
-    assert engine.clients["c1"].local.trained is None
+    assert engine.by_id["c1"].local.trained is None
     assert passes == (["c1"], [5])
     for name in ("c0", "c2", "c3", "c4"):
         assert of_tensors(outcomes[name].reply.tensors, wanted[name].reply.tensors) < 1e-5
@@ -307,8 +307,8 @@ def test_joined_batches_are_the_batch_of_all_rows(side):
 def test_groups_hold_clients_of_like_length_and_kind():
     method, backbone = made("fedit", **LORA), classifier()
     engine, state = built(method, backbone, Classification(3), LIKE, max_clients=2)
-    engine.clients["c1"].task = Classification(3)
-    messages = [Message(name, 1, method.send(state, client.spec)) for name, client in engine.clients.items()]
+    engine.by_id["c1"].task = Classification(3)
+    messages = [Message(name, 1, method.send(state, client.spec)) for name, client in engine.by_id.items()]
     groups = [[message.client for message in group] for group in engine._groups(messages)]
     assert groups == [["c0", "c3"], ["c4", "c2"], ["c1"]]
 
@@ -346,6 +346,6 @@ def test_a_cache_is_filled_with_rows_of_like_length_together():
         engine.cache = cache
         results.append(rounds(method, engine, state))
     assert largest_difference(results[1], results[0]) < 1e-6
-    assert cache.use.rows == cache.use.computed == sum(EXAMPLES)
+    assert cache.stats.rows == cache.stats.computed == sum(EXAMPLES)
     found_out = 3  # runs that ask whether the model can be packed
     assert sorted(rows for rows, _ in seen[found_out:]) == [3, 4, 8, 9, 13]  # each client's rows at once

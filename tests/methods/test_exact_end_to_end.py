@@ -55,7 +55,7 @@ def federation(method, plain, ranks):
         )
     specs = tuple(client.spec for client, _ in clients)
     initial = {client.spec.id: client.initial for client, _ in clients}
-    dimensions = {client.spec.id: slot.dimensions() for client, slot in clients}
+    dimensions = {client.spec.id: slot.get_dimensions() for client, slot in clients}
     return clients, method.start(FederationInfo(specs, initial, dimensions), 0)
 
 

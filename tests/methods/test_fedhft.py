@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_lora_family import SCALE, SHAPES, apart, close
+from methods.test_lora_family import SCALE, SHAPES, apart, close
 
 from fedpeft.adapters import get_frozen_delta_names
 from fedpeft.aggregation import pack_rows

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_aggregation_properties import NEWCOMER, aggregated, build, distance, reft_tensors, replies_of
+from methods.test_aggregation_properties import NEWCOMER, aggregated, build, distance, reft_tensors, replies_of
 
 from fedpeft.adapters import find_interventions
 from fedpeft.federation.client import ClientSpec

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedpeft.adapters import is_head, find_lora_pairs, get_frozen_delta_names
+from fedpeft.adapters import find_lora_pairs, get_frozen_delta_names, is_head
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo

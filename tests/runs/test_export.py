@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig
 
-from fedpeft.adapters import make_lora_config, find_lora_pairs, get_frozen_delta_names
+from fedpeft.adapters import find_lora_pairs, get_frozen_delta_names, make_lora_config
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
@@ -30,11 +30,11 @@ class Odd(Local):
     def personal(self, model, message, client):
         draw = torch.Generator().manual_seed(RANKS[client.spec.id])
         model.write({name: 0.3 * torch.randn(t.shape, generator=draw) for name, t in model.read().items()})
-        model.set_rows({module: rows + 2 for module, rows in model.rows().items()})
+        model.set_rows({module: rows + 2 for module, rows in model.get_rows().items()})
         if client.spec.id == "site1":
             module, _, _ = find_lora_pairs(model.names)[0]
             a, b = get_frozen_delta_names(module)
-            model.merge({a: torch.randn(4, 32, generator=draw), b: torch.randn(32, 4, generator=draw)})
+            model.set_frozen_delta({a: torch.randn(4, 32, generator=draw), b: torch.randn(32, 4, generator=draw)})
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def exported(experiment_file, tmp_path):
 def test_every_folder_predicts_what_the_clients_own_model_does(exported):
     folder, built = exported
     texts = ["a great lovely film", "we saw the dull broken book today"]
-    for name, client in built.engine.clients.items():
+    for name, client in built.engine.by_id.items():
         slot = built.engine.templates[name].clone()
         built.federation.method.personal(slot, Message(name, 1, {}), client)
         batch = built.tokenizer(texts, padding=True, return_tensors="pt")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_runner import Nobody, settings
+from runs.test_runner import Nobody, settings
 
 from fedpeft.federation.state_tree import flatten
 from fedpeft.methods import BUILT_IN
@@ -21,5 +21,5 @@ def test_a_run_on_a_gpu_goes_on_after_an_interrupt(experiment_file, tmp_path, mo
         runner.start(settings(experiment_file, label, overrides), tmp_path / "run", Nobody(1))
     result = runner.resume(tmp_path / "run", Nobody())
     assert result["quarantined"] == 0
-    _, tensors = flatten([built[-1].federation.state, built[-1].engine.client_states()])
+    _, tensors = flatten([built[-1].federation.state, built[-1].engine.save(0)])
     assert {tensor.device.type for tensor in tensors.values()} <= {"cpu"}

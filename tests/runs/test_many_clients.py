@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from test_runner import Nobody, contents, settings
+from runs.test_runner import Nobody, contents, settings
 
 from fedpeft.methods import BUILT_IN
 from fedpeft.runs.runner import resume, start

@@ -43,8 +43,8 @@ def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, 
     rows = len(_texts(experiment_file))
     for cache in made:
         # LoReFT's prefix is one block longer than LoRA's: two kinds of states
-        assert 0 < cache.use.computed <= 2 * rows
-        assert cache.use.looked_up > 5 * cache.use.computed
+        assert 0 < cache.stats.computed <= 2 * rows
+        assert cache.stats.looked_up > 5 * cache.stats.computed
 
 
 def _texts(file):

@@ -6,13 +6,13 @@ import pytest
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.extract import (
-    make_answer_rule,
-    read_choices,
     exact_choice,
     extract_choice,
     extract_letter,
     extract_number,
+    make_answer_rule,
     number_matches,
+    read_choices,
     require_findable,
 )
 

@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from helpers.steps import LABELS, assert_close, step
 from peft import get_peft_model
-from steps import LABELS, assert_close, step
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from fedpeft.acceleration import PrefixCache
+from fedpeft.acceleration import PrefixCache, optimise_forward_
+from fedpeft.acceleration.checkpointing import set_checkpointing_
 from fedpeft.acceleration.padding_free import PaddingFree, remove_padding_
 from fedpeft.acceleration.padding_free_attention import LEAST_PADDING, PaddingFreeBatch, drop_padding, restore_padding
-from fedpeft.adapters import LoReftConfig, AdaptedModel
+from fedpeft.adapters import AdaptedModel, LoReftConfig
 from fedpeft.backbones.blocks import find_blocks, unwrap_block
 
 PACKS = ("bert", "roberta", "llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -59,7 +60,7 @@ def assert_packed_gives(plain, slot, batch, share=SHARE):
 def test_logits_and_gradients_are_those_with_padding(kind, architecture, side, build, padded):
     slot, batch = build(kind, architecture), padded(side)
     plain = step(slot, batch)
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     assert_packed_gives(plain, slot, batch)
 
 
@@ -68,7 +69,7 @@ def test_a_sliding_window_still_slides(build, padded):
     wide = step(slot, batch)
     slot.model.config.sliding_window = 3
     narrow = step(slot, batch)
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     seen = shapes(slot)
     assert_close(step(slot, batch), narrow)
     assert (narrow["logits"] - wide["logits"]).norm() > 1e-2 * wide["logits"].norm()
@@ -79,8 +80,8 @@ def test_a_sliding_window_still_slides(build, padded):
 def test_it_goes_with_checkpointing_and_the_prefix_cache(kind, build, padded):
     slot, batch, cache = build(kind, "llama", [1, 2]), padded("left"), PrefixCache(1)
     plain = step(slot, batch)
-    slot.optimise_forward_()
-    slot.set_checkpointing_(True)
+    optimise_forward_(slot)
+    set_checkpointing_(slot.base, True)
     assert_packed_gives(plain, slot, batch)
     with slot.cached(cache):
         filling = step(slot, batch)
@@ -89,7 +90,7 @@ def test_it_goes_with_checkpointing_and_the_prefix_cache(kind, build, padded):
     assert set(seen) == {(1, TOKENS)}
     assert_close(filling, plain, SHARE)
     assert all(torch.equal(filling[name], again[name]) for name in filling)
-    assert (cache.use.rows, cache.use.computed) == (3, 3)
+    assert (cache.stats.rows, cache.stats.computed) == (3, 3)
 
 
 def test_lean_and_other_slots_share_what_is_cached(build, padded):
@@ -100,7 +101,7 @@ def test_lean_and_other_slots_share_what_is_cached(build, padded):
     for one in (slot, lean):
         with one.cached(cache):
             step(one, batch)
-    assert cache.use.computed == 3
+    assert cache.stats.computed == 3
     assert set(seen) == {(1, TOKENS)}
 
 
@@ -110,14 +111,14 @@ def test_generation_is_the_same(tiny, stir, padded):
     slot, batch = AdaptedModel(model), padded("left")
     options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
     expected = [slot.model.generate(**batch, use_cache=use, **options) for use in (True, False)]
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     for use, tokens in zip((True, False), expected, strict=True):
         assert torch.equal(slot.model.generate(**batch, use_cache=use, **options), tokens)
 
 
 def test_what_asks_for_more_than_logits_keeps_its_padding(build, padded):
     slot, batch = build("lora", "bert"), padded()
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     seen = shapes(slot)
     states = slot.model(**batch, output_hidden_states=True)
     assert states.logits.shape == (3, 3)
@@ -165,7 +166,7 @@ def packing_of(slot):
 def assert_keeps_its_padding(slot, why, padded, caplog):
     plain = step(slot, padded())
     with caplog.at_level("INFO"):
-        slot.optimise_forward_()
+        optimise_forward_(slot)
     assert why in caplog.text
     seen = shapes(slot)
     assert_close(step(slot, padded()), plain, SHARE)
@@ -232,8 +233,8 @@ def test_few_words_are_enough_to_find_out(tiny):
 def test_twice_is_once_and_a_clone_is_as_lean(build, padded):
     slot, batch = build("lora", "bert"), padded()
     plain = step(slot, batch)
-    slot.optimise_forward_()
-    slot.optimise_forward_()
+    optimise_forward_(slot)
+    optimise_forward_(slot)
     for one in (slot, slot.clone()):
         assert_packed_gives(plain, one, batch)
 
@@ -241,13 +242,13 @@ def test_twice_is_once_and_a_clone_is_as_lean(build, padded):
 def test_checkpointing_before_and_after(build, padded):
     slot, batch = build("lora", "bert"), padded()
     plain = step(slot, batch)
-    slot.set_checkpointing_(True)
-    slot.optimise_forward_()
+    set_checkpointing_(slot.base, True)
+    optimise_forward_(slot)
     seen = shapes(slot)
     assert_close(step(slot, batch), plain, SHARE)
     assert len(seen) == 6  # every block twice
     seen.clear()
-    slot.set_checkpointing_(False)
+    set_checkpointing_(slot.base, False)
     assert_close(step(slot, batch), plain, SHARE)
     assert len(seen) == 3
 
@@ -264,7 +265,7 @@ def test_other_forwards_before_the_backward_pass(checkpointing, build, padded):
         return dict(zip(slot.names, torch.autograd.grad(loss, slot.parameters()), strict=True))
 
     plain = gradients()
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     slot.set_checkpointing_(checkpointing)
     assert_close(gradients(), plain, SHARE)
 
@@ -274,7 +275,7 @@ def test_nothing_of_a_batch_stays_after_its_forward(build, padded):
     inner = slot.model.get_base_model().backbone
     with torch.no_grad():
         expected = inner(**padded(seed=4)).last_hidden_state
-        slot.optimise_forward_()
+        optimise_forward_(slot)
         slot.model(**batch)
         torch.testing.assert_close(inner(**padded(seed=4)).last_hidden_state, expected)
 
@@ -283,7 +284,7 @@ def test_keys_and_values_come_back_with_their_padding(tiny, stir, padded):
     model = get_peft_model(tiny("llama"), LoReftConfig(r=3))
     stir(model)
     slot, batch = AdaptedModel(model), padded()
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     seen = shapes(slot)
     cache = slot.model(**batch).past_key_values
     assert cache.layers[0].keys.shape[0] == 3
@@ -297,7 +298,7 @@ def test_rounded_products_and_training_after_inference(lora_slot, padded):
     slot, batch = lora_slot("llama", dtype=torch.float32), padded("left")
     with torch.autocast("cpu", torch.bfloat16):
         plain = step(slot, batch)
-        slot.optimise_forward_()
+        optimise_forward_(slot)
         seen = shapes(slot)
         with torch.inference_mode():
             slot.model(**{name: tensor.clone() for name, tensor in batch.items()})

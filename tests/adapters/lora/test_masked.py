@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from fedpeft.adapters import MaskedLoraConfig, AdaptedModel, make_lora_config, find_lora_pairs
+from fedpeft.adapters import AdaptedModel, MaskedLoraConfig, find_lora_pairs, make_lora_config
 from fedpeft.adapters.lora.masked import MaskedRows
 from fedpeft.errors import UserError
 
@@ -21,8 +21,8 @@ def logits(slot, batch):
 
 def drawn_rows(slot, seed=0):
     generator, rows = torch.Generator().manual_seed(seed), {}
-    for module, (d_out, _) in slot.dimensions().items():
-        count = len(slot.rows()[module])
+    for module, (d_out, _) in slot.get_dimensions().items():
+        count = len(slot.get_rows()[module])
         rows[module] = torch.randperm(d_out, generator=generator)[:count].sort().values
     return rows
 
@@ -30,7 +30,7 @@ def drawn_rows(slot, seed=0):
 def products(slot, rows):
     tensors, deltas = slot.read(), {}
     for module, a, b in find_lora_pairs(slot.names):
-        full = torch.zeros(slot.dimensions()[module][0], tensors[b].shape[1], dtype=torch.float64)
+        full = torch.zeros(slot.get_dimensions()[module][0], tensors[b].shape[1], dtype=torch.float64)
         for place, row in zip(rows[module].tolist(), tensors[b].double(), strict=True):
             full[place] = row
         deltas[module] = 1.5 * full @ tensors[a].double()
@@ -42,11 +42,13 @@ def test_how_many_rows_train(density, lora_slot):
     slot = lora_slot("bert", density=density)
     shapes = {name: tuple(tensor.shape) for name, tensor in slot.read().items()}
     for module, a, b in find_lora_pairs(slot.names):
-        d_out, d_in = slot.dimensions()[module]
+        d_out, d_in = slot.get_dimensions()[module]
         count = max(1, math.ceil(density * d_out - 1e-9))
         assert shapes[a] == (2, d_in) and shapes[b] == (count, 2)
-        assert torch.equal(slot.rows()[module], torch.arange(count))
-    assert slot.sizes()["adapter"] == sum(math.prod(shape) for name, shape in shapes.items() if ".lora_" in name)
+        assert torch.equal(slot.get_rows()[module], torch.arange(count))
+    assert slot.count_parameters()["adapter"] == sum(
+        math.prod(shape) for name, shape in shapes.items() if ".lora_" in name
+    )
 
 
 def test_a_share_that_rounding_lifts_over_a_whole_number_takes_no_row_more():
@@ -64,7 +66,7 @@ def test_logits_are_those_of_the_rows_in_their_places(architecture, lora_slot, d
         expected = dense_oracle(architecture, slot, products(slot, rows))(**batch).logits
     torch.testing.assert_close(logits(slot, batch), expected, rtol=1e-4, atol=1e-4)
     assert not torch.equal(logits(slot, batch), first)
-    assert all(torch.equal(slot.rows()[module], chosen) for module, chosen in rows.items())
+    assert all(torch.equal(slot.get_rows()[module], chosen) for module, chosen in rows.items())
 
 
 @BOTH
@@ -126,7 +128,7 @@ def test_equal_seeds_give_equal_starts_of_a(tiny_classifier):
 
 def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot):
     slot = lora_slot("bert", density=0.1)  # 4 of 32 rows, 5 of 48
-    before, good = slot.rows(), drawn_rows(slot)
+    before, good = slot.get_rows(), drawn_rows(slot)
     module = list(good)[-1]
     cases = {
         r"Received: nonsense$": {"nonsense": torch.arange(4)},
@@ -140,7 +142,7 @@ def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot):
     for message, rows in cases.items():
         with pytest.raises(ValueError, match=message):
             slot.set_rows(good | rows)
-        assert all(torch.equal(slot.rows()[name], chosen) for name, chosen in before.items())
+        assert all(torch.equal(slot.get_rows()[name], chosen) for name, chosen in before.items())
     with pytest.raises(ValueError, match="Received"):
         lora_slot("bert").set_rows(good)
     assert lora_slot("bert").rows() == {}
@@ -163,7 +165,7 @@ def test_clones_and_copies_are_independent(lora_slot, padded):
 
 def test_a_snapshot_carries_the_rows(lora_slot, factors, padded):
     slot, batch = lora_slot("bert", density=0.3), padded()
-    slot.merge(factors(slot, 2))
+    slot.set_frozen_delta(factors(slot, 2))
     slot.set_rows(drawn_rows(slot, seed=1))
     kept, got = slot.snapshot(), logits(slot, batch)
     slot.set_rows(drawn_rows(slot, seed=2))

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from fedpeft.adapters import LoReftConfig, MaskedLoraConfig, AdaptedModel, convert_to_lora, get_frozen_delta_names
+from fedpeft.adapters import AdaptedModel, LoReftConfig, MaskedLoraConfig, convert_to_lora, get_frozen_delta_names
 from fedpeft.adapters.lora.export import bounded
 
 BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])
@@ -27,8 +27,8 @@ def test_saved_and_loaded_it_has_the_slots_logits(
     architecture, rank, density, lora_slot, factors, tiny_classifier, padded, tmp_path
 ):
     slot, batch = lora_slot(architecture, density=density), padded()
-    slot.merge(factors(slot, rank))
-    slot.set_rows({module: rows + 3 for module, rows in slot.rows().items()})
+    slot.set_frozen_delta(factors(slot, rank))
+    slot.set_rows({module: rows + 3 for module, rows in slot.get_rows().items()})
     kept, expected = slot.snapshot(), logits(slot.model, batch)
     model = convert_to_lora(slot)
     torch.testing.assert_close(logits(model, batch), expected, rtol=1e-4, atol=1e-4)
@@ -42,10 +42,10 @@ def test_saved_and_loaded_it_has_the_slots_logits(
 
 def test_the_folder_is_plain_and_ranks_are_bounded(lora_slot, factors, tmp_path):
     slot = lora_slot("bert")
-    modules = list(slot.dimensions())
+    modules = list(slot.get_dimensions())
     given = {n: t for n, t in factors(slot, 3).items() if n in get_frozen_delta_names(modules[0])}
     given |= {n: t for n, t in factors(slot, 100).items() if n in get_frozen_delta_names(modules[1])}
-    slot.merge(given)
+    slot.set_frozen_delta(given)
     convert_to_lora(slot).save_pretrained(str(tmp_path), save_embedding_layers=False)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     ranks = {m: tensors[f"{m}.lora_A.weight"].shape[0] for m in modules}
@@ -57,7 +57,7 @@ def test_the_folder_is_plain_and_ranks_are_bounded(lora_slot, factors, tmp_path)
 
 def test_it_loads_where_our_package_is_never_imported(lora_slot, factors, tmp_path):
     slot = lora_slot("bert", density=0.5)
-    slot.merge(factors(slot, 3))
+    slot.set_frozen_delta(factors(slot, 3))
     convert_to_lora(slot).save_pretrained(str(tmp_path), save_embedding_layers=False)
     code = f"""
 import sys
@@ -71,7 +71,7 @@ assert not any(name.startswith("fedpeft") for name in sys.modules)
 
 def test_the_frozen_backbone_is_shared_and_nothing_else(lora_slot, factors):
     slot = lora_slot("bert")
-    slot.merge(factors(slot, 3))
+    slot.set_frozen_delta(factors(slot, 3))
     model = convert_to_lora(slot)
     blocks = {id(p) for name, p in slot.model.named_parameters() if "base_layer" in name or "LayerNorm" in name}
     trained = {id(p) for p in slot.parameters()}
@@ -85,7 +85,7 @@ def test_the_frozen_backbone_is_shared_and_nothing_else(lora_slot, factors):
 
 def test_on_a_bfloat16_backbone(lora_slot, factors, padded):
     slot, batch = lora_slot("bert", dtype=torch.bfloat16, density=0.5), padded()
-    slot.merge(factors(slot, 3, scale=0.05))
+    slot.set_frozen_delta(factors(slot, 3, scale=0.05))
     torch.testing.assert_close(logits(convert_to_lora(slot), batch), logits(slot.model, batch), rtol=0.05, atol=0.3)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from fedpeft.adapters import AdaptedModel, is_head, make_lora_config, get_frozen_delta_names
+from fedpeft.adapters import AdaptedModel, get_frozen_delta_names, is_head, make_lora_config
 from fedpeft.backbones import SequenceClassifier
 
 ENCODERS = ("bert", "roberta", "mpnet")
@@ -134,7 +134,7 @@ def factors() -> Callable[..., dict[str, torch.Tensor]]:
     def build(slot: AdaptedModel, rank: int, seed: int = 5, scale: float = 0.2) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, torch.Tensor] = {}
-        for module, (d_out, d_in) in slot.dimensions().items():
+        for module, (d_out, d_in) in slot.get_dimensions().items():
             a, b = get_frozen_delta_names(module)
             drawn[a] = scale * torch.randn(rank, d_in, generator=generator)
             drawn[b] = scale * torch.randn(d_out, rank, generator=generator)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.steps import LABELS, step
 from peft import LoraConfig, get_peft_model
-from steps import LABELS, step
 
 from fedpeft.acceleration.fused_lora import FusedForward, fuse_lora_
 from fedpeft.adapters import AdaptedModel, fused_lora, make_lora_config
@@ -53,7 +53,7 @@ def test_logits_and_gradients_are_those_of_peft(architecture, trained, lora_slot
     fuse_lora_(slot.model)
     fused = gradients()
     assert_close(fused, plain)
-    assert len(counted) == len(slot.dimensions())
+    assert len(counted) == len(slot.get_dimensions())
 
 
 @pytest.mark.parametrize("trained, kept", [("A", {(5, 4)}), ("B", {(5, 2)})])
@@ -83,7 +83,7 @@ def test_whatever_is_not_plain_runs_as_in_peft(case, lora_slot, tiny_classifier,
         dtype = torch.bfloat16 if case == "bfloat16" else None
         slot = lora_slot("gpt2" if case == "gpt2" else "bert", dtype=dtype, density=0.3 if case == "masked" else 1.0)
     if case == "merged":
-        slot.merge(factors(slot, 3))
+        slot.set_frozen_delta(factors(slot, 3))
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"), torch.no_grad():
         expected = slot.model(**padded()).logits
         fuse_lora_(slot.model)
@@ -99,11 +99,11 @@ def test_what_is_merged_later_counts(lora_slot, factors, padded, counted):
     slot, other = lora_slot("bert"), lora_slot("bert")
     fuse_lora_(slot.model)
     for one in (slot, other):
-        one.merge(factors(one, 3))
+        one.set_frozen_delta(factors(one, 3))
     assert_close(step(slot, padded()), step(other, padded()))
     assert not counted
     for one in (slot, other):
-        one.merge({})
+        one.set_frozen_delta({})
     assert_close(step(slot, padded()), step(other, padded()))
     assert counted
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
 
-from fedpeft.adapters import LoReftConfig, AdaptedModel, is_head, make_lora_config
+from fedpeft.adapters import AdaptedModel, LoReftConfig, is_head, make_lora_config
 from fedpeft.adapters.reft.layer import LoReftLayer
 
 
@@ -126,5 +126,5 @@ def test_training_through_the_slot(slot, padded):
 
 def test_sizes_count_adapter_and_head_apart(slot):
     total = sum(p.numel() for p in slot.model.parameters() if p.requires_grad)
-    assert slot.sizes()["head"] == 3 * 32 + 3
-    assert slot.sizes()["adapter"] == total - slot.sizes()["head"]
+    assert slot.count_parameters()["head"] == 3 * 32 + 3
+    assert slot.count_parameters()["adapter"] == total - slot.count_parameters()["head"]

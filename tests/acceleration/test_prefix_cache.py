@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from helpers.steps import LABELS, assert_close, step
 from peft import LoraConfig, get_peft_model
-from steps import LABELS, assert_close, step
 
-from fedpeft.acceleration import make_fixed_batches
+from fedpeft.acceleration import make_fixed_batches, optimise_forward_
+from fedpeft.acceleration.checkpointing import set_checkpointing_
 from fedpeft.acceleration.prefix_cache import PrefixCache
-from fedpeft.adapters import LoReftConfig, AdaptedModel, is_head
+from fedpeft.adapters import AdaptedModel, LoReftConfig, is_head
 from fedpeft.backbones.blocks import find_blocks, unwrap_block
 from fedpeft.errors import UserError
 
@@ -31,7 +32,7 @@ def build(lora_slot, factors, tiny_classifier, stir):
             stir(model)
             return AdaptedModel(model)
         slot = lora_slot(architecture, layers=layers, dtype=dtype, density=0.3 if kind == "masked" else 1.0)
-        slot.merge(factors(slot, 3) if kind == "masked" else {})
+        slot.set_frozen_delta(factors(slot, 3) if kind == "masked" else {})
         return slot
 
     return make
@@ -77,7 +78,7 @@ def test_logits_and_gradients_are_those_without_a_cache(kind, architecture, side
     assert_close(first, plain, 2e-6)  # the head is float32
     assert same_bits(first, again)
     assert same_bits(plain, step(slot, batch))  # nothing stays behind
-    assert (cache.use.rows, cache.use.computed, cache.use.looked_up) == (3, 3, 6)
+    assert (cache.stats.rows, cache.stats.computed, cache.stats.looked_up) == (3, 3, 6)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "mpnet", "llama", "gpt2"])
@@ -97,7 +98,7 @@ def test_the_batch_that_comes_first_does_not_change_a_bit(build, padded):
     expected = cached_step(slot, together, batch)
     for cache in (alone, left):
         assert same_bits(cached_step(slot, cache, batch), expected)
-        assert cache.use.computed == 3
+        assert cache.stats.computed == 3
 
 
 def test_float32_differs_from_no_cache_by_rounding_only(build, padded):
@@ -114,7 +115,7 @@ def test_other_inputs_of_a_token_count(extra, build, padded):
     cached_step(slot, cache, batch)
     assert_close(cached_step(slot, cache, batch | {extra: values}), given, 2e-6)
     assert (given["logits"] - plain["logits"]).norm() > 1e-2 * plain["logits"].norm()
-    assert cache.use.rows == 6
+    assert cache.stats.rows == 6
 
 
 class Watched(PrefixCache):
@@ -131,7 +132,7 @@ def test_training_after_evaluation_in_inference_mode(build, padded):
         slot.model(**{name: tensor.clone() for name, tensor in batch.items()})
     assert not any(row.states.is_inference() for row in cache.given)
     assert_close(cached_step(slot, cache, batch), step(slot, batch), 2e-6)
-    assert cache.use.computed == 3
+    assert cache.stats.computed == 3
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -141,13 +142,13 @@ def test_checkpointing_goes_with_it(kind, inside, build, padded):
     expected, plain = cached_step(slot, cache, batch), step(slot, batch)
     if inside:
         with slot.cached(cache):
-            slot.set_checkpointing_(True)
+            set_checkpointing_(slot.base, True)
             found = step(slot, batch)
-            slot.set_checkpointing_(False)
+            set_checkpointing_(slot.base, False)
     else:
-        slot.set_checkpointing_(True)
+        set_checkpointing_(slot.base, True)
         found = cached_step(slot, cache, batch)
-        slot.set_checkpointing_(False)
+        set_checkpointing_(slot.base, False)
     assert same_bits(found, expected)
     assert same_bits(step(slot, batch), plain)
 
@@ -181,12 +182,12 @@ def test_blocks_below_what_is_touched_run_once(kind, layers, frozen, architectur
 def test_merged_factors_and_trained_values_do_not_reach_below(build, factors, padded):
     slot, batch, cache = build("lora", "bert", [2]), padded(), PrefixCache(1)
     before = cached_step(slot, cache, batch)
-    slot.merge(factors(slot, 2))
+    slot.set_frozen_delta(factors(slot, 2))
     slot.write({name: tensor * 1.5 for name, tensor in slot.read().items()})
     after = cached_step(slot, cache, batch)
     assert_close(after, step(slot, batch), 2e-6)
     assert (after["logits"] - before["logits"]).norm() > 1e-3 * before["logits"].norm()
-    assert cache.use.computed == 3
+    assert cache.stats.computed == 3
 
 
 def test_only_the_head_trained(tiny_classifier, padded):
@@ -215,7 +216,7 @@ def test_without_frozen_blocks_it_is_off_and_says_so(build, padded, caplog):
     assert [record.message for record in caplog.records] == [
         "the prefix cache is off for an adapter: nothing lies below the first block it touches"
     ]
-    assert cache.use.looked_up == 0
+    assert cache.stats.looked_up == 0
 
 
 # ---- calls that run as without a cache
@@ -230,7 +231,7 @@ def test_other_calls_run_as_without_a_cache(build, padded):
             expected = slot.model(**given).logits
             with slot.cached(cache):
                 assert torch.equal(slot.model(**given).logits, expected)
-    assert cache.use.looked_up == 3
+    assert cache.stats.looked_up == 3
 
 
 def test_generation_with_a_key_value_cache_does_not_use_it(tiny, padded, stir):
@@ -242,7 +243,7 @@ def test_generation_with_a_key_value_cache_does_not_use_it(tiny, padded, stir):
     with slot.cached(cache):
         slot.model(**batch)
         assert torch.equal(slot.model.generate(**batch, **options), expected)
-    assert cache.use.looked_up == 3
+    assert cache.stats.looked_up == 3
 
 
 def test_a_failure_leaves_the_model_as_it_was(build, padded):
@@ -272,18 +273,18 @@ def test_slots_of_one_backbone_share_rows_and_others_do_not(build, tiny_classifi
     cached_step(slot, cache, batch)
     for other in (slot.clone(), build("masked", "bert", [2]), build("reft", "bert", [1, 2])):  # the last: loaded again
         assert_close(cached_step(other, cache, batch), step(other, batch), 2e-6)
-    assert cache.use.rows == 3
+    assert cache.stats.rows == 3
     deeper = build("lora", "bert", [1, 2])
     changed = build("lora", "bert", [2])
     with torch.no_grad():
         changed.model.get_base_model().backbone.embeddings.word_embeddings.weight[5:].mul_(1.1)
     for i, other in enumerate((deeper, changed, build("lora", "bert", [2], dtype=torch.float32))):
         assert_close(cached_step(other, cache, batch), step(other, batch), 1e-4 if i == 2 else 2e-6)
-        assert cache.use.rows == 6 + 3 * i
+        assert cache.stats.rows == 6 + 3 * i
     with torch.no_grad():  # a tensor that is written to is another one from then on
         changed.model.get_base_model().backbone.embeddings.word_embeddings.weight.mul_(1.1)
     assert_close(cached_step(changed, cache, batch), step(changed, batch), 2e-6)
-    assert cache.use.rows == 15
+    assert cache.stats.rows == 15
 
 
 def test_two_threads_at_once_give_the_bits_of_one(build):
@@ -327,7 +328,7 @@ def test_a_company_is_computed_at_once_and_gives_the_same(lean, architecture, si
     slot, batch, cache = build("reft", architecture, [1, 2]), padded(side), PrefixCache(1)
     plain = step(slot, batch)
     if lean:
-        slot.optimise_forward_()
+        optimise_forward_(slot)
     runs = ran(slot)
     others = [(5, 6, 7), (8, 9)]
     company = make_fixed_batches([*tokens_of(batch), *others], 3)
@@ -335,13 +336,13 @@ def test_a_company_is_computed_at_once_and_gives_the_same(lean, architecture, si
     assert_close(first, plain, 2e-6)
     assert runs == [0, 1] * 2 + [2]  # rows of 1, 2 and 3 tokens; rows of 4 and 11 tokens; the batch
     assert same_bits(step_in_company(slot, cache, batch, company), first)
-    assert (cache.use.rows, cache.use.computed, cache.use.looked_up) == (5, 5, 6)
+    assert (cache.stats.rows, cache.stats.computed, cache.stats.looked_up) == (5, 5, 6)
 
 
 def test_a_company_as_large_as_the_batch_has_its_own_padding(build, padded):
     slot, batch, cache = build("reft", "bert", [1, 2]), padded(), PrefixCache(1)
     plain = step(slot, batch)
-    slot.optimise_forward_()
+    optimise_forward_(slot)
     rows = tokens_of(batch)
     mates = [(5, 6), (7, 8, 9), (10, 11, 12, 13)]
     for size, row in zip((11, 4, 1), rows, strict=True):  # (3, 11) as the batch, (3, 4), (3, 3)
@@ -375,9 +376,9 @@ def test_a_row_in_other_company_or_with_other_positions_is_another_row(build, pa
         (make_fixed_batches(rows, 16), positions),
     ):
         given = batch | more
-        before = cache.use.rows
+        before = cache.stats.rows
         assert_close(step_in_company(slot, cache, given, company), step(slot, given), 2e-6)
-        assert cache.use.rows == before + 3
+        assert cache.stats.rows == before + 3
 
 
 def test_companies_are_of_like_length_and_hold_a_row_once():
@@ -426,7 +427,7 @@ def test_a_folder_in_place_of_memory(dtype, build, padded, tmp_path):
     expected = cached_step(slot, PrefixCache(1, dtype), batch)
     for _ in range(2):
         assert same_bits(cached_step(slot, cache, batch), expected)
-    assert (cache.use.rows, cache.use.computed) == (3, 3)
+    assert (cache.stats.rows, cache.stats.computed) == (3, 3)
     assert list(tmp_path.iterdir()) == []  # nameless: nothing to clear away
 
 
@@ -454,12 +455,12 @@ def test_a_disk_that_fills_up_costs_time_and_no_bit(build, padded, tmp_path, cap
     cache._file._file = Disk(cache._file._file, room=10**6)
     for _ in range(2):
         assert same_bits(cached_step(slot, cache, batch), expected)
-    assert cache.use.rows == 3
+    assert cache.stats.rows == 3
     cache = PrefixCache(0.01, folder=tmp_path)
     cache._file._file = Disk(cache._file._file, room=1000)  # a part of a row
     for _ in range(2):
         assert same_bits(cached_step(slot, cache, batch), expected)
-    assert cache.use.rows < 3 and cache.use.not_stored > 0
+    assert cache.stats.rows < 3 and cache.stats.not_stored > 0
     assert "No space left on device" in caplog.text
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fedpeft.adapters import LoReftConfig, AdaptedModel
+from fedpeft.acceleration.checkpointing import set_checkpointing_
+from fedpeft.adapters import AdaptedModel, LoReftConfig
 
 ARCHITECTURES = ("bert", "roberta", "mpnet", "llama", "qwen2", "qwen3", "mistral", "gpt2")
 LABELS = torch.tensor([0, 1, 2])
@@ -18,7 +19,7 @@ def build(lora_slot, factors, tiny_classifier, stir):
             stir(model)
             return AdaptedModel(model)
         slot = lora_slot(architecture, density=0.3 if kind == "masked" else 1.0)
-        slot.merge(factors(slot, 3) if kind == "masked" else {})
+        slot.set_frozen_delta(factors(slot, 3) if kind == "masked" else {})
         return slot
 
     return make
@@ -46,12 +47,12 @@ def step(slot, batch):
 def test_gradients_are_bit_equal_and_less_is_kept(kind, architecture, build, padded):
     slot, batch = build(kind, architecture), padded()
     loss, gradients, kept = step(slot, batch)
-    slot.set_checkpointing_(True)
+    set_checkpointing_(slot.base, True)
     same_loss, same_gradients, less = step(slot, batch)
     assert torch.equal(loss, same_loss)
     assert all(torch.equal(a, b) for a, b in zip(gradients, same_gradients, strict=True))
     assert less < 0.5 * kept
-    slot.set_checkpointing_(False)
+    set_checkpointing_(slot.base, False)
     assert step(slot, batch)[2] == kept
 
 
@@ -66,7 +67,7 @@ def test_blocks_run_twice_when_on_and_dropout_stays_off(build, padded):
         step(slot, batch)
         assert runs == [False] * times
         assert not any(module.training for module in slot.model.modules())
-    slot.set_checkpointing_(True)
+    set_checkpointing_(slot.base, True)
     runs.clear()
     with torch.no_grad():
         slot.model(**batch)
@@ -75,20 +76,20 @@ def test_blocks_run_twice_when_on_and_dropout_stays_off(build, padded):
 
 def test_a_clone_recomputes_its_own_blocks(build, padded):
     slot, batch = build("masked", "bert"), padded()
-    slot.set_checkpointing_(True)
+    set_checkpointing_(slot.base, True)
     twin = slot.clone()
     _, expected, _ = step(slot, batch)
     slot.write({name: torch.zeros_like(tensor) for name, tensor in slot.read().items()})
-    slot.merge({})
+    slot.set_frozen_delta({})
     _, gradients, kept = step(twin, batch)
     assert all(torch.equal(a, b) for a, b in zip(expected, gradients, strict=True))
-    twin.set_checkpointing_(False)
+    set_checkpointing_(twin.base, False)
     assert step(twin, batch)[2] > 2 * kept and step(slot, batch)[2] == kept
 
 
 def test_the_edit_of_loreft_runs_once(build, padded):
     slot, batch = build("reft", "llama"), padded("left")
-    slot.set_checkpointing_(True)
+    set_checkpointing_(slot.base, True)
     block = slot.model.base_model.model.backbone.layers[0]
     edits, edit = [], block.edit
     block.edit = lambda hidden: edits.append(1) or edit(hidden)
@@ -102,6 +103,6 @@ def test_decoding_under_gradients_is_refused(build, padded):
     with torch.no_grad():
         cache = backbone(**batch).past_key_values
     assert cache.get_seq_length() == 11
-    slot.set_checkpointing_(True)
+    set_checkpointing_(slot.base, True)
     with pytest.raises(ValueError, match="Received: a cache of 11 tokens"):
         backbone(input_ids=batch["input_ids"][:, -1:], past_key_values=cache)

@@ -8,10 +8,10 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
+from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
 from fedpeft.federation.answers import Generation, MultipleChoice, generate, likelihoods, token_losses
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.encode import Padding, make_batches, encode_prompts, collate, count_labels
+from fedpeft.tasks.encode import Padding, collate, count_labels, encode_prompts, make_batches
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.extract import make_answer_rule
 from fedpeft.tasks.prompts import make_prompt_function

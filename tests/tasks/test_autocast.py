@@ -6,11 +6,11 @@ from peft import get_peft_model
 from transformers import AutoTokenizer
 
 from fedpeft.acceleration import PrefixCache
-from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config
+from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
 from fedpeft.backbones import load_decoder
 from fedpeft.federation.answers import MultipleChoice
 from fedpeft.federation.task import Autocast, autocast
-from fedpeft.tasks.encode import Padding, encode_prompts, collate
+from fedpeft.tasks.encode import Padding, collate, encode_prompts
 from fedpeft.tasks.examples import Example
 
 PADDING = Padding(0, "left")
@@ -86,5 +86,5 @@ def test_a_cache_keeps_the_two_apart(slot, plain, rows):
         with slot.cached(cache):
             plain.losses(slot, batch)
             found = lower.losses(slot, batch)
-    assert cache.use.computed == 2 * len(rows)
+    assert cache.stats.computed == 2 * len(rows)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fedpeft.acceleration.row_groups import RowGroups
 from fedpeft.acceleration.stacked_clients import Stack, copy_base_model
-from fedpeft.adapters import LoReftConfig, AdaptedModel, make_lora_config, get_frozen_delta_names
+from fedpeft.adapters import AdaptedModel, LoReftConfig, get_frozen_delta_names, make_lora_config
 from fedpeft.backbones import SequenceClassifier
 from fedpeft.engines.templates import attach_adapter
 
@@ -115,7 +115,7 @@ def largest_difference(got, wanted, floor):
 def both_ways(slots, rows, batch, labels, loss):
     """Gradients of the sum of the clients' mean losses: stacked, and one client after another."""
     stacked_rows, prompt = Stack(slots).rows(rows), (labels != -100).cumsum(-1) == 0
-    with nullcontext() if labels.dim() == 1 else stacked_rows.prompt(prompt & (batch["attention_mask"] != 0)):
+    with nullcontext() if labels.dim() == 1 else stacked_rows.use_prompt(prompt & (batch["attention_mask"] != 0)):
         logits = stacked_rows(**batch).logits
     own = [[i for i, row in enumerate(rows) if row == client] for client in range(len(slots))]
     sum(loss(logits[at], labels[at]) for at in own if at).backward()
@@ -146,7 +146,7 @@ LAYOUTS = {
 def test_gradients_are_those_of_each_client_alone(architecture, layout, in_float64, adapted):
     backbone, rows = in_float64(architecture), LAYOUTS[layout]
     slots = adapted(backbone, *unlike(backbone, head=architecture == "bert"))
-    slots[2].set_rows({name: kept + 5 for name, kept in slots[2].rows().items()})
+    slots[2].set_rows({name: kept + 5 for name, kept in slots[2].get_rows().items()})
     batch = prompts(len(rows))
     if architecture == "bert":
         labels, loss = torch.arange(len(rows)) % 3, torch.nn.functional.cross_entropy
@@ -161,13 +161,13 @@ def test_gradients_are_those_of_each_client_alone(architecture, layout, in_float
 def test_in_float32_with_our_head_and_merged_factors(architecture, tiny_classifier, adapted, factors):
     backbone = tiny_classifier(architecture)
     slots = adapted(backbone, *unlike(backbone, head=True)[:4], make_lora_config(backbone, r=2, alpha=3))
-    slots[0].merge(factors(slots[0], rank=3))
-    slots[1].merge(factors(slots[1], rank=40))  # larger than the product, which is held instead
+    slots[0].set_frozen_delta(factors(slots[0], rank=3))
+    slots[1].set_frozen_delta(factors(slots[1], rank=40))  # larger than the product, which is held instead
     rows = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     labels = torch.arange(10) % 3
     got, wanted = both_ways(slots, rows, prompts(10), labels, torch.nn.functional.cross_entropy)
     assert largest_difference(got, wanted, floor=1.0) < 1e-5
-    assert {get_frozen_delta_names(name)[0] for name in slots[0].dimensions()} <= slots[0].merged.keys()
+    assert {get_frozen_delta_names(name)[0] for name in slots[0].get_dimensions()} <= slots[0].frozen_delta.keys()
 
 
 def test_another_clients_tensors_and_rows_change_nothing(tiny_classifier, adapted):
@@ -251,7 +251,7 @@ def test_the_backbone_is_shared_and_neither_it_nor_the_slots_are_changed(tiny_cl
     backbone = tiny_classifier("bert")
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     slots = adapted(backbone, make_lora_config(backbone, r=2, alpha=3), LoReftConfig(modules_to_save=["classifier"]))
-    slots[0].merge(factors(slots[0], rank=3))
+    slots[0].set_frozen_delta(factors(slots[0], rank=3))
     before = [slot.snapshot() for slot in slots]
     stack = Stack(slots)
     stack.rows([0, 1, 1])(**prompts(3)).logits.sum().backward()
@@ -263,14 +263,14 @@ def test_the_backbone_is_shared_and_neither_it_nor_the_slots_are_changed(tiny_cl
 
 def test_an_unadapted_model_forgets_what_was_merged(lora_slot, factors, padded):
     slot = lora_slot("bert")
-    slot.merge(factors(slot, rank=3))
+    slot.set_frozen_delta(factors(slot, rank=3))
     with torch.no_grad():
         merged = slot.model(**padded()).logits
         plain = copy_base_model(slot)
         with slot.model.disable_adapter():
             assert not torch.equal(plain(**padded()).logits, slot.model(**padded()).logits), "a merged delta stays"
         assert torch.equal(slot.model(**padded()).logits, merged)
-        slot.merge({})
+        slot.set_frozen_delta({})
         with slot.model.disable_adapter():
             assert torch.equal(plain(**padded()).logits, slot.model(**padded()).logits)
 

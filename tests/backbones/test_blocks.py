@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 from transformers import AutoModel, T5Config
 
-from fedpeft.backbones.blocks import resolve_layers, make_block_pattern, find_blocks
+from fedpeft.backbones.blocks import find_blocks, make_block_pattern, resolve_layers
 from fedpeft.errors import UserError
 
 PLACES = {
