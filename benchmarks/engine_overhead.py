@@ -20,7 +20,7 @@ from tiny import tiny_model
 from fedpeft.backbones import load_backbone
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.templates import TemplateCache
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Reply
@@ -78,7 +78,7 @@ def main() -> None:
         }
     print(json.dumps(found, indent=1))
     target = Path(__file__).with_name("results") / "engine_overhead.json"
-    target.write_text(json.dumps(found | {"environment": environment()}, indent=1))
+    target.write_text(json.dumps(found | {"environment": describe_environment()}, indent=1))
 
 
 if __name__ == "__main__":

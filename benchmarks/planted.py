@@ -19,7 +19,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from fedpeft.config import Experiment, load_experiment
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.federation.checkpoint import load_checkpoint
 from fedpeft.runs.compare import summarise_method
 from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
@@ -110,7 +110,7 @@ def main() -> None:
             if index:
                 print(task, label, "adjusted Rand index", mean(index), stdev(index) if len(index) > 1 else 0.0)
         record = {"name": task, "groups": groups, "clients": CLIENTS, "rows_per_client": ROWS, "seeds": wanted.seeds}
-        record |= {"tuned_on_validation": tuned, "rows": rows, "test": runs, "environment": environment()}
+        record |= {"tuned_on_validation": tuned, "rows": rows, "test": runs, "environment": describe_environment()}
         (HERE / f"results/planted_{task}.json").write_text(json.dumps(record, indent=1))
 
 

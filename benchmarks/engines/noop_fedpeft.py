@@ -15,7 +15,7 @@ from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import load_backbone
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.templates import TemplateCache
-from fedpeft.environment import resident_memory_mib
+from fedpeft.environment import read_resident_mib
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Message, Reply
@@ -70,7 +70,7 @@ def main(clients: int, rounds: int, participation: float, workers: int, keeps: b
         began = time.perf_counter()
         running.step()
         seconds.append(time.perf_counter() - began)
-        memory.append(resident_memory_mib())
+        memory.append(read_resident_mib())
     engine.close()
     return {"round_seconds": seconds, "memory_mib": memory}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 
 RESULTS = Path(__file__).parent.parent / "results"
 Runs = dict[str, list[dict[str, Any]]]  # by contestant, one per repeat
@@ -24,7 +24,7 @@ def parser(about: str | None, repeats: int) -> argparse.ArgumentParser:
 
 def machine() -> dict[str, Any]:
     """Machine, versions and load; to be asked before the measurement makes a load of its own."""
-    return environment() | {"load_before": os.getloadavg()}
+    return describe_environment() | {"load_before": os.getloadavg()}
 
 
 def keep(name: str, before: dict[str, Any], found: dict[str, Any]) -> None:

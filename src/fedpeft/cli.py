@@ -210,7 +210,7 @@ def bench(
     """Time the experiment's own rounds under each option of the engine, and say which to choose on this machine."""
     with _gc_paused():
         from fedpeft.display import bench_advice, bench_table
-        from fedpeft.environment import environment
+        from fedpeft.environment import describe_environment
         from fedpeft.runs.bench import bench as time_options
 
     loaded = _fitted(_load(experiment, overrides))
@@ -218,7 +218,7 @@ def bench(
     loaded.build_method(label)
     with console.status("loading") as status:
         timed = time_options(loaded, label, experiment.parent, status.update, rounds)
-    machine = environment()
+    machine = describe_environment()
     console.print(
         bench_table(label, timed, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}")
     )

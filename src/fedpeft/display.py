@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fedpeft.engines.base import Outcome, Scores
+from fedpeft.environment import MIB
 from fedpeft.federation.federation import RoundRecord
 from fedpeft.runs.bench import TimedOption
 from fedpeft.runs.build import RunContext
+from fedpeft.tasks.examples import SPLITS
 
-MIB = 1024 * 1024
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
-_SPLITS = ("train", "validation", "test")
 
 
 class ProgressDisplay:
@@ -106,7 +106,7 @@ def label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
     """A picture of who holds what: rows by split, and a bar of each client's label shares."""
     colours = ("red", "green", "blue", "yellow", "magenta", "cyan")
     table = Table(title="Who holds what", box=None, header_style="bold")
-    for heading in ("client", *_SPLITS):
+    for heading in ("client", *SPLITS):
         table.add_column(heading, justify="left" if heading == "client" else "right")
     key = Text("training labels:")
     for i, label in enumerate(labels[:12]):
@@ -115,7 +115,7 @@ def label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
     for holding in rows:
         shares = [holding["labels"].get(label, 0.0) for label in labels]
         bar = Text.assemble(*(("█" * round(24 * s), colours[i % len(colours)]) for i, s in enumerate(shares)))
-        table.add_row(holding["client"], *(str(holding[split]) for split in _SPLITS), bar)
+        table.add_row(holding["client"], *(str(holding[split]) for split in SPLITS), bar)
     return table
 
 
@@ -210,7 +210,7 @@ def joining_table(joined: dict[str, Any]) -> Table:
         "alone": f"alone: {epochs} from the start",
         "mean": "mean of all clients",
     }
-    rows = ", ".join(f"{joined['rows'][split]} {split}" for split in _SPLITS)
+    rows = ", ".join(f"{joined['rows'][split]} {split}" for split in SPLITS)
     table = Table(title=f"{joined['client']} joins {joined['method']} ({rows} rows)", header_style="bold")
     table.add_column("model")
     table.add_column(f"test {joined['metric']} %", justify="right")

@@ -1,4 +1,6 @@
-from fedpeft.adapters import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head
+import torch
+
+from fedpeft.adapters import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head, take_head
 
 
 def test_interventions_come_in_the_order_of_the_blocks():
@@ -25,3 +27,12 @@ def test_is_head_of_lora_reft_merged_and_head_names():
     assert not is_head("base_model.model.backbone.layer.0.query.lora_A.weight")
     assert not any(is_head(name) for name in get_frozen_delta_names("base_model.model.backbone.layer.0.query"))
     assert is_head("base_model.model.classifier.weight")
+
+
+def test_take_head_keeps_the_tensors_of_the_head_alone_in_their_order():
+    bias, weight, other = torch.zeros(2), torch.ones(2, 3), torch.ones(1)
+    tensors = {"m.classifier.bias": bias, "m.query.lora_A.weight": other, "m.classifier.weight": weight}
+    tensors |= dict.fromkeys(get_frozen_delta_names("m.query"), other) | {"m.layers.0.reft_R": other}
+    head = take_head(tensors)
+    assert list(head) == ["m.classifier.bias", "m.classifier.weight"]
+    assert head["m.classifier.bias"] is bias and head["m.classifier.weight"] is weight

@@ -15,7 +15,7 @@ from fedpeft.budgets.probe import ProbeFile
 from fedpeft.budgets.resolve_budgets import resolve_budgets
 from fedpeft.cli import main
 from fedpeft.config import load_experiment
-from fedpeft.environment import resident_memory_mib, return_freed_memory
+from fedpeft.environment import read_resident_mib, return_freed_memory
 from fedpeft.errors import UserError
 from fedpeft.resources import ClientResources
 from fedpeft.runs import budget as budgets
@@ -203,7 +203,7 @@ def test_freed_tensors_go_back_to_the_system():
     if not return_freed_memory():
         pytest.skip("another C library than glibc")
     tensors = [torch.ones(256, 256) for _ in range(400)]  # 256 KiB each, 100 MiB together
-    before = resident_memory_mib()
+    before = read_resident_mib()
     kept = tensors[::2]
     del tensors
-    assert len(kept) == 200 and before - resident_memory_mib() > 45
+    assert len(kept) == 200 and before - read_resident_mib() > 45

@@ -35,10 +35,10 @@ from fedpeft.acceleration.prefix_blocks import (
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import DTYPES
 from fedpeft.backbones.blocks import find_blocks
+from fedpeft.environment import MIB
 from fedpeft.errors import UserError
 
 log = logging.getLogger(__name__)
-MIB = 2**20
 NO_BATCHES: Mapping[tuple[int, ...], FixedBatch] = {}
 TOGETHER = 16  # examples computed at once: enough to keep a processor busy, no more than evaluation takes
 ALIGNED = 64  # bytes: where a row begins in the file, for every dtype and vector unit

@@ -10,7 +10,7 @@ from fedpeft.adapters.lora.config import make_lora_config
 from fedpeft.adapters.lora.export import convert_to_lora
 from fedpeft.adapters.lora.masked import MaskedLoraConfig
 from fedpeft.adapters.lora.options import LoraOptions
-from fedpeft.adapters.names import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head
+from fedpeft.adapters.names import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head, take_head
 from fedpeft.adapters.reft import LoReftConfig, LoReftModel, Positions
 from fedpeft.adapters.reft.options import ReftOptions
 from fedpeft.adapters.task_model import TaskModel
@@ -33,4 +33,5 @@ __all__ = [
     "get_frozen_delta_names",
     "is_head",
     "make_lora_config",
+    "take_head",
 ]

@@ -1,7 +1,9 @@
 """How trained and merged tensors are named, and what belongs together among names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 FROZEN_DELTA = "merged_"  # begins the names of a frozen delta's factors: kept, for runs and messages hold them
 _prefixes = {"lora_", FROZEN_DELTA}  # of what is no head; every tuner that registers adds its own
@@ -10,6 +12,11 @@ _prefixes = {"lora_", FROZEN_DELTA}  # of what is no head; every tuner that regi
 def is_head(name: str) -> bool:
     """Whether the named tensor belongs to the task head: to neither an adapter nor a frozen delta."""
     return not any(part.startswith(tuple(_prefixes)) for part in name.split("."))
+
+
+def take_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the task head, by name, in the order given."""
+    return {name: tensor for name, tensor in tensors.items() if is_head(name)}
 
 
 def add_prefix(prefix: str) -> None:

@@ -23,7 +23,7 @@ from fedpeft.adapters import AdaptedModel, make_lora_config
 from fedpeft.backbones import count_blocks, load_backbone
 from fedpeft.budgets.shape import DEFAULT_RANK, ModelShape, read_shape
 from fedpeft.engines.templates import attach_adapter
-from fedpeft.environment import peak_memory_mib, reset_peak_memory, resident_memory_mib, return_freed_memory
+from fedpeft.environment import read_peak_mib, read_resident_mib, reset_peak_memory, return_freed_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, wire_size
@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 def dry_step(workload: dict[str, Any], resources: ClientResources, steps: int) -> dict[str, Any]:
     """Trains `steps` steps; memory in MiB as `fedpeft.budgets.measure.Measured` describes it."""
     torch.set_num_threads(1)
-    libraries = resident_memory_mib()
+    libraries = read_resident_mib()
     backbone, _ = load_backbone(
         workload["backbone"],
         num_labels=workload["num_labels"],
@@ -51,8 +51,8 @@ def dry_step(workload: dict[str, Any], resources: ClientResources, steps: int) -
     slot = _slot(backbone, resources)
     client = _client(slot, resources, workload, steps)
     cuda = slot.parameters()[0].is_cuda
-    loading = torch.cuda.max_memory_allocated() / MIB if cuda else peak_memory_mib()
-    loaded = torch.cuda.memory_allocated() / MIB if cuda else resident_memory_mib()
+    loading = torch.cuda.max_memory_allocated() / MIB if cuda else read_peak_mib()
+    loaded = torch.cuda.memory_allocated() / MIB if cuda else read_resident_mib()
     reset_peak_memory()
     ticks = [time.perf_counter()]
 
@@ -67,7 +67,7 @@ def dry_step(workload: dict[str, Any], resources: ClientResources, steps: int) -
         for acceleration in make_accelerations():
             stack.enter_context(acceleration.apply(slot, client))
         train_locally(trainer, observe=observe)
-    training = torch.cuda.max_memory_allocated() / MIB if cuda else peak_memory_mib()
+    training = torch.cuda.max_memory_allocated() / MIB if cuda else read_peak_mib()
     passed = [later - earlier for earlier, later in pairwise(ticks[1:])]
     return {
         "libraries_mib": 0.0 if cuda else libraries,

@@ -16,7 +16,7 @@ from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines import find_engine
 from fedpeft.engines.base import Engine, EngineSetup
 from fedpeft.engines.templates import TemplateCache, use_seed
-from fedpeft.environment import usable_cores
+from fedpeft.environment import count_usable_cores
 from fedpeft.federation.answers import Generation, MultipleChoice
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
@@ -26,14 +26,13 @@ from fedpeft.federation.task import Autocast, Classification, Regression, Task
 from fedpeft.resources import ClientResources
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding, encode, encode_numbers, encode_prompts
-from fedpeft.tasks.examples import Example, FederatedData
+from fedpeft.tasks.examples import SPLITS, Example, FederatedData
 from fedpeft.tasks.extract import make_answer_rule
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.metrics import METRICS
 from fedpeft.tasks.prompts import DECODER_KINDS, make_prompt_function
 
 POOLED = "*"  # no client can have this id
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _cut(experiment: Experiment, splits: dict[str, dict[str, list[Encoded]]]) ->
 
 def default_workers(model: ModelConfig) -> int:
     """As many as there are cores to use; on a GPU, whose memory they would share, one."""
-    return usable_cores() if model.device == "cpu" and model.device_map is None else 1
+    return count_usable_cores() if model.device == "cpu" and model.device_map is None else 1
 
 
 def assign_to_clients(

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedpeft.acceleration import Acceleration, make_accelerations
 from fedpeft.config import Experiment
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.checkpoint import write_atomically
 from fedpeft.runs.build import load_model, start_only
@@ -83,7 +83,7 @@ def compare(
     comparison = {
         "name": experiment.name,
         "scenario": scenario,
-        "environment": environment(),
+        "environment": describe_environment(),
         "seeds": chosen_seeds,
         "experiment": experiment.model_dump(),
         "tuned_on_validation": tuned,

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fedpeft.environment import environment
+from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import TEMPORARY, load_checkpoint, save_checkpoint, write_atomically
 
@@ -35,7 +35,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot create the run's folder {path}: {error.strerror}; give another --out") from error
-        write_atomically(path / "environment.json", json.dumps(environment(), indent=1).encode())
+        write_atomically(path / "environment.json", json.dumps(describe_environment(), indent=1).encode())
         for log in _LOGS:
             write_atomically(path / log, b"")
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

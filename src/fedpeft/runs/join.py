@@ -19,11 +19,11 @@ from fedpeft.federation.client import ClientState
 from fedpeft.federation.message import Message, Reply
 from fedpeft.methods.fedreft import FedReftState
 from fedpeft.methods.local import Local
-from fedpeft.runs.build import SPLITS, RunContext, assemble, assign_to_clients, load_model
+from fedpeft.runs.build import RunContext, assemble, assign_to_clients, load_model
 from fedpeft.runs.export import make_card, read_card
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.runner import RunSpec
-from fedpeft.tasks.examples import FederatedData
+from fedpeft.tasks.examples import SPLITS, FederatedData
 from fedpeft.tasks.load import load_client, require_client_id
 
 

@@ -9,6 +9,7 @@ from fedpeft.engines.base import Scores
 from fedpeft.federation.message import Message
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.folder import RunFolder
+from fedpeft.tasks.examples import SPLITS
 
 
 def summarise(
@@ -35,7 +36,7 @@ def summarise(
         "metric": built.task.metric,
         "clients": [spec.id for spec in built.federation.evaluation_clients],
         "rows": {
-            client.id: {split: len(getattr(client, split)) for split in ("train", "validation", "test")}
+            client.id: {split: len(getattr(client, split)) for split in SPLITS}
             for client in built.data.clients
         },
         "notes": list(built.data.notes),

@@ -9,7 +9,7 @@ from typing import Any, Protocol, get_args
 from fedpeft.acceleration import Acceleration
 from fedpeft.config import Experiment, parse_experiment
 from fedpeft.engines.base import ModelChoice, Outcome, Scores
-from fedpeft.environment import peak_memory_mib, reset_peak_memory
+from fedpeft.environment import read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.federation import RoundRecord
 from fedpeft.runs.build import RunContext, build
@@ -112,7 +112,7 @@ def _run(folder: RunFolder, built: RunContext, settings: RunSpec, observer: Obse
         progress.rounds(observer)
         final = progress.final_scores()
         resolved = settings.as_dict()["experiment"]
-        result = summarise(resolved, built, final, folder, progress.seconds, peak_memory_mib())
+        result = summarise(resolved, built, final, folder, progress.seconds, read_peak_mib())
         wanted = settings.experiment.cross_evaluation
         if wanted is True or (wanted and settings.label in wanted):
             result["cross"] = cross_matrix(built)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+SPLITS = ("train", "validation", "test")  # the fields of `ClientData` that hold examples
+
 
 @dataclass(frozen=True)
 class Example:

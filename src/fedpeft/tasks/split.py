@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Protocol, TypeVar
 
 from fedpeft.tasks.config import PartitionConfig
-from fedpeft.tasks.examples import Example
+from fedpeft.tasks.examples import SPLITS, Example
 from fedpeft.tasks.partition import generator
 
 
@@ -35,7 +35,7 @@ def split_client(splits: dict[str, list[K]], partition: PartitionConfig, seed: i
     by_label: dict[int, list[list[K]]] = defaultdict(list)
     for group in groups.values():
         by_label[group[0].example.label].append(group)
-    result: dict[str, list[K]] = {split: list(splits.get(split, [])) for split in ("train", "validation", "test")}
+    result: dict[str, list[K]] = {split: list(splits.get(split, [])) for split in SPLITS}
     result["train"] = []
     owed = dict.fromkeys(wanted, 0.0)  # fractions of a row carried from label to label, so that shares hold in total
     draw = generator(seed, f"carve {name}")

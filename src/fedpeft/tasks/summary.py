@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from fedpeft.tasks.examples import FederatedData
+from fedpeft.tasks.examples import SPLITS, FederatedData
 
 
 def label_distribution(data: FederatedData) -> list[dict[str, Any]]:
@@ -12,6 +12,6 @@ def label_distribution(data: FederatedData) -> list[dict[str, Any]]:
     for client in data.clients:
         counts = Counter(example.label for example in client.train)
         shares = {name: counts[i] / len(client.train) for i, name in enumerate(data.labels)}
-        sizes = {split: len(getattr(client, split)) for split in ("train", "validation", "test")}
+        sizes = {split: len(getattr(client, split)) for split in SPLITS}
         rows.append({"client": client.id, **sizes, "labels": shares})
     return rows

@@ -5,7 +5,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from fedpeft.adapters.adapted_model import AdaptedModel
-from fedpeft.adapters.names import find_lora_pairs, is_head
+from fedpeft.adapters.names import find_lora_pairs, take_head
 
 
 def convert_to_lora(slot: AdaptedModel) -> PeftModel:
@@ -38,7 +38,7 @@ def convert_to_lora(slot: AdaptedModel) -> PeftModel:
         task_type=old.task_type,
     )
     result = AdaptedModel(get_peft_model(twin.model.unload(), config))
-    values = {name: tensor for name, tensor in slot.read().items() if is_head(name)}
+    values = take_head(slot.read())
     for module, a, b in find_lora_pairs(result.names):
         values[a], values[b] = pairs[module]
     result.write(values)
