@@ -107,7 +107,7 @@ def recorded(lines: list[dict], fits: dict[str, dict]) -> dict:
 def lines_of(name: str, found: Probe) -> list[dict]:
     """Fitted points, the grid and, for MiniLM, the levers."""
     lines = []
-    for p, ratio in zip(found.points, found.errors(), strict=True):
+    for p, ratio in zip(found.points, found.compare_predictions(), strict=True):
         measured = max(p.training_mib, found.memory.loading_mib)
         lines.append(row(name, p.length, p.rows, p.resources, ratio * measured, measured, fitted=True))
     lines += [compared(name, found, length, rows, ClientResources(8)) for length in LENGTHS for rows in ROWS]

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from fedpeft.cli import app
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.scenarios import SCENARIOS, overrides_of
+from fedpeft.scenarios import SCENARIOS, get_overrides
 
 
 def laid(file, name, *more):
-    return load_experiment(file, [*overrides_of(name), *more])
+    return load_experiment(file, [*get_overrides(name), *more])
 
 
 def compare(file, *arguments):
@@ -23,11 +23,11 @@ def compare(file, *arguments):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_each_fits_an_experiment_and_changes_only_what_it_names(experiment_file, name):
     plain, changed = load_experiment(experiment_file).model_dump(), laid(experiment_file, name).model_dump()
-    parts = {key.split(".")[0] for key in SCENARIOS[name].settings}
+    parts = {key.split(".")[0] for key in SCENARIOS[name].overrides}
     assert len(parts) == 1 and {part: plain[part] for part in plain.keys() - parts} == {
         part: changed[part] for part in changed.keys() - parts
     }
-    for key, value in SCENARIOS[name].settings.items():
+    for key, value in SCENARIOS[name].overrides.items():
         found = changed
         for part in key.split("."):
             found = found[part]
@@ -101,7 +101,7 @@ def test_a_wrong_name_is_one_line_before_anything_runs(experiment_file, tmp_path
     for name in SCENARIOS:
         assert name in str(done.exception)
     with pytest.raises(UserError, match="unknown scenario ''"):
-        overrides_of("")
+        get_overrides("")
 
 
 def test_help_lists_them():

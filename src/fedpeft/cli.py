@@ -21,7 +21,7 @@ from rich.text import Text
 
 from fedpeft import __version__
 from fedpeft.errors import UserError
-from fedpeft.scenarios import SCENARIOS, overrides_of
+from fedpeft.scenarios import SCENARIOS, get_overrides
 
 if TYPE_CHECKING:
     from fedpeft.config import Experiment
@@ -124,7 +124,7 @@ def compare(
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
     names = [None] if scenario is None else list(dict.fromkeys(_split(scenario)))
     every = {
-        name: _fitted(_load(experiment, (overrides_of(name) if name else []) + (overrides or []))) for name in names
+        name: _fitted(_load(experiment, (get_overrides(name) if name else []) + (overrides or []))) for name in names
     }
     for name, loaded in every.items():
         labels = list(loaded.methods) if methods is None else _split(methods)
@@ -249,22 +249,24 @@ def budget(
         list[float] | None, typer.Option(min=1, help="a client's memory in MiB; may be given several times")
     ] = None,
     max_length: Annotated[int, typer.Option(min=4, help="tokens of each text")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="rows per optimiser step")] = 16,
-    rank: Annotated[int, typer.Option(min=1, help="the rank wanted")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="examples per optimiser step")] = 16,
+    rank: Annotated[int, typer.Option(min=1, help="the highest rank")] = 8,
     mask: Annotated[bool, typer.Option(help="may train fewer rows of B (fedhft with masks: before)")] = False,
     uplink_mib: Annotated[float | None, typer.Option(help="limit of MiB sent up in a round")] = None,
     seconds: Annotated[float | None, typer.Option(help="limit of seconds of training in a round")] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="rows trained on in a round, for --seconds")] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="examples trained on in a round, for --seconds")] = None,
     dtype: Annotated[str, typer.Option(help="of the frozen weights")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     out: Annotated[Path, typer.Option(help="the JSON file that keeps what was measured")] = Path("budget.json"),
 ) -> None:
     """Measure a backbone in dry steps, and show the largest configuration that fits each budget."""
     with _gc_paused():
-        from fedpeft.budgets.choose import MASKED, Budget, SearchSpace
-        from fedpeft.budgets.fit import check, describe_fit, describe_probe, fit, get_or_measure
+        from fedpeft.budgets.choose import Budget
+        from fedpeft.budgets.describe import describe_fit, describe_probe
+        from fedpeft.budgets.fit import check_options, fit_budget
         from fedpeft.budgets.measure import Workload
-        from fedpeft.budgets.probe import ProbeFile
+        from fedpeft.budgets.probe_file import ProbeFile
+        from fedpeft.budgets.search_space import MASKED_DENSITIES, SearchSpace
 
     def progress(what: str, done: int, total: int) -> None:
         console.print(f"dry step {done + 1} of {total}: {what}", style="dim", highlight=False)
@@ -273,15 +275,15 @@ def budget(
         console.print(line, highlight=False, soft_wrap=True)
 
     workload = Workload(model, max_length, batch_size, dtype, device)
-    check(workload, memory_mib or [], uplink_mib, seconds, examples, out)
+    check_options(workload, memory_mib or [], uplink_mib, seconds, examples, out)
     file = ProbeFile(out)
-    found = get_or_measure(file, workload, progress)
-    for line in describe_probe(found):
+    probe = file.get_or_measure(workload, progress)
+    for line in describe_probe(probe):
         say(line)
-    wanted = SearchSpace(max_length, batch_size, rank, None, MASKED if mask else (1.0,), examples)
+    space = SearchSpace(max_length, batch_size, rank, None, MASKED_DENSITIES if mask else (1.0,), examples)
     for memory in memory_mib or []:
         limits = Budget(memory, uplink_mib, seconds)
-        say(describe_fit(fit(file, found, limits, wanted), limits, found.shape.blocks))
+        say(describe_fit(fit_budget(file, probe, limits, space), limits, probe.shape.blocks))
     say(f"written to {out}")
 
 
@@ -293,9 +295,9 @@ def _fitted(experiment: "Experiment") -> "Experiment":
     """Budgets of `resources` turned into what fits them."""
     if not experiment.resources:
         return experiment
-    from fedpeft.budgets.resolve_budgets import probe_cache, resolve_budgets
+    from fedpeft.budgets.resolve_budgets import get_probe_path, resolve_budgets
 
-    return resolve_budgets(experiment, lambda line: console.print(line, style="dim", highlight=False), probe_cache())
+    return resolve_budgets(experiment, lambda line: console.print(line, style="dim", highlight=False), get_probe_path())
 
 
 @contextmanager

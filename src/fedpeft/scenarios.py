@@ -1,6 +1,6 @@
-"""Scenarios: one name each for who holds what, what clients can carry, and how many take part in a round.
+"""Scenarios: one name each for a data distribution, for what clients can carry, and for how many train in a round.
 
-A scenario is settings laid over an experiment; what it does not name stays as the file has it.
+A scenario is a set of overrides of an experiment; what it does not name stays as the file has it.
 """
 
 import json
@@ -14,13 +14,13 @@ from fedpeft.errors import UserError
 
 @dataclass(frozen=True)
 class Scenario:
-    """One line on what it stands for, and its settings by dotted key."""
+    """One line on what it stands for, and the values that it gives to keys of the experiment, by dotted key."""
 
     about: str
-    settings: Mapping[str, Any]
+    overrides: Mapping[str, Any]
 
 
-def _dealt(about: str, **partition: Any) -> Scenario:
+def _make_partition_scenario(about: str, **partition: Any) -> Scenario:
     return Scenario(about, {f"partition.{key}": value for key, value in partition.items()})
 
 
@@ -32,31 +32,35 @@ FOUR_LEVELS = [
 ]
 
 SCENARIOS = {
-    # data
-    "dirichlet-0.1": _dealt("label shares that differ greatly: Dirichlet(0.1)", kind="dirichlet", alpha=0.1),
-    "dirichlet-0.5": _dealt("label shares that differ: Dirichlet(0.5)", kind="dirichlet", alpha=0.5),
-    "iid": _dealt("every client alike", kind="iid"),
-    "domains": _dealt("one client per value of partition.column", kind="natural", clients=None),
-    "distinct": _dealt("one task per client", kind="distinct", clients=None),
-    "mixed": _dealt("all tasks pooled and dealt evenly", kind="mixed"),
+    # data distribution
+    "dirichlet-0.1": _make_partition_scenario(
+        "labels are distributed very unevenly over clients: Dirichlet(0.1)", kind="dirichlet", alpha=0.1
+    ),
+    "dirichlet-0.5": _make_partition_scenario(
+        "labels are distributed unevenly over clients: Dirichlet(0.5)", kind="dirichlet", alpha=0.5
+    ),
+    "iid": _make_partition_scenario("every client draws from the same distribution", kind="iid"),
+    "domains": _make_partition_scenario("one client per value of partition.column", kind="natural", clients=None),
+    "distinct": _make_partition_scenario("one task per client", kind="distinct", clients=None),
+    "mixed": _make_partition_scenario("all tasks pooled and divided evenly", kind="mixed"),
     # resources
     "uniform": Scenario("every client carries the same", {"resources": []}),
     "four-levels": Scenario(
         "a quarter of the clients each at rank 8, 4, 2 and 1, with densities 1, 0.75, 0.5 and 0.25 (a method that "
-        "needs clients alike takes `levels: lowest`)",
+        "needs the same adapter everywhere takes `levels: lowest`)",
         {"resources": FOUR_LEVELS},
     ),
     # availability
-    "all": Scenario("every client in every round", {"training.participation": 1.0}),
-    "half": Scenario("half of the clients in each round", {"training.participation": 0.5}),
-    "fifth": Scenario("a fifth of the clients in each round", {"training.participation": 0.2}),
+    "all": Scenario("every client trains in every round", {"training.participation": 1.0}),
+    "half": Scenario("half of the clients train in each round", {"training.participation": 0.5}),
+    "fifth": Scenario("a fifth of the clients train in each round", {"training.participation": 0.2}),
 }
 
 
-def overrides_of(name: str) -> list[str]:
-    """The scenario as `KEY=VALUE`, as `--set` takes it. Raises UserError for a name that is none."""
+def get_overrides(name: str) -> list[str]:
+    """The scenario's overrides as `KEY=VALUE`, in the form that `--set` takes. Raises UserError for an unknown name."""
     if name not in SCENARIOS:
         near = get_close_matches(name, SCENARIOS, 1)
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown scenario {name!r}{hint}; known: {', '.join(SCENARIOS)}")
-    return [f"{key}={json.dumps(value)}" for key, value in SCENARIOS[name].settings.items()]  # JSON is YAML
+    return [f"{key}={json.dumps(value)}" for key, value in SCENARIOS[name].overrides.items()]  # JSON is YAML

@@ -9,9 +9,9 @@ from transformers import BertConfig, BertModel
 
 from fedpeft.adapters import AdaptedModel, make_lora_config
 from fedpeft.backbones import SequenceClassifier
-from fedpeft.budgets.memory import MARGIN, MARGIN_MIB, MIB, Point, fit_memory, sizes
+from fedpeft.budgets.memory import MARGIN, MARGIN_MIB, Point, compute_sizes, fit_memory
 from fedpeft.budgets.shape import read_shape
-from fedpeft.budgets.step_time import fit_seconds
+from fedpeft.environment import MIB
 from fedpeft.resources import ClientResources
 
 PLAN = [
@@ -24,27 +24,23 @@ PLAN = [
 ]
 
 
-def test_coefficients_are_found_again_and_predict_other_points(shape, memory, time):
+def test_coefficients_are_found_again_and_predict_other_points(shape, memory):
     def truth(length, rows, resources):
-        trained, kept, working, maps = sizes(shape, length, rows, resources)
+        trained, kept, working, maps = compute_sizes(shape, length, rows, resources)
         return memory.constant_mib + trained + memory.kept * kept + memory.working * working + memory.maps * maps
 
-    points = [
-        Point(length, rows, a, truth(length, rows, a), time.step(shape, length, rows, a)) for length, rows, a in PLAN
-    ]
+    points = [Point(length, rows, own, truth(length, rows, own), 1.0) for length, rows, own in PLAN]
     fitted = fit_memory(shape, points, memory.loading_mib, memory.libraries_mib)
     assert vars(fitted) == pytest.approx(vars(memory), rel=1e-6)
     for length, rows, resources in [(256, 16, ClientResources(8)), (32, 4, ClientResources(1, (4, 5), 0.25))]:
         exact = truth(length, rows, resources)
         with_margin = exact + MARGIN * (exact - memory.constant_mib) + MARGIN_MIB
         assert fitted.predict(shape, length, rows, resources) == pytest.approx(with_margin)
-    found = fit_seconds(shape, points)
-    assert (found.per_product, found.per_block) == pytest.approx((time.per_product, time.per_block), rel=1e-6)
 
 
-def test_coefficients_are_never_negative(shape, memory, time):
+def test_coefficients_are_never_negative(shape):
     """Peaks that fall with the number of tokens are noise: nothing is predicted to save memory by growing."""
-    points = [Point(length, rows, a, 700 - rows * length / 50, 1.0) for length, rows, a in PLAN]
+    points = [Point(length, rows, own, 700 - rows * length / 50, 1.0) for length, rows, own in PLAN]
     fitted = fit_memory(shape, points, 0.0)
     assert min(vars(fitted).values()) >= 0
     with pytest.raises(ValueError, match="Received: 3"):
@@ -56,22 +52,39 @@ def test_a_prediction_is_never_below_the_peak_of_loading(shape, memory):
     assert heavy.predict(shape, 32, 4, ClientResources(8)) == 5000.0 + MARGIN_MIB
 
 
-def test_every_lever_saves(shape, memory):
-    base = ClientResources(8, shape.top(6), 1.0, 16)
+def test_checkpointing_keeps_one_block_whole_and_the_inputs_of_all(shape):
+    """Per token: a block keeps its outputs, its wide activation, three vectors and 6 ranks; 4 bytes each."""
+    block = 5 * 384 + 1536 + 1536 + 3 * 384 + 6 * 8
+    tokens = 4 * 12 * 192
+    own = ClientResources(8, (2, 3, 4, 5))
+    whole = compute_sizes(shape, 192, 12, own)
+    checkpointed = compute_sizes(shape, 192, 12, replace(own, checkpointing=True))
+    assert whole.kept * MIB == pytest.approx(tokens * 4 * block)
+    assert checkpointed.kept * MIB == pytest.approx(tokens * (block + 4 * 384))
+    assert (checkpointed.trained, checkpointed.working) == (whole.trained, whole.working)
+    eager = replace(shape, attention="eager")
+    maps = [compute_sizes(eager, 192, 12, replace(own, checkpointing=c)).maps for c in (False, True)]
+    assert [value * MIB for value in maps] == [4 * 12 * 192**2 * 12 * depth for depth in (4, 1)]
+    assert whole.maps * MIB == 4 * 12 * 192**2  # the mask alone
+    assert whole.trained * MIB == 16 * shape.count_trained(own)
+
+
+def test_every_setting_saves_memory(shape, memory):
+    base = ClientResources(8, shape.list_top_blocks(6), 1.0, 16)
     savings = {
         "rank": replace(base, rank=4),
-        "layers": replace(base, layers=shape.top(5)),
+        "layers": replace(base, layers=shape.list_top_blocks(5)),
         "checkpointing": replace(base, checkpointing=True),
     }
     whole = memory.predict(shape, 128, 16, base)
-    for lever, resources in savings.items():
-        assert memory.predict(shape, 128, 16, resources) < whole, lever
+    for setting, resources in savings.items():
+        assert memory.predict(shape, 128, 16, resources) < whole, setting
     assert memory.predict(shape, 128, 8, base) < whole
 
 
-def kept_by_autograd(slot: AdaptedModel, rows: int, length: int) -> int:
+def count_kept_bytes(model: AdaptedModel, rows: int, length: int) -> int:
     """Bytes that autograd keeps for the backward pass, each storage once, parameters and buffers not counted."""
-    own = {t.untyped_storage().data_ptr() for t in [*slot.model.parameters(), *slot.model.buffers()]}
+    own = {t.untyped_storage().data_ptr() for t in [*model.model.parameters(), *model.model.buffers()]}
     seen: dict[int, int] = {}
 
     def pack(tensor):
@@ -82,8 +95,8 @@ def kept_by_autograd(slot: AdaptedModel, rows: int, length: int) -> int:
 
     ids = torch.ones(rows, length, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = slot.model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.zeros(rows).long())
-    assert output.loss.requires_grad  # and the graph is alive while we count
+        output = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.zeros(rows).long())
+    assert output.loss.requires_grad  # holds the graph alive while bytes are counted
     return sum(seen.values())
 
 
@@ -96,10 +109,10 @@ def test_what_blocks_keep_is_what_autograd_keeps(attention, density, layers):
         attn_implementation=attention,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = SequenceClassifier(BertModel(config, add_pooling_layer=False).eval(), num_labels=2, pooling="mean")
-    slot = AdaptedModel(get_peft_model(model, make_lora_config(model, 4, 8, layers, density=density)))
-    shape = read_shape(slot.model, 4, slot.get_dimensions(), slot.count_parameters()["head"])
+    plain = SequenceClassifier(BertModel(config, add_pooling_layer=False).eval(), num_labels=2, pooling="mean")
+    model = AdaptedModel(get_peft_model(plain, make_lora_config(plain, 4, 8, layers, density=density)))
+    shape = read_shape(model.model, 4, model.get_dimensions(), model.count_parameters()["head"])
     for rows, length in ((2, 64), (8, 32), (4, 128)):
-        _, kept, _, maps = sizes(shape, length, rows, ClientResources(4, layers, density))
-        arithmetic = MIB * (kept + (maps if attention == "eager" else 0))
-        assert kept_by_autograd(slot, rows, length) == pytest.approx(arithmetic, rel=0.1)
+        sizes = compute_sizes(shape, length, rows, ClientResources(4, layers, density))
+        arithmetic = MIB * (sizes.kept + (sizes.maps if attention == "eager" else 0))
+        assert count_kept_bytes(model, rows, length) == pytest.approx(arithmetic, rel=0.1)

@@ -1,17 +1,15 @@
-"""The largest configuration that a client's budget holds [choice]."""
+"""Choosing the largest configuration that a client's budget holds [choice]."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
-from fedpeft.budgets.memory import MIB, MemoryModel
+from fedpeft.budgets.memory import MemoryModel
+from fedpeft.budgets.search_space import Candidate, SearchSpace, list_candidates
 from fedpeft.budgets.shape import ModelShape
 from fedpeft.budgets.step_time import TimeModel
+from fedpeft.environment import MIB
 from fedpeft.errors import UserError
-from fedpeft.resources import ClientResources
-
-MASKED = (1.0, 0.5, 0.25)  # densities to choose from, for methods that mask before training
 
 
 @dataclass(frozen=True)
@@ -22,33 +20,15 @@ class Budget:
     uplink_mib_per_round: float | None = None
     seconds_per_round: float | None = None
 
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """What a client would train if it could, and which levers its method takes."""
-
-    max_length: int
-    batch_size: int
-    rank: int = 8  # 1 where the method's adapter has no rank to choose
-    layers: int | None = None  # blocks counted from the top; None: all
-    densities: tuple[float, ...] = (1.0,)  # of the rows of B; below 1 only for methods that mask before training
-    examples: int | None = None  # rows trained on in a round, local epochs counted; needed for seconds_per_round
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What one configuration takes."""
-
-    resources: ClientResources
-    memory_mib: float
-    uplink_mib: float
-    seconds: float  # per step
-
-    def fits(self, budget: Budget, steps: int) -> bool:
-        """Whether all limits hold; a round has `steps` steps."""
-        uplink = math.inf if budget.uplink_mib_per_round is None else budget.uplink_mib_per_round
-        seconds = math.inf if budget.seconds_per_round is None else budget.seconds_per_round
-        return self.memory_mib <= budget.memory_mib and self.uplink_mib <= uplink and self.seconds * steps <= seconds
+    def allows(self, candidate: Candidate, steps: int) -> bool:
+        """Whether the candidate keeps within every limit, in a round of `steps` steps."""
+        uplink = math.inf if self.uplink_mib_per_round is None else self.uplink_mib_per_round
+        seconds = math.inf if self.seconds_per_round is None else self.seconds_per_round
+        return (
+            candidate.memory_mib <= self.memory_mib
+            and candidate.uplink_mib <= uplink
+            and candidate.seconds * steps <= seconds
+        )
 
 
 def choose(
@@ -56,88 +36,71 @@ def choose(
     memory: MemoryModel,
     time: TimeModel,
     budget: Budget,
-    wanted: SearchSpace,
-    who: str = "this budget",
+    space: SearchSpace,
+    subject: str = "this budget",
 ) -> Candidate:
-    """The largest configuration that fits, and what it takes.
+    """Returns the largest configuration of the search space that the budget allows, and what it takes.
 
     Preference [choice]: first the most trained parameters, since all else is only the means; among equals the most
     layers, then the highest rank (few dimensions in many places serve better than many in few), then the highest
-    density. Micro-batch and checkpointing change no result but rounding: of those that fit, the fastest. The
-    order does not depend on the budget, so a larger budget never gives fewer trained parameters.
+    density. Micro-batch and checkpointing change results by rounding only: of those that fit, the fastest. The order
+    does not depend on the budget, so a larger budget never gives fewer trained parameters.
 
-    Raises UserError, one line that starts with `who`, when nothing fits: what the least would need, and what helps.
+    Raises UserError, one line that starts with `subject`, when nothing fits: what the smallest configuration needs, and
+    what to do.
     """
-    steps = _steps(budget, wanted, who)
-    options = list_candidates(shape, memory, time, wanted)
-    fitting = [need for need in options if need.fits(budget, steps)]
+    steps = _count_steps(budget, space, subject)
+    candidates = list_candidates(shape, memory, time, space)
+    fitting = [candidate for candidate in candidates if budget.allows(candidate, steps)]
     if not fitting:
-        raise UserError(f"{who}: {_why(shape, memory, options, budget, steps)}")
-    return max(fitting, key=lambda need: _preference(shape, need))
+        raise UserError(f"{subject}: {_explain_misfit(shape, memory, candidates, budget, steps)}")
+    return max(fitting, key=lambda candidate: _score(shape, candidate))
 
 
-def list_candidates(shape: ModelShape, memory: MemoryModel, time: TimeModel, wanted: SearchSpace) -> list[Candidate]:
-    """Every configuration there is, with what it takes."""
-    return [
-        Candidate(
-            resources,
-            memory.predict(shape, wanted.max_length, resources.micro_batch or wanted.batch_size, resources),
-            shape.uplink_bytes(resources) / MIB,
-            time.step(shape, wanted.max_length, wanted.batch_size, resources),
+def _score(shape: ModelShape, candidate: Candidate) -> tuple[float, ...]:
+    """What is compared, in this order: the larger, the better."""
+    own = candidate.resources
+    assert own.rank is not None and own.layers is not None and own.micro_batch is not None
+    learned = (shape.count_trained(own), len(own.layers), own.rank, own.density)
+    return *learned, -candidate.seconds, not own.checkpointing, own.micro_batch
+
+
+def _count_steps(budget: Budget, space: SearchSpace, subject: str) -> int:
+    """Optimiser steps of a round; 0 where no limit depends on them."""
+    if space.examples is not None:
+        return -(-space.examples // space.batch_size)
+    if budget.seconds_per_round is not None:
+        raise UserError(
+            f"{subject}: a limit of {budget.seconds_per_round:g} seconds per round needs to know the examples of a "
+            "round; state how many"
         )
-        for resources in _allotments(shape, wanted)
-    ]
+    return 0
 
 
-def _allotments(shape: ModelShape, wanted: SearchSpace) -> Iterator[ClientResources]:
-    ranks, pieces = _halvings(wanted.rank), _halvings(wanted.batch_size)
-    most = min(wanted.layers or shape.blocks, shape.blocks)
-    for count, rank, density, rows, again in product(
-        range(most, 0, -1), ranks, wanted.densities, pieces, (False, True)
-    ):
-        yield ClientResources(rank, shape.top(count), density, rows, again)
-
-
-def _halvings(most: int) -> list[int]:
-    """most, half of it and so on down to 1."""
-    return [most, *_halvings(most // 2)] if most > 1 else [1]
-
-
-def _preference(shape: ModelShape, need: Candidate) -> tuple[float, ...]:
-    a = need.resources
-    assert a.rank is not None and a.layers is not None and a.micro_batch is not None
-    return shape.trained(a), len(a.layers), a.rank, a.density, -need.seconds, not a.checkpointing, a.micro_batch
-
-
-def _steps(budget: Budget, wanted: SearchSpace, who: str) -> int:
-    if wanted.examples is None:
-        if budget.seconds_per_round is not None:
-            raise UserError(f"{who}: a limit of seconds per round needs the rows of a round; state how many")
-        return 0
-    return -(-wanted.examples // wanted.batch_size)
-
-
-def _why(shape: ModelShape, memory: MemoryModel, options: list[Candidate], budget: Budget, steps: int) -> str:
-    least = min(option.memory_mib for option in options)
+def _explain_misfit(
+    shape: ModelShape, memory: MemoryModel, candidates: Sequence[Candidate], budget: Budget, steps: int
+) -> str:
+    """Which limit is too low for every candidate, what the smallest needs, and what to do."""
+    least = min(candidate.memory_mib for candidate in candidates)
     if least > budget.memory_mib:
         weights = shape.weight_bytes / MIB
-        parts = f"libraries {memory.libraries_mib:.0f}, weights {weights:.0f}, "
-        parts += f"training {max(0, least - memory.libraries_mib - weights):.0f}"
+        training = max(0, least - memory.libraries_mib - weights)
         return (
             f"{budget.memory_mib:g} MiB is less than the {math.ceil(least)} MiB that the smallest configuration of "
-            f"this backbone needs ({parts}); give at least that, shorter texts, or a smaller backbone"
+            f"this backbone needs (libraries {memory.libraries_mib:.0f}, weights {weights:.0f}, training "
+            f"{training:.0f}); give at least that, shorter texts, or a smaller backbone"
         )
-    least = min(option.uplink_mib for option in options)
+    least = min(candidate.uplink_mib for candidate in candidates)
     if budget.uplink_mib_per_round is not None and least > budget.uplink_mib_per_round:
         return (
             f"{budget.uplink_mib_per_round:g} MiB of uplink is less than the {least:.3f} MiB that the smallest "
             "adapter and head take; give at least that, or a smaller backbone"
         )
-    least = min(option.seconds for option in options) * steps
+    least = min(candidate.seconds for candidate in candidates) * steps
     if budget.seconds_per_round is not None and least > budget.seconds_per_round:
         return (
             f"{budget.seconds_per_round:g} s is less than the {least:.1f} s that a round of the smallest configuration "
-            f"takes ({steps} steps); give at least that, fewer rows, shorter texts, or a smaller backbone"
+            f"takes ({steps} steps); give at least that, fewer examples, shorter texts, or a smaller backbone"
         )
     return (
         f"no configuration keeps within {budget.memory_mib:g} MiB and the other limits at once, though each alone can "

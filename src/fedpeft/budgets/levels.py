@@ -1,6 +1,6 @@
-"""Which client carries what: levels of resources dealt over the clients, and the allotment each level comes to."""
+"""Levels of resources: what each gives to a client, and which client has which."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,31 +13,40 @@ from fedpeft.federation.randomness import generator
 from fedpeft.resources import ClientResources
 
 
+def states_budget(level: ResourceLevel) -> bool:
+    """Whether the level says what a device has, and leaves open what it trains."""
+    return (level.memory_mib, level.uplink_mib_per_round, level.seconds_per_round) != (None, None, None)
+
+
 def assign_resources(
     clients: Sequence[str], levels: Sequence[ResourceLevel], backbone: nn.Module, seed: int
 ) -> dict[str, ClientResources]:
-    """One allotment per client: levels in the shares they state, dealt in an order drawn with the seed.
+    """Resources by client: each level goes to the fraction of clients that it states, in an order drawn with `seed`.
 
-    Without levels everyone's is empty: the method's own options hold. Raises UserError for a level that the
-    backbone cannot have.
+    Without levels every client has empty resources, which leave every setting to the method's options. Raises UserError
+    as `make_resources` does.
     """
     if not levels:
         return {client: ClientResources() for client in clients}
     order = torch.randperm(len(clients), generator=generator(seed, "resources")).tolist()
-    made = [make_resources(level, backbone) for level in levels]
-    bounds = torch.tensor([level.share for level in levels], dtype=torch.float64).cumsum(0)
-    bounds = bounds / bounds[-1] * len(clients)
-    dealt = {}
-    for place, index in enumerate(order):
-        level = int(torch.searchsorted(bounds, torch.tensor(place + 0.5, dtype=torch.float64)))
-        dealt[clients[index]] = made[level]
-    return dict(sorted(dealt.items()))
+    by_level = [make_resources(level, backbone) for level in levels]
+    bounds = torch.tensor([level.share for level in levels], dtype=torch.float64).cumsum(0)  # (levels,)
+    bounds = bounds / bounds[-1] * len(clients)  # up to which position in `order` each level goes
+    assigned = {}
+    for position, index in enumerate(order):
+        level = int(torch.searchsorted(bounds, torch.tensor(position + 0.5, dtype=torch.float64)))
+        assigned[clients[index]] = by_level[level]
+    return dict(sorted(assigned.items()))
 
 
 def make_resources(level: ResourceLevel, backbone: nn.Module) -> ClientResources:
-    """The levers of one level; `layers` counts adapted blocks from the top. Budgets must be fitted before."""
-    if (level.memory_mib, level.uplink_mib_per_round, level.seconds_per_round) != (None, None, None):
-        raise UserError("resources: a level states a budget that was not fitted; call `with_fitted_levels` first")
+    """The resources that a level gives to each of its clients; its count of layers becomes the topmost blocks.
+
+    Raises UserError for more layers than the backbone has blocks, and for a budget that `resolve_budgets` has not
+    replaced.
+    """
+    if states_budget(level):
+        raise UserError("resources: a level states a budget that was not fitted; call `resolve_budgets` first")
     layers = None
     if level.layers is not None:
         count = count_blocks(backbone)
@@ -47,22 +56,32 @@ def make_resources(level: ResourceLevel, backbone: nn.Module) -> ClientResources
     return ClientResources(level.rank, layers, level.density, level.micro_batch, level.checkpointing)
 
 
-def joining_resources(dealt: dict[str, ClientResources]) -> ClientResources:
-    """What a client that joins later carries: what all others do, where they are alike; else the rank that the
-    method's options say, on the most layers of any client."""
-    held = [own.layers for own in dealt.values() if own.layers is not None]
-    most = max(held, key=len) if len(held) == len(dealt) else None
-    alike = {(own.rank, own.density) for own in dealt.values()}
-    if len(alike) > 1:
-        return ClientResources(layers=most)
-    ((rank, density),) = alike
-    return ClientResources(rank, most, density)
+def joining_resources(assigned: Mapping[str, ClientResources]) -> ClientResources:
+    """The resources of a client that joins after training, derived from those of the others.
+
+    Layers: the most that any client has; None (the method's own) where one of them has None. Rank and density: those of
+    the others where all have the same; else None and 1, so that the method's options decide.
+    """
+    stated = [own.layers for own in assigned.values() if own.layers is not None]
+    layers = max(stated, key=len) if len(stated) == len(assigned) else None
+    different = {(own.rank, own.density) for own in assigned.values()}
+    if len(different) > 1:
+        return ClientResources(layers=layers)
+    ((rank, density),) = different
+    return ClientResources(rank, layers, density)
 
 
-def minimum_config(dealt: dict[str, ClientResources]) -> dict[str, ClientResources]:
-    """Everyone at the least of every lever: what a method must run at that wants all clients alike."""
-    ranks = [a.rank for a in dealt.values() if a.rank is not None]
-    layers = [a.layers for a in dealt.values() if a.layers is not None]
-    rank, top = min(ranks, default=None), min(layers, key=len, default=None)
-    density = min(a.density for a in dealt.values())
-    return {client: replace(own, rank=rank, layers=top, density=density) for client, own in dealt.items()}
+def minimum_config(assigned: Mapping[str, ClientResources]) -> dict[str, ClientResources]:
+    """Resources by client with the lowest rank, the fewest layers and the lowest density of all.
+
+    A method that needs the same adapter everywhere runs with these. Micro-batch and checkpointing, which change results
+    by rounding only, stay each client's own.
+    """
+    ranks = [own.rank for own in assigned.values() if own.rank is not None]
+    layers = [own.layers for own in assigned.values() if own.layers is not None]
+    lowest_rank, fewest_layers = min(ranks, default=None), min(layers, key=len, default=None)
+    density = min(own.density for own in assigned.values())
+    return {
+        client: replace(own, rank=lowest_rank, layers=fewest_layers, density=density)
+        for client, own in assigned.items()
+    }

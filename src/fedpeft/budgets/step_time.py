@@ -1,4 +1,4 @@
-"""How long a training step takes: multiplications known by arithmetic, two coefficients fitted to dry steps [ours]."""
+"""How long a training step takes: multiplications by arithmetic, two coefficients fitted to dry steps [choice]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,29 +18,31 @@ class TimeModel:
     per_product: float
     per_block: float
 
-    def step(self, shape: ModelShape, length: int, batch_size: int, resources: ClientResources) -> float:
-        """Seconds of one optimiser step over `batch_size` rows of `length` tokens."""
-        products, blocks = work(shape, length, batch_size, resources)
+    def predict(self, shape: ModelShape, length: int, batch_size: int, resources: ClientResources) -> float:
+        """Seconds of one optimiser step over `batch_size` examples of `length` tokens."""
+        products, blocks = count_work(shape, length, batch_size, resources)
         return self.per_product * products + self.per_block * blocks
 
 
-def work(shape: ModelShape, length: int, batch_size: int, resources: ClientResources) -> tuple[float, float]:
-    """(multiplications, blocks entered) of one step.
+def count_work(shape: ModelShape, length: int, batch_size: int, resources: ClientResources) -> tuple[float, float]:
+    """(multiplications, blocks entered) of one optimiser step.
 
-    Every block runs forward; from the lowest adapted one up also backward, which through frozen matrices costs as much
-    as forward, and with checkpointing forward once more.
+    Every block runs forward. From the lowest adapted one up each runs backward too, which through frozen matrices takes
+    as much as forward, and with checkpointing forward once more.
     """
-    depth = shape.depth(resources)
+    depth = shape.count_backward_blocks(resources)
     passes = shape.blocks + depth * (2 if resources.checkpointing else 1)
     per_token = sum(d_in * d_out for d_in, d_out in shape.linear.values()) + 2 * length * shape.width
-    pieces = -(-batch_size // min(resources.micro_batch or batch_size, batch_size))
-    return float(passes * per_token * batch_size * length), float(passes * pieces)
+    micro_batches = -(-batch_size // min(resources.micro_batch or batch_size, batch_size))
+    return float(passes * per_token * batch_size * length), float(passes * micro_batches)
 
 
-def fit_seconds(shape: ModelShape, points: Sequence[Point]) -> TimeModel:
-    """Non-negative least squares on relative errors; each point is one forward pass per step."""
-    rows = np.array([work(shape, p.length, p.rows, p.resources) for p in points])
-    seconds = np.array([p.step_seconds for p in points])
-    scale = rows.max(0)
-    found, _ = nnls(rows / scale / seconds[:, None], np.ones(len(points)))
-    return TimeModel(*(float(value) for value in found / scale))
+def fit_step_time(shape: ModelShape, points: Sequence[Point]) -> TimeModel:
+    """Fits both coefficients to `points`, whose steps are one forward pass each: non-negative least squares on relative
+    errors."""
+    work = np.array([count_work(shape, p.length, p.rows, p.resources) for p in points])  # (points, 2)
+    seconds = np.array([p.step_seconds for p in points])  # (points,)
+    scale = work.max(0)
+    coefficients, _ = nnls(work / scale / seconds[:, None], np.ones(len(points)))
+    per_product, per_block = (float(value) for value in coefficients / scale)
+    return TimeModel(per_product, per_block)
