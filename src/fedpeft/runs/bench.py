@@ -1,11 +1,12 @@
 """How fast an experiment's rounds are under each option of the engine, on this machine, by running them.
 
 The options share one backbone in memory, and their rounds take turns, so that a machine that is busy for a while slows
-all of them alike. The first round is told apart: caches fill in it, and libraries warm up.
+all of them alike. The first round is timed apart: caches fill in it, and libraries warm up.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,12 +22,20 @@ AUTOCAST = "model.autocast"  # as --set names it
 
 
 @dataclass(frozen=True)
-class TimedOption:
-    """One option: seconds of its first round and of each later one, and what it does to the results."""
+class EngineOption:
+    """One way to run the same rounds: its name, the keys of the experiment that choose it, and how its results differ
+    from those of one worker."""
 
-    option: str
-    settings: dict[str, Any]
+    name: str
+    overrides: dict[str, Any]
     results: str
+
+
+@dataclass(frozen=True)
+class TimedOption:
+    """An option with the seconds of its first round and of each later one."""
+
+    option: EngineOption
     first: float
     later: tuple[float, ...]
 
@@ -36,54 +45,65 @@ class TimedOption:
         return median(self.later)
 
 
-def list_options(experiment: Experiment) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """What may be chosen: a name, the settings, and what they do to the results."""
+def list_options(experiment: Experiment) -> Iterator[EngineOption]:
+    """The options that the machine offers; the first is the plain engine, with exact results."""
     workers = default_workers(experiment.model)
     plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None, AUTOCAST: None}
     cache = experiment.prefix_cache or PrefixCacheConfig.model_validate({})
-    several = {} if workers == 1 else {"workers": workers}
-    yield "1 worker", plain, "exact"
-    if several:
-        yield f"{workers} workers", plain | several, "the same to the bit"
-    yield "prefix cache", plain | several | {"prefix_cache": cache}, "the same but for rounding"
-    yield "batched engine", plain | several | {"engine": "batched"}, "the same but for rounding"
-    yield "bfloat16 products", plain | several | {AUTOCAST: "bfloat16"}, "rounded: compare the scores"
+    several = plain | ({} if workers == 1 else {"workers": workers})
+    yield EngineOption("1 worker", plain, "exact")
+    if workers > 1:
+        yield EngineOption(f"{workers} workers", several, "the same to the bit")
+    yield EngineOption("prefix cache", several | {"prefix_cache": cache}, "the same but for rounding")
+    yield EngineOption("batched engine", several | {"engine": "batched"}, "the same but for rounding")
+    yield EngineOption("bfloat16 products", several | {AUTOCAST: "bfloat16"}, "rounded: compare the scores")
 
 
-def apply_option(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
-    """The experiment under the settings of one option."""
-    model = experiment.model.model_copy(update={"autocast": settings[AUTOCAST]})
-    return experiment.model_copy(update={k: v for k, v in settings.items() if k != AUTOCAST} | {"model": model})
+def apply_option(experiment: Experiment, option: EngineOption) -> Experiment:
+    """The experiment under the option."""
+    model = experiment.model.model_copy(update={"autocast": option.overrides[AUTOCAST]})
+    others = {key: value for key, value in option.overrides.items() if key != AUTOCAST}
+    return experiment.model_copy(update=others | {"model": model})
 
 
 def bench(
-    experiment: Experiment, label: str, base: Path, say: Callable[[str], None], rounds: int = ROUNDS
+    experiment: Experiment, label: str, base: Path, report: Callable[[str], None], rounds: int = ROUNDS
 ) -> list[TimedOption]:
-    """Times rounds of the experiment, without evaluation, under each option; the fastest first. Raises UserError."""
+    """Times a first round and `rounds` later ones under each option, without evaluation; returns the fastest first.
+
+    `report` is called with a line before each round; relative paths start at `base`. Raises UserError as a run does.
+    """
+    options = {option.name: option for option in list_options(experiment)}
+    with ExitStack() as stack:
+        contexts = _build_contexts(experiment, label, base, options, stack)
+        seconds: dict[str, list[float]] = {name: [] for name in contexts}
+        for round_ in range(1 + rounds):
+            for name, context in contexts.items():
+                report(f"round {round_ + 1} of {1 + rounds}: {name}")
+                start = time.perf_counter()
+                context.federation.step()
+                seconds[name].append(time.perf_counter() - start)
+    timed = [TimedOption(options[name], first, tuple(later)) for name, (first, *later) in seconds.items()]
+    return sorted(timed, key=lambda option: option.seconds)
+
+
+def _build_contexts(
+    experiment: Experiment, label: str, base: Path, options: dict[str, EngineOption], stack: ExitStack
+) -> dict[str, RunContext]:
+    """A federation, by option, for each that can change anything, over one backbone and the same data; the stack closes
+    their engines."""
     seed = experiment.seed
     data = load_task(experiment.task, experiment.partition, seed, base)
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
-    built: dict[str, tuple[RunContext, dict[str, Any], str]] = {}
-    for name, settings, results in list_options(experiment):
-        under, method = apply_option(experiment, settings), experiment.build_method(label)
-        ids = [client.id for client in data.clients]
-        dealt = {} if method.pools_data else assign_to_clients(under, method, ids, model[0], seed)
-        accelerations = make_accelerations(under.requested_accelerations())
-        one = assemble(under, method, seed, data, model, dealt, accelerations)
-        if not all(a.is_useful(m) for a in accelerations for m in one.templates.values()):
-            one.engine.close()  # it could hold nothing
-            continue
-        built[name] = (one, settings, results)
-    seconds: dict[str, list[float]] = {name: [] for name in built}
-    try:
-        for round_ in range(1 + rounds):
-            for name, (one, _, _) in built.items():
-                say(f"round {round_ + 1} of {1 + rounds}: {name}")
-                began = time.perf_counter()
-                one.federation.step()
-                seconds[name].append(time.perf_counter() - began)
-    finally:
-        for one, _, _ in built.values():
-            one.engine.close()
-    timed = [TimedOption(n, s, r, seconds[n][0], tuple(seconds[n][1:])) for n, (_, s, r) in built.items()]
-    return sorted(timed, key=lambda one: one.seconds)
+    clients = [client.id for client in data.clients]
+    contexts: dict[str, RunContext] = {}
+    for name, option in options.items():
+        changed, method = apply_option(experiment, option), experiment.build_method(label)
+        resources = {} if method.pools_data else assign_to_clients(changed, method, clients, model[0], seed)
+        accelerations = make_accelerations(changed.requested_accelerations())
+        context = assemble(changed, method, seed, data, model, resources, accelerations)
+        stack.callback(context.engine.close)
+        # A prefix cache has nothing to keep where the adapter touches the first block.
+        if all(a.is_useful(template) for a in accelerations for template in context.templates.values()):
+            contexts[name] = context
+    return contexts
