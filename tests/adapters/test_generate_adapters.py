@@ -114,7 +114,7 @@ def test_recomputed_gradients_of_the_answer_are_bit_equal(kind, slot, padded):
     labels = batch["input_ids"].where(batch["attention_mask"].cumsum(-1) > 3, -100)  # the answer: after 3 tokens
     results = []
     for on in (False, True):
-        adapted.set_checkpointing_(on)
+        set_checkpointing_(adapted.base, on)
         loss = adapted.model(**batch, labels=labels).loss
         results.append((loss.detach(), *torch.autograd.grad(loss, adapted.parameters())))
     assert all(g.any() for g in results[0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fedpeft.adapters import gguf as ours
+from fedpeft.backbones import gguf as ours
 from fedpeft.backbones import load_backbone, load_decoder
 from fedpeft.backbones.pretrained import find_package_model
 from fedpeft.errors import UserError
@@ -140,7 +140,7 @@ def test_it_is_written_once_and_a_classifier_reads_the_same_folder(original, wri
     def never(*_):
         raise AssertionError("written a second time")
 
-    monkeypatch.setattr(ours, "_write", never)
+    monkeypatch.setattr(ours, "_write_folder", never)
     model, _ = load_backbone(file, num_labels=2, pooling="last")
     assert model.name_or_path == file and list(cache.iterdir()) == [folder]
     with open(file, "ab") as stream:  # another file has a folder of its own
@@ -155,21 +155,21 @@ def test_nothing_half_written_stays(original, written, cache, monkeypatch):
     def broken(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(ours, "_tokenizer", broken)
+    monkeypatch.setattr(ours, "_load_tokenizer", broken)
     with pytest.raises(OSError, match="disk full"):
         load_decoder(file)
     assert list(cache.iterdir()) == []
 
 
 def test_whoever_comes_second_takes_the_first_ones_folder(original, written, cache, monkeypatch):
-    file, write = written(original()), ours._write
+    file, write = written(original()), ours._write_folder
 
     def overtaken(source, folder):
         write(source, folder)
-        monkeypatch.setattr(ours, "_write", write)
-        ours.plain_folder(source)
+        monkeypatch.setattr(ours, "_write_folder", write)
+        ours.dequantise_to_folder(source)
 
-    monkeypatch.setattr(ours, "_write", overtaken)
+    monkeypatch.setattr(ours, "_write_folder", overtaken)
     load_decoder(file)
     assert len(list(cache.iterdir())) == 1
 

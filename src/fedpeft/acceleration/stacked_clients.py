@@ -122,7 +122,7 @@ class StackedRows:
 
     def use_prompt(self, tokens: Tensor) -> AbstractContextManager[None]:
         """Until the end of the block LoReFT edits these tokens, (batch, length) bool."""
-        return self._stack.tracker.given(tokens)
+        return self._stack.tracker.use_prompt(tokens)
 
     def __call__(self, **inputs: Any) -> Any:
         """The model's output; logits in the order of the rows. Leave `labels` to the task: a mean over rows of several
@@ -138,7 +138,7 @@ class StackedRows:
         `ValueError` for another number of rows.
         """
         self._check(inputs["input_ids"])
-        with self._stack.loaded(self._groups), self._stack.tracker.one_prompt(inputs["input_ids"].shape[1]):
+        with self._stack.loaded(self._groups), self._stack.tracker.hold_prompt(inputs["input_ids"].shape[1]):
             return cast(Callable[..., Tensor], self._stack.model.generate)(**inputs)
 
     def _check(self, ids: Tensor) -> None:

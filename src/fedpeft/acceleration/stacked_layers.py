@@ -73,7 +73,7 @@ class StackedBlock:
             self._loaded = groups, down, up, bias
 
     def _edit_output(self, block: nn.Module, args: Any, output: Any) -> Any:
-        if self._loaded is None or not self._tracker.editing:
+        if self._loaded is None or not self._tracker.is_editing:
             return output
         if isinstance(output, tuple):
             return (self._edited(output[0], *self._loaded), *output[1:])
@@ -106,7 +106,7 @@ class StackedBlock:
         """(batch, length, k) of 0 and 1 at the client's positions; None: every position."""
         layer, adapter = self._layers[client]
         positions, tied, _ = layer.settings[adapter]
-        return self._tracker.mask(positions, tied, layer.reft_R[adapter].shape[1], dtype)
+        return self._tracker.get_mask(positions, tied, layer.reft_R[adapter].shape[1], dtype)
 
 
 class StackedHead:
@@ -147,7 +147,7 @@ def factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
     delta = get_frozen_delta(layer)
     if delta is None:
         return A, B
-    more_A, more_B = delta.factors()
+    more_A, more_B = delta.read_factors()
     return torch.cat((A, more_A)), torch.cat((B, more_B), 1)
 
 

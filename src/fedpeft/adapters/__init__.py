@@ -1,7 +1,7 @@
-"""What is trained on the frozen backbone: LoReFT and masked LoRA as PEFT tuners, PEFT's LoRA, classification heads.
+"""What is trained on the frozen backbone: PEFT's LoRA, masked LoRA and LoReFT, and the model that carries them.
 
-Importing this package makes PEFT know our tuners: `get_peft_model(model, LoReftConfig(...))`,
-`PeftModel.from_pretrained(model, folder)`.
+Importing this package registers our tuners with PEFT, so that `get_peft_model(model, LoReftConfig(...))` and
+`PeftModel.from_pretrained(model, folder)` work.
 """
 
 from fedpeft.adapters.adapted_model import AdaptedModel, Tensors

@@ -1,4 +1,4 @@
-"""An adapted model as a PEFT folder that appears whole or not at all."""
+"""Exports an adapted model as a PEFT folder, whole or not at all."""
 
 import json
 import os
@@ -10,23 +10,37 @@ from typing import Any
 from fedpeft.adapters.adapted_model import AdaptedModel
 from fedpeft.errors import UserError
 
-CARD = "fedpeft.json"  # beside PEFT's own files: what the adapter was trained on
+CARD = "fedpeft.json"  # the adapter's card, beside PEFT's own files: what it was trained on
 
 
 def save_adapter(model: AdaptedModel, folder: Path, card: Mapping[str, Any]) -> None:
-    """Writes `<folder>/adapter/`, an ordinary PEFT folder with its card, in place of what was at `folder`.
+    """Writes `<folder>/adapter/`, an ordinary PEFT folder with its card, in place of whatever `folder` held.
 
-    Raises `UserError` when it cannot be written; what was there before is then intact.
+    Raises `UserError` when it cannot be written; `folder` is then as it was.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         exportable = model.kind.make_exportable(model)
         exportable.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
         (temporary / "adapter" / CARD).write_text(json.dumps(card, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        _replace_folder(temporary, folder, previous)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}; free some space and resume") from error
-    finally:  # an interrupt, too, leaves nothing half-written
+    finally:  # after an interrupt, too, nothing half-written is left
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, folder: Path, previous: Path) -> None:
+    """Renames `new` to `folder`; what `folder` held waits at `previous` meanwhile, and comes back if that fails."""
+    shutil.rmtree(previous, ignore_errors=True)
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    os.replace(folder, previous)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        os.replace(previous, folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What everybody else must know of one kind of adapter: the contract of a folder in this package."""
+"""The contract of an adapter kind: what training, engines and export must know of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +13,24 @@ if TYPE_CHECKING:
 
 
 class AdapterKind:
-    """One kind of adapter, as engines and training need to know it. What is not overridden is as for plain LoRA.
+    """One kind of adapter; the defaults are right for plain LoRA.
 
-    A kind is a folder with a PEFT tuner, its options and one subclass of this, and a line in
-    `fedpeft.adapters.KINDS`.
+    A new kind is a folder with a PEFT tuner (or one of PEFT's own), a model of its options and a subclass of this
+    class, and one entry in `fedpeft.adapters.kinds.KINDS`.
     """
 
-    name: ClassVar[str]  # as `adapter: {kind: ...}` names it in an experiment
-    tuner: ClassVar[type[BaseTuner]]  # the PEFT tuner; subclasses of it are of this kind too
-    options: ClassVar[type[Any]]  # what an experiment may say of it; its `make_config` makes the PEFT configuration
+    name: ClassVar[str]  # its name in an experiment: `adapter: {kind: <name>}`
+    tuner: ClassVar[type[BaseTuner]]  # its PEFT tuner, subclasses included
+    # Its options in an experiment, a pydantic model: `kind: Literal[<name>]` and
+    # `make_config(model, resources) -> PeftConfig`.
+    options: ClassVar[type[Any]]
 
     def is_decayed(self, name: str) -> bool:
         """Whether weight decay applies to the named tensor."""
         return True
 
     def retract_(self, tuner: BaseTuner) -> None:
-        """Puts constrained tensors back where they belong; called after every optimiser step."""
+        """Moves constrained tensors back onto their constraint; called after every optimiser step."""
 
     @contextmanager
     def use_prompt(self, tuner: BaseTuner, tokens: Tensor) -> Iterator[None]:
@@ -36,9 +38,9 @@ class AdapterKind:
         yield
 
     def make_exportable(self, model: "AdaptedModel") -> PeftModel:
-        """The PEFT model to save: loadable by `PeftModel.from_pretrained` with the same logits."""
+        """The PEFT model to save, which `PeftModel.from_pretrained` loads with the same logits."""
         return model.model
 
 
 class OutputEdit:
-    """Marks a tuner layer around a transformer block that changes the block's output only, not what it computes."""
+    """Marker of a tuner layer around a transformer block that changes only the block's output."""

@@ -1,4 +1,4 @@
-"""The kinds of adapter there are. A new kind is a folder beside this file and one entry here."""
+"""The table of adapter kinds. A new kind is a folder beside this file and one entry in `KINDS`."""
 
 from functools import reduce
 from operator import or_
@@ -9,13 +9,17 @@ from pydantic import Discriminator, Tag
 
 from fedpeft.adapters.kind import AdapterKind
 from fedpeft.adapters.lora.kind import LoraKind
+from fedpeft.adapters.names import add_prefix
 from fedpeft.adapters.reft.kind import ReftKind
 
 KINDS: tuple[AdapterKind, ...] = (LoraKind(), ReftKind())
 
+for _kind in KINDS:
+    add_prefix(_kind.tuner.prefix)
+
 
 def find_kind(model: PeftModel) -> AdapterKind:
-    """The kind of a PEFT model's adapter. Raises ValueError for a tuner that is of none."""
+    """The kind of a PEFT model's adapter. Raises `ValueError` for a tuner that no kind has."""
     kind = next((kind for kind in KINDS if isinstance(model.base_model, kind.tuner)), None)
     if kind is None:
         known = ", ".join(kind.tuner.__name__ for kind in KINDS)
@@ -24,11 +28,11 @@ def find_kind(model: PeftModel) -> AdapterKind:
 
 
 def _read_kind(value: Any) -> str | None:
-    """The name of the kind in what a file or a program gives; LoRA where it says none."""
+    """The kind's name in options from a file (a mapping; LoRA where it names none) or from a program (an object)."""
     if isinstance(value, dict):
         return value.get("kind", LoraKind.name)
     return next((kind.name for kind in KINDS if isinstance(value, kind.options)), None)
 
 
-_TAGGED: Any = reduce(or_, (Annotated[kind.options, Tag(kind.name)] for kind in KINDS))
-AdapterOptions = Annotated[_TAGGED, Discriminator(_read_kind)]  # the options of any kind, told apart by `kind`
+_options_of_kinds: Any = reduce(or_, (Annotated[kind.options, Tag(kind.name)] for kind in KINDS))
+AdapterOptions = Annotated[_options_of_kinds, Discriminator(_read_kind)]  # the options of any kind, by their `kind`

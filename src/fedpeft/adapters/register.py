@@ -1,7 +1,7 @@
-"""How PEFT learns of a tuner that is not its own.
+"""Registers our tuners with PEFT.
 
 PEFT's `register_peft_method` accepts only members of its own enumeration. That enumeration is of strings, and
-PEFT looks methods up by equality in the three tables below, so a plain string is a complete registration.
+PEFT looks methods up by equality in the three tables below, so that a plain string is a complete registration.
 """
 
 from typing import Any, cast
@@ -14,12 +14,12 @@ from peft.mapping import (
 )
 from peft.tuners.tuners_utils import BaseTuner
 
-from fedpeft.adapters.names import add_prefix
-
 
 def register(peft_type: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
-    """Makes `get_peft_model` and `PeftModel.from_pretrained` know a tuner. Raises `ImportError` when the name is
-    taken."""
+    """Makes a tuner known to `get_peft_model` and `PeftModel.from_pretrained`.
+
+    Registering the same tuner again changes nothing. Raises `ImportError` when the name belongs to another tuner.
+    """
     configs = cast(dict[str, Any], PEFT_TYPE_TO_CONFIG_MAPPING)
     tuners = cast(dict[str, Any], PEFT_TYPE_TO_TUNER_MAPPING)
     prefixes = cast(dict[str, Any], PEFT_TYPE_TO_PREFIX_MAPPING)
@@ -27,4 +27,3 @@ def register(peft_type: str, config: type[PeftConfig], tuner: type[BaseTuner]) -
     if known is not tuner:
         raise ImportError(f"PEFT already has a method named {peft_type}: {known.__module__}.{known.__qualname__}")
     configs[peft_type], tuners[peft_type], prefixes[peft_type] = config, tuner, tuner.prefix
-    add_prefix(tuner.prefix)

@@ -1,4 +1,4 @@
-"""What a task asks of a model: a slot has it, and so have the rows of a stack."""
+"""The part of an adapted model that tasks use: `AdaptedModel` has it, and so have stacked clients."""
 
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class TaskModel(Protocol):
-    """An adapted model that runs and generates."""
+    """A model that runs, generates and takes prompts."""
 
     @property
     def model(self) -> Any:
-        """Called with a batch it returns an output with logits; it has `generate`."""
+        """The model to call: a batch gives an output with `logits`; it also has `generate`."""
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device that inputs go to."""
 
     def use_prompt(self, tokens: Tensor) -> AbstractContextManager[None]:
-        """Until the end of the block LoReFT edits these tokens, (batch, length) bool."""
+        """Context manager in which `tokens` (batch, length) bool are the prompt, for adapters that edit prompts."""

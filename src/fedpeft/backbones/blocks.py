@@ -1,4 +1,4 @@
-"""Where the transformer blocks of a model are."""
+"""Finds the transformer blocks of a model and resolves which of them are chosen."""
 
 import re
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from fedpeft.errors import UserError
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The one `ModuleList` that holds the model's transformer blocks, and its name inside `model`.
+    """The name, inside `model`, of the one `ModuleList` that holds its transformer blocks, and the list itself.
 
     Lists inside a block (experts, for example) do not count. Raises `UserError` when there is no such list or
     more than one, as in encoder-decoder models.
     """
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
-        nested = any(name.startswith(outer + ".") for outer in lists)
-        if isinstance(module, nn.ModuleList) and len(module) > 0 and not nested:
+        is_nested = any(name.startswith(outer + ".") for outer in lists)
+        if isinstance(module, nn.ModuleList) and len(module) > 0 and not is_nested:
             lists[name] = module
     if len(lists) != 1:
         raise UserError(
@@ -30,7 +30,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def count_blocks(model: nn.Module) -> int:
-    """How many transformer blocks the model has."""
+    """The number of transformer blocks of the model."""
     return len(find_blocks(model)[1])
 
 
@@ -40,12 +40,14 @@ def unwrap_block(module: nn.Module) -> nn.Module:
 
 
 def resolve_layers(model: nn.Module, layers: str | Sequence[int], count: int) -> list[int]:
-    """`layers` ("all" or block numbers from 0) as a sorted list. Raises `UserError` for a block that is not
-    there."""
+    """The block numbers, sorted and each once, that `layers` names: "all" or numbers from 0.
+
+    Raises `UserError` for a number outside 0 to `count` - 1, for none at all and for any other string.
+    """
     if layers == "all":
         return list(range(count))
-    wrong = [i for i in layers if not (isinstance(i, int) and 0 <= i < count)]
-    if isinstance(layers, str) or not layers or wrong:
+    unknown = [i for i in layers if not (isinstance(i, int) and 0 <= i < count)]
+    if isinstance(layers, str) or not layers or unknown:
         raise UserError(
             f"layers: {type(model).__name__} has blocks 0 to {count - 1}; give 'all' or a list of those. "
             f"Received: {layers!r}"

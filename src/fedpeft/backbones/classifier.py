@@ -1,4 +1,4 @@
-"""Load a frozen backbone with a classification head on it."""
+"""Loads a frozen backbone with a classification head on it."""
 
 from transformers import AutoModel, PreTrainedTokenizerBase
 
@@ -16,15 +16,15 @@ def load_backbone(
     quantization: str | None = None,
     device_map: DeviceMap = None,
 ) -> tuple[SequenceClassifier, PreTrainedTokenizerBase]:
-    """A `SequenceClassifier` on the named backbone, in eval mode, and its tokenizer (always with a padding
-    token).
+    """A `SequenceClassifier` on the named backbone, in eval mode, and its tokenizer, which has a padding token.
 
-    The other arguments and what they raise: see `load_pretrained`. The head is drawn from torch's global generator.
+    The head is drawn from torch's global generator. For the other arguments and the errors raised see
+    `load_pretrained`.
     """
     backbone, tokenizer = load_pretrained(
         AutoModel, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
     )
     if "pooler" in dict(backbone.named_children()):
-        backbone.pooler = None  # never trained in sentence encoders, and its output would be thrown away
+        backbone.pooler = None  # sentence encoders never trained it, and nothing here reads its output
     model = SequenceClassifier(backbone, num_labels, pooling, name=name)
     return model.eval(), tokenizer

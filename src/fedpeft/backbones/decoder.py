@@ -1,4 +1,4 @@
-"""Load a frozen decoder that writes text."""
+"""Loads a frozen decoder that generates text."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,10 @@ from fedpeft.backbones.pretrained import DeviceMap, load_pretrained
 
 
 class OutputLinear(nn.Linear):
-    """The layer of the logits, as it is stored also under autocast: logits rounded to three digits would tie."""
+    """A linear output layer that autocast leaves in its stored dtype.
+
+    In bfloat16 logits keep about three digits, so that different tokens would tie.
+    """
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocabulary), in the weight's dtype."""
@@ -24,25 +27,24 @@ def load_decoder(
     quantization: str | None = None,
     device_map: DeviceMap = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The named causal language model in eval mode, and its tokenizer: with a padding token, and padding on the left,
-    so that every row of a batch goes on where its prompt ends. Of the model's generation config only the special tokens
-    are kept.
+    """The named causal language model, in eval mode, and its tokenizer, which has a padding token and pads on the left.
 
-    The arguments and what they raise: see `load_pretrained`.
+    With padding on the left every row of a batch continues where its own prompt ends. Of the model's generation config
+    only the special tokens are kept. For the arguments and the errors raised see `load_pretrained`.
     """
     model, tokenizer = load_pretrained(
         AutoModelForCausalLM, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
     )
     tokenizer.padding_side = "left"
-    own = model.generation_config
-    # What the model's makers recommend (a penalty on repetition, top-p) would stay in force where nothing else is said,
-    # and greedy would not be greedy.
+    recommended = model.generation_config
+    # Defaults that a model ships with (a repetition penalty, top-p) would apply wherever the caller sets nothing, and
+    # greedy decoding would no longer be greedy.
     model.generation_config = GenerationConfig(
-        bos_token_id=own.bos_token_id,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,  # rows that end early are filled with it
+        bos_token_id=recommended.bos_token_id,
+        eos_token_id=recommended.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,  # fills rows that end early
     )
     output = model.get_output_embeddings()
     if type(output) is nn.Linear:
-        output.__class__ = OutputLinear  # the same module under the same name, weights tied as they were
+        output.__class__ = OutputLinear  # the same module under the same name: tied weights stay tied
     return model, tokenizer

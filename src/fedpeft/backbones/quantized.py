@@ -1,4 +1,4 @@
-"""Backbones held in 8 or 4 bits by bitsandbytes, on a GPU or, slowly, on a CPU."""
+"""Backbones quantised to 8 or 4 bits by bitsandbytes, on a GPU or, slowly, on a CPU."""
 
 from importlib.util import find_spec
 
@@ -12,9 +12,10 @@ QUANTIZATIONS = ("8bit", "4bit")
 
 
 def make_quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers loads a model in 8 or 4 bits with; `dtype` is that of products in 4 bits.
+    """The configuration with which transformers loads a model in 8 or 4 bits.
 
-    Raises `UserError` for another quantisation and when bitsandbytes is not installed.
+    `dtype` is the dtype of matrix products in 4 bits. Raises `UserError` for another quantisation and when bitsandbytes
+    is not installed.
     """
     if quantization not in QUANTIZATIONS:
         raise UserError(f"quantization: use one of {', '.join(QUANTIZATIONS)} or null. Received: {quantization!r}")
@@ -31,11 +32,12 @@ def make_quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBy
 
 
 def make_shareable_(model: nn.Module) -> None:
-    """Lets copies of a quantised model share its weights; call it once the model is loaded and where it stays.
+    """Lets copies of a quantised model share its weights; call it after the model is on its final device.
 
-    Some layers of bitsandbytes rewrite their weight when they first run, and a second layer on the same parameter then
-    computes nonsense. In 8 bits the scales move from the parameter into the layer: here they move at once, and as
-    buffers they are shared when a model is copied. In 4 bits on a CPU weights are packed anew for inference: not here.
+    Some layers of bitsandbytes rewrite their weight on their first forward, and a second layer on the same parameter
+    then computes nonsense. In 8 bits the scales move from the parameter into the layer: here they move at once, and
+    become buffers, which copies of a model share. In 4 bits on a CPU the weights are repacked for inference: that is
+    switched off.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 

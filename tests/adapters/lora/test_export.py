@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from fedpeft.adapters import AdaptedModel, LoReftConfig, MaskedLoraConfig, convert_to_lora, get_frozen_delta_names
-from fedpeft.adapters.lora.export import bounded
+from fedpeft.adapters.lora.export import limit_rank
 
 BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 
@@ -94,7 +94,7 @@ def test_a_plain_slot_too_and_only_lora(lora_slot, tiny_classifier, padded):
     torch.testing.assert_close(logits(convert_to_lora(slot), batch), logits(slot.model, batch), rtol=1e-4, atol=1e-4)
     assert not isinstance(convert_to_lora(slot).peft_config["default"], MaskedLoraConfig)
     reft = AdaptedModel(get_peft_model(tiny_classifier("bert"), LoReftConfig(r=2, modules_to_save=["classifier"])))
-    with pytest.raises(ValueError, match=r"Only LoRA becomes LoRA. Received: .*reft_R"):
+    with pytest.raises(ValueError, match=r"Only LoRA can become LoRA. Received: .*reft_R"):
         convert_to_lora(reft)
 
 
@@ -102,8 +102,8 @@ def test_a_plain_slot_too_and_only_lora(lora_slot, tiny_classifier, padded):
 def test_factors_above_the_smaller_dimension_become_an_equal_pair(d_out, d_in):
     generator = torch.Generator().manual_seed(0)
     A, B = torch.randn(9, d_in, generator=generator), torch.randn(d_out, 9, generator=generator)
-    small_A, small_B = bounded(A, B)
+    small_A, small_B = limit_rank(A, B)
     smaller = min(d_out, d_in)
     assert small_A.shape == (smaller, d_in) and small_B.shape == (d_out, smaller)
     torch.testing.assert_close(small_B.double() @ small_A.double(), B.double() @ A.double(), rtol=1e-6, atol=1e-6)
-    assert bounded(small_A, small_B)[0] is small_A
+    assert limit_rank(small_A, small_B)[0] is small_A

@@ -143,7 +143,7 @@ def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot, factors,
     cases = {
         r"Received: base_model.model.classifier.merged_A$": good
         | {"base_model.model.classifier.merged_A": torch.ones(1, 32)},
-        rf"come together. Received: only {b}$": {n: t for n, t in good.items() if n != a},
+        rf"belong together. Received: only {b}$": {n: t for n, t in good.items() if n != a},
         r"Received: \(2, 31\) and \(32, 2\)$": good | {a: torch.ones(2, 31)},
         r"Received: \(2, 32\) and \(32, 3\)$": good | {b: torch.ones(32, 3)},
         r"Received: \(64,\) and \(32, 2\)$": good | {a: torch.ones(64)},

@@ -145,7 +145,7 @@ def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot):
         assert all(torch.equal(slot.get_rows()[name], chosen) for name, chosen in before.items())
     with pytest.raises(ValueError, match="Received"):
         lora_slot("bert").set_rows(good)
-    assert lora_slot("bert").rows() == {}
+    assert lora_slot("bert").get_rows() == {}
 
 
 def test_clones_and_copies_are_independent(lora_slot, padded):
@@ -157,7 +157,7 @@ def test_clones_and_copies_are_independent(lora_slot, padded):
     got = logits(twin, batch)
     assert torch.equal(logits(slot, batch), before) and not torch.equal(got, before)
     next(iter(rows.values())).zero_()
-    next(iter(twin.rows().values())).zero_()
+    next(iter(twin.get_rows().values())).zero_()
     assert torch.equal(logits(twin, batch), got)
     twin.set_rows({})
     assert torch.equal(logits(twin, batch), got)
@@ -215,5 +215,5 @@ def test_what_masks_cannot_do_is_said(tiny_classifier, lora_slot):
             make_lora_config(tiny_classifier("bert"), r=2, alpha=4, density=density)
     with pytest.raises(UserError, match="plain LoRA only"):
         MaskedLoraConfig(density=0.5, use_dora=True)
-    with pytest.raises(UserError, match="as_lora"):
+    with pytest.raises(UserError, match="convert_to_lora"):
         lora_slot("bert", density=0.5).model.merge_and_unload()

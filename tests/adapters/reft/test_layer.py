@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedpeft.adapters import LoReftConfig
-from fedpeft.adapters.reft.layer import LoReftLayer, orthonormal_rows
+from fedpeft.adapters.reft.layer import LoReftLayer, orthonormalise_rows
 from fedpeft.adapters.reft.positions import PromptTracker
 from fedpeft.backbones.blocks import find_blocks
 from fedpeft.errors import UserError
@@ -144,9 +144,9 @@ def test_a_rank_above_the_width_is_refused(tiny):
 def test_retraction_keeps_what_is_orthonormal_and_mends_what_is_not():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(5, 2, 4, 30, generator=generator, dtype=torch.float64)
-    fixed = orthonormal_rows(rows)
+    fixed = orthonormalise_rows(rows)
     torch.testing.assert_close(fixed @ fixed.mT, torch.eye(4, dtype=torch.float64).expand(5, 2, 4, 4))
-    torch.testing.assert_close(orthonormal_rows(fixed), fixed)
+    torch.testing.assert_close(orthonormalise_rows(fixed), fixed)
     # Same row space, and the triangle that relates them has a positive diagonal (Gram-Schmidt by hand).
     first = rows[..., 0, :] / rows[..., 0, :].norm(dim=-1, keepdim=True)
     torch.testing.assert_close(fixed[..., 0, :], first)

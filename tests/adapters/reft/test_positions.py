@@ -29,7 +29,7 @@ def test_every_prompt_length_on_both_sides(text, side):
         first, last = by_hand(places, positions.prefix, positions.suffix)
         assert not set(first) & set(last)
         assert tied[n, :, 0].nonzero().flatten().tolist() == sorted(first + last)
-        if positions.groups(tied=False) == 2:
+        if positions.count_groups(tied=False) == 2:
             assert untied[n, :, 0].nonzero().flatten().tolist() == first
             assert untied[n, :, 1].nonzero().flatten().tolist() == last
         else:
@@ -37,9 +37,9 @@ def test_every_prompt_length_on_both_sides(text, side):
 
 
 def test_the_number_of_groups():
-    untied = {text: Positions.parse(text).groups(tied=False) for text in ("f7+l7", "f3", "l1", "all")}
+    untied = {text: Positions.parse(text).count_groups(tied=False) for text in ("f7+l7", "f3", "l1", "all")}
     assert untied == {"f7+l7": 2, "f3": 1, "l1": 1, "all": 1}
-    assert Positions.parse("f7+l7").groups(tied=True) == 1
+    assert Positions.parse("f7+l7").count_groups(tied=True) == 1
 
 
 @pytest.mark.parametrize("text", ["", "f0", "7", "l1+f1", "f3+", "+l3", "f3l3", "All", "f-1", 7, None])
@@ -67,7 +67,7 @@ def tracker() -> PromptTracker:
 
 
 def chosen(tracker: PromptTracker, text: str) -> list[list[int]] | None:
-    mask = tracker.mask(Positions.parse(text), True, 1, torch.float32)
+    mask = tracker.get_mask(Positions.parse(text), True, 1, torch.float32)
     return None if mask is None else [row.nonzero().flatten().tolist() for row in mask[..., 0]]
 
 
@@ -96,13 +96,13 @@ def test_arguments_given_by_position_are_read(tracker):
 def test_tokens_behind_a_filled_cache_are_not_prompt(tracker):
     ids = torch.zeros(1, 3, dtype=torch.long)
     tracker.begin(Model(), (ids,), {"past_key_values": Cache(0)})
-    assert tracker.editing
+    assert tracker.is_editing
     tracker.begin(Model(), (ids,), {"past_key_values": Cache(4)})
-    assert not tracker.editing
+    assert not tracker.is_editing
 
 
 def test_generation_without_a_cache_keeps_the_first_prompt_and_then_forgets_it(tracker):
-    with tracker.one_prompt():
+    with tracker.hold_prompt():
         tracker.begin(Model(), (torch.zeros(1, 3, dtype=torch.long),), {})
         assert chosen(tracker, "l1") == [[2]]
         tracker.begin(Model(), (torch.zeros(1, 5, dtype=torch.long),), {})

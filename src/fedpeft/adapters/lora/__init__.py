@@ -1,1 +1,1 @@
-"""LoRA: its configuration, rows masked before training, the frozen delta beside the pair, export."""
+"""LoRA: options and configuration, masked rows, the frozen delta beside the trained pair, export."""

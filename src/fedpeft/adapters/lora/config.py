@@ -1,4 +1,4 @@
-"""A LoRA configuration for the linear maps inside the transformer blocks."""
+"""Makes LoRA configurations for the linear layers inside the transformer blocks."""
 
 import re
 from collections.abc import Sequence
@@ -22,38 +22,39 @@ def make_lora_config(
     targets: str | Sequence[str] = "all-linear",
     density: float = 1.0,
 ) -> LoraConfig:
-    """LoRA without dropout on linear maps inside the chosen blocks; a `SequenceClassifier`'s head is trained
-    too.
+    """LoRA without dropout on linear layers inside the chosen blocks, with the head of a `SequenceClassifier`.
 
     `targets`: "all-linear" or the last parts of module names, such as ["query", "value"]. Embeddings, pooler
     and head are never wrapped. The update is alpha / r * B A; `alpha` need not be whole. A `density` below 1 gives
-    masked LoRA, which trains that share of the rows of B. Raises `UserError` for a block or target that the model
+    masked LoRA, which trains that fraction of the rows of B. Raises `UserError` for a block or target that the model
     does not have and for a density outside (0, 1].
     """
     name, blocks = find_blocks(model)
-    chosen = resolve_layers(model, layers, len(blocks))
-    linear = [
-        (inner, module)
-        for inner, module in unwrap_block(blocks[chosen[0]]).named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    ]
-    if targets != "all-linear":
-        ends = {inner.split(".")[-1] for inner, _ in linear}
-        missing = [target for target in targets if target not in ends]
-        if isinstance(targets, str) or not targets or missing:
-            raise UserError(
-                f"targets: {type(model).__name__} has {', '.join(sorted(ends))} in a block; give a list of "
-                f"those or 'all-linear'. Received: {targets!r}"
-            )
-        linear = [(inner, module) for inner, module in linear if inner.split(".")[-1] in targets]
-    numbers = "|".join(str(i) for i in chosen)
-    inners = "|".join(re.escape(inner) for inner, _ in linear)
+    numbers = resolve_layers(model, layers, len(blocks))
+    linear = _find_linear(model, blocks[numbers[0]], targets)
+    block_pattern = "|".join(str(number) for number in numbers)
+    target_pattern = "|".join(re.escape(path) for path in linear)
     options: dict[str, Any] = {
         "r": r,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "target_modules": rf"{re.escape(name)}\.({numbers})\.({inners})",
-        "fan_in_fan_out": any(isinstance(module, Conv1D) for _, module in linear),  # GPT-2 stores weights transposed
+        "target_modules": rf"{re.escape(name)}\.({block_pattern})\.({target_pattern})",
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in linear.values()),  # GPT-2: transposed weights
         "modules_to_save": ["classifier"] if isinstance(model, SequenceClassifier) else None,
     }
     return LoraConfig(**options) if density == 1 else MaskedLoraConfig(density=density, **options)
+
+
+def _find_linear(model: nn.Module, block: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
+    """The linear layers inside `block` that `targets` names, by their path in the block."""
+    modules = unwrap_block(block).named_modules()
+    linear: dict[str, nn.Module] = {path: module for path, module in modules if isinstance(module, nn.Linear | Conv1D)}
+    if targets == "all-linear":
+        return linear
+    available = {path.split(".")[-1] for path in linear}
+    if isinstance(targets, str) or not targets or not available.issuperset(targets):
+        raise UserError(
+            f"targets: {type(model).__name__} has {', '.join(sorted(available))} in a block; give a list of "
+            f"those or 'all-linear'. Received: {targets!r}"
+        )
+    return {path: module for path, module in linear.items() if path.split(".")[-1] in targets}

@@ -1,4 +1,4 @@
-"""A slot as an ordinary PEFT LoRA: trainable pair, masked rows and merged delta in one pair per module."""
+"""Converts an adapted model into ordinary PEFT LoRA: trained pair, masked rows and frozen delta in one pair."""
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -8,27 +8,26 @@ from fedpeft.adapters.adapted_model import AdaptedModel
 from fedpeft.adapters.names import find_lora_pairs, take_head
 
 
-def convert_to_lora(slot: AdaptedModel) -> PeftModel:
-    """A PEFT LoRA model with the slot's logits and none of our classes: save it with `save_pretrained`, load it with
-    `PeftModel.from_pretrained`.
+def convert_to_lora(model: AdaptedModel) -> PeftModel:
+    """A PEFT LoRA model with the same logits and none of our classes, for `save_pretrained` and `from_pretrained`.
 
-    Scale 1. The rank of a module is the sum of its trainable and merged ranks, at most min(d_in, d_out); where ranks
-    differ, PEFT's `rank_pattern` says so. Shares the frozen tensors of the slot, which is left as it is. Exact up to
-    rounding [derived]. Raises `ValueError` for a slot without LoRA.
+    Its scale is 1. The rank of a module is the sum of the ranks of its trained pair and frozen delta, at most
+    min(d_in, d_out); where ranks differ, PEFT's `rank_pattern` holds them. It shares the frozen tensors of `model`,
+    which stays as it is. Exact up to rounding [derived]. Raises `ValueError` for a model without LoRA.
     """
-    pairs = {module: bounded(A, B) for module, (A, B) in slot.effective_factors.items()}
+    pairs = {module: limit_rank(A, B) for module, (A, B) in model.effective_factors.items()}
     if not pairs:
-        raise ValueError(f"Only LoRA becomes LoRA. Received: a slot with tensors like {slot.names[0]}")
-    twin = slot.clone()
-    twin.set_frozen_delta({})
-    old = slot.model.peft_config[slot.model.active_adapter]
+        raise ValueError(f"Only LoRA can become LoRA. Received: a model that trains tensors like {model.names[0]}")
+    copied = model.clone()
+    copied.set_frozen_delta({})
+    old = model.model.peft_config[model.model.active_adapter]
     assert isinstance(old, LoraConfig)
     ranks = {module.removeprefix("base_model.model."): len(A) for module, (A, _) in pairs.items()}
-    most = max(ranks.values())
-    pattern = {} if min(ranks.values()) == most else ranks
+    largest = max(ranks.values())
+    pattern = {} if min(ranks.values()) == largest else ranks
     config = LoraConfig(
-        r=most,
-        lora_alpha=most,
+        r=largest,
+        lora_alpha=largest,
         rank_pattern=pattern,
         alpha_pattern=dict(pattern),
         lora_dropout=0.0,
@@ -37,18 +36,18 @@ def convert_to_lora(slot: AdaptedModel) -> PeftModel:
         modules_to_save=old.modules_to_save,
         task_type=old.task_type,
     )
-    result = AdaptedModel(get_peft_model(twin.model.unload(), config))
-    values = take_head(slot.read())
-    for module, a, b in find_lora_pairs(result.names):
-        values[a], values[b] = pairs[module]
-    result.write(values)
-    return result.model
+    converted = AdaptedModel(get_peft_model(copied.model.unload(), config))
+    tensors = take_head(model.read())
+    for module, a, b in find_lora_pairs(converted.names):
+        tensors[a], tensors[b] = pairs[module]
+    converted.write(tensors)
+    return converted.model
 
 
-def bounded(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, d_in), (d_out, R) -> the same product at a rank of at most min(d_in, d_out).
+def limit_rank(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors with the same product B A and a rank of at most min(d_in, d_out), from (R, d_in) and (d_out, R).
 
-    Above that rank, the product beside an identity: exact, where halves of an SVD would round once more.
+    Above that rank they are the product and an identity: exact, where the halves of an SVD would round once more.
     """
     d_in, d_out = A.shape[1], len(B)
     if len(A) <= min(d_in, d_out):

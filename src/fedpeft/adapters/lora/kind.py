@@ -1,4 +1,4 @@
-"""LoRA as a kind of adapter, with rows masked before training and a frozen delta beside the pair."""
+"""LoRA as a kind of adapter, plain or with masked rows, with or without a frozen delta."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ class LoraKind(AdapterKind):
     options = LoraOptions
 
     def make_exportable(self, model: "AdaptedModel") -> PeftModel:
-        # PEFT knows neither a frozen delta nor masked rows: those become ordinary LoRA.
+        """The model itself, or ordinary LoRA where it has a frozen delta or masked rows, which PEFT does not know."""
         from fedpeft.adapters.lora.export import convert_to_lora
 
         return convert_to_lora(model) if model.frozen_delta or model.get_rows() else model.model

@@ -1,6 +1,6 @@
-"""LoRA that trains only some rows of B, fixed before training, so that gradients and optimiser state exist for those.
+"""LoRA that trains only some rows of B, chosen before training: gradients and optimiser state exist for those alone.
 
-The saving variant of FedHFT's masks (arXiv 2510.14054), ours [choice]: the paper masks after training.
+The memory-saving variant of FedHFT's masks (arXiv 2510.14054), ours [choice]: the paper masks after training.
 """
 
 import math
@@ -20,48 +20,52 @@ PEFT_TYPE = "MASKED_LORA"
 
 @dataclass
 class MaskedLoraConfig(LoraConfig):
-    """PEFT's LoRA whose B has `density` of its rows. Raises `UserError` for a value that masks cannot go with."""
+    """The configuration of LoRA whose B has only the fraction `density` of its rows.
 
-    density: float = field(default=1.0, metadata={"help": "Share of the rows of B that exist, in (0, 1]."})
+    Raises `UserError` for a density outside (0, 1] and for DoRA and biases, which masked rows do not support.
+    """
+
+    density: float = field(default=1.0, metadata={"help": "Fraction of the rows of B that exist, in (0, 1]."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
         if not 0 < self.density <= 1:
-            raise UserError(f"density: the share of trained rows lies in (0, 1]. Received: {self.density!r}")
+            raise UserError(f"density: the fraction of trained rows lies in (0, 1]. Received: {self.density!r}")
         if self.use_dora or self.lora_bias:
-            raise UserError("density: masked rows go with plain LoRA only. Received: use_dora or lora_bias")
+            raise UserError("density: masked rows support plain LoRA only. Received: use_dora or lora_bias")
 
 
 class MaskedRows(nn.Module):
-    """The chosen rows of B: (..., r) -> (..., d_out), zero outside `rows`.
+    """The chosen rows of B as a layer: (..., r) -> (..., d_out), zero outside `rows`.
 
-    `weight` (m, r) with m = max(1, ceil(density * d_out)); `rows` (m,) int64, sorted, the first m at the start.
-    `rows` is replaced and never written, so clones may share it.
+    `weight` is (m, r) with m = max(1, ceil(density * d_out)); `rows` (m,) int64 are their numbers, ascending, the
+    first m at the start. `rows` is replaced and never written to, so that clones can share it.
     """
 
     rows: Tensor
 
     def __init__(self, full: Tensor, density: float) -> None:
-        """`full` (d_out, r) is the B whose place this takes: its shape, dtype and device are read."""
+        """Takes shape, dtype and device from `full` (d_out, r), the B that it replaces."""
         super().__init__()
         self.width = len(full)
-        kept = max(1, math.ceil(density * self.width - 1e-9))  # 0.3 * 10 is not exactly 3
-        self.weight = nn.Parameter(full.detach().new_zeros(kept, full.shape[1]))
-        self.register_buffer("rows", torch.arange(kept, device=full.device))
+        count = max(1, math.ceil(density * self.width - 1e-9))  # 0.07 * 100 is a little above 7
+        self.weight = nn.Parameter(full.detach().new_zeros(count, full.shape[1]))
+        self.register_buffer("rows", torch.arange(count, device=full.device))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., r) -> (..., d_out)."""
         part = nn.functional.linear(x, self.weight)  # (..., m)
         return part.new_zeros(*part.shape[:-1], self.width).index_copy(-1, self.rows, part)
 
-    def full_weight(self) -> Tensor:
-        """B with its zero rows, (d_out, r), detached."""
+    def expand_weight(self) -> Tensor:
+        """The whole B (d_out, r), with zeros in the rows that do not train, detached."""
         weight = self.weight.detach()
         return weight.new_zeros(self.width, weight.shape[1]).index_copy(0, self.rows, weight)
 
 
 class MaskedLoraModel(LoraModel):
-    """Made by `get_peft_model(model, MaskedLoraConfig(...))`: PEFT's LoRA layers with `MaskedRows` in place of B."""
+    """PEFT's LoRA tuner with `MaskedRows` in place of B: what `get_peft_model(model, MaskedLoraConfig(...))` makes."""
 
     def _create_and_replace(
         self,
@@ -83,24 +87,24 @@ class MaskedLoraModel(LoraModel):
         layer.lora_B[adapter_name] = MaskedRows(layer.lora_B[adapter_name].get_parameter("weight"), peft_config.density)
 
     def _check_merge_allowed(self) -> None:
-        raise UserError("masked rows cannot be merged into weights by PEFT; make ordinary LoRA of them with as_lora")
+        raise UserError("PEFT cannot merge masked rows into weights; make ordinary LoRA of them with convert_to_lora")
 
 
 def set_rows_(masked: Mapping[str, MaskedRows], rows: Mapping[str, Tensor]) -> None:
-    """Chooses the rows of the given modules; see `AdaptedModel.set_rows`."""
-    for module, chosen in rows.items():
+    """Chooses which rows the modules train; arguments and errors as in `AdaptedModel.set_rows`."""
+    for module, numbers in rows.items():
         if module not in masked:
-            raise ValueError(f"Rows are chosen for modules with masked rows. Received: {module}")
+            raise ValueError(f"Only modules with masked rows have rows to choose. Received: {module}")
         expected, width = masked[module].rows.shape, masked[module].width
-        if chosen.shape != expected or chosen.dtype != torch.int64:
+        if numbers.shape != expected or numbers.dtype != torch.int64:
             raise ValueError(
                 f"{module} takes {expected[0]} rows as int64 ({expected[0]},). "
-                f"Received: {chosen.dtype} {tuple(chosen.shape)}"
+                f"Received: {numbers.dtype} {tuple(numbers.shape)}"
             )
-        if int(chosen[0]) < 0 or int(chosen[-1]) >= width or bool((chosen.diff() <= 0).any()):
-            raise ValueError(f"{module} has rows 0 to {width - 1}, ascending, each once. Received: {chosen.tolist()}")
-    for module, chosen in rows.items():
-        masked[module].rows = chosen.to(masked[module].rows.device, copy=True)
+        if int(numbers[0]) < 0 or int(numbers[-1]) >= width or bool((numbers.diff() <= 0).any()):
+            raise ValueError(f"{module} has rows 0 to {width - 1}, ascending, each once. Received: {numbers.tolist()}")
+    for module, numbers in rows.items():
+        masked[module].rows = numbers.to(masked[module].rows.device, copy=True)
 
 
 register(PEFT_TYPE, MaskedLoraConfig, MaskedLoraModel)

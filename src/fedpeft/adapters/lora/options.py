@@ -1,4 +1,4 @@
-"""What an experiment may say of LoRA, and the PEFT configuration that this makes."""
+"""The LoRA options of an experiment, and the PEFT configuration made from them."""
 
 from typing import Literal
 
@@ -23,13 +23,13 @@ class LoraOptions(BaseModel):
 
     @property
     def scale(self) -> float:
-        """s in s B A. One for a federation, also where ranks differ: then padding and truncation keep their meaning."""
+        """The s in s B A: one for the whole federation, so that factors of other ranks can be padded and truncated."""
         return self.alpha / self.r
 
     def make_config(self, model: nn.Module, resources: ClientResources, masked: bool = False) -> PeftConfig:
-        """The PEFT configuration over `model`, head included, at the client's own rank and layers.
+        """The PEFT configuration for `model`, head included, at the client's own rank and layers.
 
-        `masked`: B has only the client's density of its rows.
+        `masked`: only the client's `density` of the rows of B exist.
         """
         rank, layers = resources.rank or self.r, resources.layers or self.layers
         density = resources.density if masked else 1.0

@@ -1,4 +1,4 @@
-"""The configuration of LoReFT and its two relatives."""
+"""The configuration of LoReFT, NoReFT and DiReFT."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -18,9 +18,9 @@ class LoReftConfig(PeftConfig):
 
     The defaults are FedReFT's placement: every block, the first and last 7 prompt tokens, one intervention
     for each of the two groups. `target_modules` names the blocks (a regular expression over module names); it
-    is needed only for a model whose blocks are not in one `ModuleList`, and then `layers` is not read.
+    is needed only for a model whose blocks are not in one `ModuleList`, and then `layers` is ignored.
 
-    Raises `UserError` for a value outside what the fields describe.
+    Raises `UserError` for a rank, a variant or positions that the fields do not allow.
     """
 
     r: int = field(default=4, metadata={"help": "Rank: rows of R and W."})

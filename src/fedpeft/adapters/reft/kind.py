@@ -19,17 +19,17 @@ class ReftKind(AdapterKind):
     options = ReftOptions
 
     def is_decayed(self, name: str) -> bool:
-        """All but R: a decayed R shrinks, and the retraction after it would turn what it stands for."""
+        """Whether weight decay applies to the named tensor: to all but R, whose rows must keep their length."""
         return not name.endswith("reft_R")
 
     def retract_(self, tuner: BaseTuner) -> None:
-        """Puts every R back on orthonormal rows."""
+        """Makes the rows of every R orthonormal again; called after every optimiser step."""
         assert isinstance(tuner, LoReftModel)
         tuner.retract_()
 
     @contextmanager
     def use_prompt(self, tuner: BaseTuner, tokens: Tensor) -> Iterator[None]:
-        """Context manager in which the interventions edit these tokens, (batch, length) bool."""
+        """Context manager in which `tokens` (batch, length) bool are the prompt that is edited."""
         assert isinstance(tuner, LoReftModel)
-        with tuner.tracker.given(tokens):
+        with tuner.tracker.use_prompt(tokens):
             yield

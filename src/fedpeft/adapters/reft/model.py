@@ -1,4 +1,4 @@
-"""LoReFT as a PEFT tuner: finds the blocks, wraps them, keeps R orthonormal."""
+"""LoReFT as a PEFT tuner: finds the blocks, wraps them and keeps R orthonormal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from fedpeft.adapters.reft.config import LoReftConfig
-from fedpeft.adapters.reft.layer import LoReftLayer, orthonormal_rows
+from fedpeft.adapters.reft.layer import LoReftLayer, orthonormalise_rows
 from fedpeft.adapters.reft.positions import PromptTracker
 from fedpeft.backbones.blocks import make_block_pattern
 
 
 class LoReftModel(BaseTuner):
-    """Made by `get_peft_model(model, LoReftConfig(...))`; see `LoReftLayer` for the edit and its parameters.
+    """The tuner that `get_peft_model(model, LoReftConfig(...))` makes; `LoReftLayer` has the edit and its parameters.
 
     Call the model through its own forward or the PEFT model's: a pre-hook there reads which tokens are the
-    prompt. Generate with the PEFT model's `generate`, which also works without a cache.
+    prompt. Generate with the PEFT model's `generate`, which also works without a key-value cache.
     """
 
     prefix: str = "reft_"
@@ -29,14 +29,14 @@ class LoReftModel(BaseTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         self.tracker = PromptTracker(model)
-        self._layers: list[LoReftLayer] = getattr(self, "_layers", [])  # those of earlier adapters stay
+        self._layers: list[LoReftLayer] = getattr(self, "_layers", [])  # layers of earlier adapters stay
         self._handle = model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         assert isinstance(peft_config, LoReftConfig)
         if peft_config.target_modules is not None:
             return peft_config
-        # A copy: the caller may use the same configuration for another model, whose blocks have other names.
+        # A copy, because the caller may use the same configuration for another model, whose blocks have other names.
         return replace(peft_config, target_modules=make_block_pattern(self.model, peft_config.layers))
 
     def _create_and_replace(
@@ -63,33 +63,33 @@ class LoReftModel(BaseTuner):
 
     @torch.no_grad()
     def retract_(self) -> None:
-        """Put R of every active `loreft` adapter back on orthonormal rows; call after each optimiser step.
+        """Makes the rows of R of every active `loreft` adapter orthonormal again; call after each optimiser step.
 
-        One batched QR over all blocks of a device. `noreft` and `direft` have no constraint and are left alone.
+        One batched QR over all blocks of a device. `noreft` and `direft` have no constraint and stay as they are.
         """
         for name in self.active_adapters:
             config = self.peft_config[name]
             if not (isinstance(config, LoReftConfig) and config.variant == "loreft"):
                 continue
-            placed: dict[torch.device, list[torch.Tensor]] = {}
+            by_device: dict[torch.device, list[torch.Tensor]] = {}
             for layer in self._layers:
                 if name in layer.reft_R:
-                    placed.setdefault(layer.reft_R[name].device, []).append(layer.reft_R[name])  # (g, r, d) each
-            for rows in placed.values():
-                orthonormal = orthonormal_rows(torch.stack(rows))  # (blocks, g, r, d)
+                    by_device.setdefault(layer.reft_R[name].device, []).append(layer.reft_R[name])  # (g, r, d) each
+            for rows in by_device.values():
+                orthonormal = orthonormalise_rows(torch.stack(rows))  # (blocks, g, r, d)
                 torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        # PEFT enters this around one forward and around one `generate`: in both there is exactly one prompt.
+        # PEFT enters this context around one forward and around one `generate`: both have exactly one prompt.
         tokens = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-        with self.tracker.one_prompt(None if tokens is None else tokens.shape[1]):
+        with self.tracker.hold_prompt(None if tokens is None else tokens.shape[1]):
             yield
 
     def unload(self) -> nn.Module:
-        """The model as it was before wrapping, without any LoReFT left in it."""
+        """The model without LoReFT, as it was before wrapping."""
         model = super().unload()
         for layer in self._layers:
-            layer.detach()
+            layer.remove_hook()
         self._handle.remove()
         return model

@@ -1,4 +1,4 @@
-"""What an experiment may say of LoReFT, and the PEFT configuration that this makes."""
+"""The LoReFT options of an experiment, and the PEFT configuration made from them."""
 
 from typing import Literal
 
@@ -27,15 +27,15 @@ class ReftOptions(BaseModel):
 
     @field_validator("positions")
     @classmethod
-    def _positions_are_positions(cls, given: str) -> str:
+    def _validate_positions(cls, positions: str) -> str:
         try:
-            Positions.parse(given)
+            Positions.parse(positions)
         except UserError as error:
             raise ValueError(str(error).removeprefix("positions: ")) from error
-        return given
+        return positions
 
     def make_config(self, model: nn.Module, resources: ClientResources) -> PeftConfig:
-        """The PEFT configuration, head included, on the client's own layers (an allotted rank is LoRA's)."""
+        """The PEFT configuration for `model`, head included, on the client's own layers; its rank is for LoRA only."""
         return LoReftConfig(
             r=self.r,
             layers=resources.layers or self.layers,
