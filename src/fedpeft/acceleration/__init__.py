@@ -1,10 +1,10 @@
-"""Exact optimisations, each in a file of its own that can be deleted without touching anything else.
+"""Exact optimisations of forward and backward passes, each of which can be deleted without touching anything else.
 
-Stacked clients are not in the tables: the batched engine is what uses them, and goes with them.
+To delete one, delete its files, their tests, and its import and entry below. Stacked clients have no entry: the batched
+engine (`fedpeft.engines.batched`) is their only user and is deleted with them.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fedpeft.acceleration.base import Acceleration
@@ -15,24 +15,26 @@ from fedpeft.acceleration.prefix_cache import PrefixCache
 from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
 
-ALWAYS: tuple[type[Acceleration], ...] = (FusedLora, PaddingFree, Checkpointing)
-ON_REQUEST: dict[str, type[Acceleration]] = {"prefix_cache": PrefixCache}  # by the experiment's key
+ALWAYS_ON: tuple[type[Acceleration], ...] = (FusedLora, PaddingFree, Checkpointing)
+ON_REQUEST: dict[str, type[Acceleration]] = {"prefix_cache": PrefixCache}  # by their key in an experiment
 
 __all__ = ["Acceleration", "make_accelerations", "optimise_forward_"]
 
 
 def make_accelerations(requested: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Acceleration, ...]:
-    """Those that are always on, and those requested with their settings, by the experiment's key.
+    """The accelerations that are always on, and the requested ones: their options, by their key in an experiment.
 
-    Raises UserError for a key that names none, or settings that will not do.
+    Raises `UserError` for an unknown key and for options that an acceleration refuses.
     """
-    unknown = [key for key in requested or {} if key not in ON_REQUEST]
+    requested = requested or {}
+    unknown = [key for key in requested if key not in ON_REQUEST]
     if unknown:
         raise UserError(f"{unknown[0]}: no such acceleration is installed; known: {', '.join(ON_REQUEST) or 'none'}")
-    return (*(kind() for kind in ALWAYS), *(ON_REQUEST[key](**given) for key, given in (requested or {}).items()))
+    always_on = [acceleration() for acceleration in ALWAYS_ON]
+    return (*always_on, *(ON_REQUEST[key](**options) for key, options in requested.items()))
 
 
 def optimise_forward_(model: AdaptedModel) -> None:
-    """Installs what is always on, for models used outside of an engine; results change by rounding only."""
+    """Installs the accelerations that are always on, for models outside an engine; results change by rounding only."""
     for acceleration in make_accelerations():
         acceleration.install_(model)

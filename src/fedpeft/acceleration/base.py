@@ -1,36 +1,36 @@
-"""The one shape of an acceleration: something exact, done once to a model or around a client's turn on it."""
+"""The contract of an acceleration: an exact optimisation, installed in a model once or applied while a client runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from fedpeft.adapters import AdaptedModel
 
 
-class Turn(Protocol):
-    """What an acceleration may ask of the client whose turn it is."""
+class ClientView(Protocol):
+    """The part of a client that accelerations read."""
 
     @property
-    def checkpointing(self) -> bool:
+    def uses_checkpointing(self) -> bool:
         """Whether the client was given activation checkpointing."""
 
-    def token_rows(self) -> Iterable[list[tuple[int, ...]]]:
-        """The token ids of the client's examples, split by split."""
+    def iterate_token_ids(self) -> Iterator[list[tuple[int, ...]]]:
+        """Yields the token ids of the client's examples, split by split."""
 
 
 class Acceleration:
     """An exact optimisation of forward and backward passes: results change by rounding at most.
 
-    One file each; deleting the file and its line in `fedpeft.acceleration` leaves everything else running.
+    One file each; when the file is deleted, with its import and entry in `fedpeft.acceleration`, everything else runs.
     """
 
     def install_(self, model: AdaptedModel) -> None:
-        """Changes the model's forwards for good. Called once for each clone that will train or predict."""
+        """Changes the model's forwards for good; called once for each clone that trains or predicts."""
 
-    def apply(self, model: AdaptedModel, client: Turn) -> AbstractContextManager[None]:
-        """Context manager for one client's turn on the model, be it training or evaluation."""
+    def apply(self, model: AdaptedModel, client: ClientView) -> AbstractContextManager[None]:
+        """Context manager in which the client trains or evaluates the model."""
         return nullcontext()
 
     def is_useful(self, model: AdaptedModel) -> bool:
-        """Whether it can change anything for this model."""
+        """Whether the acceleration can change anything for this model."""
         return True

@@ -1,50 +1,54 @@
-"""Which blocks at the bottom of a model are frozen, and their forward while a cache serves them."""
+"""The frozen blocks at the bottom of a model, and their forwards while the frozen-prefix cache replaces them."""
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from fedpeft.acceleration.forward_wrapper import PER_TOKEN, ForwardWrapper, is_supported_call, unwrap_forward
+from fedpeft.acceleration.forward_wrapper import TOKEN_ARGUMENTS, ForwardWrapper, is_supported_call, unwrap_forward
+from fedpeft.acceleration.prefix_states import FixedBatch, PrefixStates, TokenIds
 from fedpeft.adapters.kind import OutputEdit
 from fedpeft.backbones.blocks import find_blocks, unwrap_block
 from fedpeft.backbones.forward import bind_arguments
 
-Blocks = tuple[str, nn.ModuleList]
+# get_states(keys, compute) -> the states of each key. `compute(i)` computes those of the i-th and of all sequences in
+# its batch, by key.
+GetStates = Callable[[Sequence[bytes], Callable[[int], Mapping[bytes, PrefixStates]]], list[PrefixStates]]
 
 
 def count_frozen_blocks(model: nn.Module) -> int:
-    """How many blocks at the bottom compute the same whatever is trained or merged.
+    """The number of blocks, from the first, whose output is the same whatever is trained or added as a frozen delta.
 
-    A block whose output LoReFT edits counts: its computation comes before the edit. Blocks count from the first up to
-    one with an adapter inside; 0 when anything in front of the blocks, or beside them in the backbone, has one. Raises
-    `UserError` when the blocks cannot be found.
+    A block with an adapter inside ends them; one whose output LoReFT edits is the last of them, because its own
+    computation comes before the edit. With an adapter before the blocks, or beside them in the backbone, it is 0.
+    Raises `UserError` when the blocks cannot be found.
     """
     name, blocks = find_blocks(model)
-    top, seen, count = name.split(".")[0], False, len(blocks)
+    backbone, is_past_blocks, count = name.split(".")[0], False, len(blocks)
     for path, module in model.named_modules():
-        seen = seen or path == name
+        is_past_blocks = is_past_blocks or path == name
         if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
             continue
         if path.startswith(f"{name}."):
             block = int(path.removeprefix(f"{name}.").split(".")[0])
             count = min(count, block + 1 if module is blocks[block] and isinstance(module, OutputEdit) else block)
-        elif not seen or path.split(".")[0] == top:
+        elif not is_past_blocks or path.split(".")[0] == backbone:
             return 0
     return count
 
 
-def find_frozen_tensors(model: nn.Module, found: Blocks, count: int) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and their names: of the lowest `count` blocks, and of all outside the blocks that has no adapter."""
-    name, blocks = found
+def find_frozen_tensors(model: nn.Module, count: int) -> Iterator[tuple[str, Tensor]]:
+    """Yields the parameters, with their names, that decide what the lowest `count` blocks compute.
+
+    These are the parameters of the blocks, and all outside the blocks that belong to no adapter.
+    """
+    name, blocks = find_blocks(model)
     for i, block in enumerate(blocks[:count]):
         yield from ((f"{name}.{i}.{inner}", parameter) for inner, parameter in unwrap_block(block).named_parameters())
     adapted = [
@@ -57,61 +61,10 @@ def find_frozen_tensors(model: nn.Module, found: Blocks, count: int) -> Iterator
             yield path, parameter
 
 
-@dataclass(frozen=True)
-class PrefixStates:
-    """The states (length, width) of one row's tokens as they leave the prefix."""
-
-    states: Tensor
-    dtype: torch.dtype  # as the block gave them
-    parts: int  # the block returns a tuple of so many things; 0: the states alone
-
-    def cast(self, dtype: torch.dtype | None) -> "PrefixStates":
-        """The same, rounded to `dtype`."""
-        return self if dtype is None else self.with_states(self.states.to(dtype))
-
-    def with_states(self, states: Tensor) -> "PrefixStates":
-        """The same with the states in another place."""
-        return replace(self, states=states)
-
-
-@dataclass(frozen=True)
-class FixedBatch:
-    """Rows of tokens that are always computed together, so that their bits do not depend on who asks first."""
-
-    rows: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def digest(self) -> bytes:
-        """Of all rows: the same row in another company is another row."""
-        return hashlib.blake2b(repr(self.rows).encode(), digest_size=16).digest()
-
-
-def make_fixed_batches(rows: Iterable[tuple[int, ...]], size: int) -> dict[tuple[int, ...], FixedBatch]:
-    """Each row's company: rows of like length, `size` at a time."""
-    alike = sorted(dict.fromkeys(rows), key=len)
-    every = [FixedBatch(tuple(alike[start : start + size])) for start in range(0, len(alike), size)]
-    return {row: company for company in every for row in company.rows}
-
-
-class Store(Protocol):
-    """Where states are kept; `PrefixCache` is one."""
-
-    def states(
-        self, keys: Sequence[bytes], compute: Callable[[int], Mapping[bytes, PrefixStates]]
-    ) -> list[PrefixStates]: ...
-
-
-class _StopForward(Exception):
-    """Ends a forward that has left the prefix."""
-
-    def __init__(self, output: Any) -> None:
-        self.output = output
-
-
 class FrozenPrefix:
-    """The lowest blocks of one model while a store serves them; `identity` names them in the store.
+    """The lowest blocks of one model, which return stored states while `install` is active.
 
-    A row that is missing is computed with its company, and alone if it has none.
+    A sequence whose states are missing is computed in its fixed batch, or alone if it has none.
     """
 
     def __init__(
@@ -119,133 +72,147 @@ class FrozenPrefix:
         model: nn.Module,
         count: int,
         identity: bytes,
-        store: Store,
-        company: Mapping[tuple[int, ...], FixedBatch],
+        get_states: GetStates,
+        batches: Mapping[TokenIds, FixedBatch],
     ) -> None:
-        self._model, self._identity, self._store, self._company = model, identity, store, company
+        """Takes the lowest `count` blocks of `model`; `identity` is a digest of all that decides what they compute."""
+        self._model, self._identity, self._get_states, self._batches = model, identity, get_states, batches
         self._blocks = [unwrap_block(block) for block in find_blocks(model)[1][:count]]
         self._argument_names = list(inspect.signature(model.forward).parameters)
-        self.returned: Any = None  # what the blocks return in this forward; None: they compute
-        self.filling = False  # whether missing rows run, through the prefix only
+        self.output: Any = None  # what every block returns in the current forward; None: they compute
+        self.is_computing_states = False  # whether the current forward computes missing states and ends after them
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Until the end of the block the model's forwards ask the store."""
-        plain = [block.forward for block in self._blocks]
-        hooks = [
+    def install(self) -> Iterator[None]:
+        """Context manager in which the model's forwards use stored states."""
+        forwards = [block.forward for block in self._blocks]
+        handles = [
             self._model.register_forward_pre_hook(self._begin, with_kwargs=True),
             self._model.register_forward_hook(self._end, always_call=True),
         ]
         try:
-            for block, forward in zip(self._blocks, plain, strict=True):
-                block.forward = _CachedBlock(self, forward, last=block is self._blocks[-1])
+            for block, forward in zip(self._blocks, forwards, strict=True):
+                block.forward = _CachedBlock(self, forward, is_last=block is self._blocks[-1])
             yield
         finally:
-            for block, forward in zip(self._blocks, plain, strict=True):
+            for block, forward in zip(self._blocks, forwards, strict=True):
                 block.forward = forward
-            for hook in hooks:
-                hook.remove()
+            for handle in handles:
+                handle.remove()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = bind_arguments(self._argument_names, args, kwargs)
-        self.returned = self._look_up(given) if is_supported_call(given) else None
+        arguments = bind_arguments(self._argument_names, args, kwargs)
+        self.output = self._get_output(arguments) if is_supported_call(arguments) else None
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
-        self.returned = None
+        self.output = None
 
-    def _look_up(self, given: dict[str, Any]) -> Any:
-        ids = given["input_ids"]
-        real = given.get("attention_mask", torch.ones_like(ids)).cpu() != 0
-        tokens = {name: given[name].cpu() for name in PER_TOKEN if name in given}
-        if any(t.shape != real.shape for t in tokens.values()) or not _in_one_piece(real):
+    def _get_output(self, arguments: dict[str, Any]) -> Any:
+        """The output of the prefix for a batch; None for one that it must compute itself."""
+        ids = arguments["input_ids"]
+        is_real = arguments.get("attention_mask", torch.ones_like(ids)).cpu() != 0
+        tokens = {name: arguments[name].cpu() for name in TOKEN_ARGUMENTS if name in arguments}
+        if any(t.shape != is_real.shape for t in tokens.values()) or not _is_contiguous(is_real):
             return None
-        chosen = torch.stack(list(tokens.values()))[:, real]  # (kinds, tokens of the batch)
-        rows = chosen.split(real.sum(-1).tolist(), 1)  # (kinds, length) each
-        company = [self._company_of(list(tokens), row) for row in rows]
-        prefix = self._identity + f"{','.join(tokens)} {_autocast(ids.device.type)}".encode()
+        names = list(tokens)
+        real_tokens = torch.stack(list(tokens.values()))[:, is_real]  # (names, tokens of the batch)
+        sequences = real_tokens.split(is_real.sum(-1).tolist(), 1)  # (names, length) each
+        batches = [self._find_batch(names, sequence) for sequence in sequences]
+        prefix = self._identity + f"{','.join(names)} {_get_autocast_name(ids.device.type)}".encode()
 
         def compute(i: int) -> dict[bytes, PrefixStates]:
-            own = company[i]
-            mates = [rows[i]] if own is None else [_counted(row, len(tokens)) for row in own.rows]
-            computed = self._compute(list(tokens), mates, ids.device)
-            return {_key(prefix, own, row): states for row, states in zip(mates, computed, strict=True)}
+            batch = batches[i]
+            members = [sequences[i]] if batch is None else [_make_tokens(s, len(names)) for s in batch.sequences]
+            computed = self._compute(names, members, ids.device)
+            return {_make_key(prefix, batch, member): states for member, states in zip(members, computed, strict=True)}
 
-        found = self._store.states([_key(prefix, *of) for of in zip(company, rows, strict=True)], compute)
-        flat = torch.cat([row.states for row in found]).to(ids.device, found[0].dtype)  # (tokens of the batch, width)
-        if not bool(real.all()):
-            places = real.flatten().nonzero().squeeze(1).to(ids.device)
-            flat = flat.new_zeros(real.numel(), flat.shape[1]).index_copy_(0, places, flat)
-        states = flat.view(*real.shape, -1)  # (batch, length, width), zero on padding
-        return (states, *[None] * (found[0].parts - 1)) if found[0].parts else states
+        keys = [_make_key(prefix, batch, sequence) for batch, sequence in zip(batches, sequences, strict=True)]
+        return _join_states(self._get_states(keys, compute), is_real, ids.device)
 
-    def _company_of(self, names: list[str], row: Tensor) -> FixedBatch | None:
-        """Of a row (kinds, length) that gives nothing but tokens and positions counted from 0."""
+    def _find_batch(self, names: list[str], sequence: Tensor) -> FixedBatch | None:
+        """The fixed batch of a sequence (names, length); None if it has more than tokens and positions from 0."""
         if names not in (["input_ids"], ["input_ids", "position_ids"]):
             return None
-        company = self._company.get(tuple(row[0].tolist()))
-        counted = all(torch.equal(positions, torch.arange(len(positions))) for positions in row[1:])
-        return company if counted else None
+        counts_from_0 = all(torch.equal(positions, torch.arange(len(positions))) for positions in sequence[1:])
+        return self._batches.get(tuple(sequence[0].tolist())) if counts_from_0 else None
 
-    def _compute(self, names: list[str], rows: Sequence[Tensor], device: torch.device) -> list[PrefixStates]:
-        """These rows (kinds, length) by themselves, so that their bits depend on nothing else.
+    def _compute(self, names: list[str], sequences: Sequence[Tensor], device: torch.device) -> list[PrefixStates]:
+        """The states of these sequences, (names, length) each, computed in a batch of their own.
 
-        Outside of inference mode, whose tensors no later step could keep for its backward pass, and past the model's
-        hooks, which belong to the batch.
+        Not in inference mode, because a later training step could not keep its tensors for the backward pass; and not
+        through the model's hooks, because their state belongs to the batch that asked.
         """
         with torch.inference_mode(False), torch.no_grad():
-            lengths = [row.shape[1] for row in rows]
-            whole = torch.zeros(len(names), len(rows), max(lengths), dtype=torch.long)
-            mask = torch.zeros_like(whole[0])  # (rows, length)
-            for i, row in enumerate(rows):
-                whole[:, i, : lengths[i]], mask[i, : lengths[i]] = row, 1
-            inputs = dict(zip(names, whole.to(device), strict=True))
-            self.filling = True
+            lengths = [sequence.shape[1] for sequence in sequences]
+            tokens = torch.zeros(len(names), len(sequences), max(lengths), dtype=torch.long)
+            mask = torch.zeros_like(tokens[0])  # (sequences, longest)
+            for i, sequence in enumerate(sequences):
+                tokens[:, i, : lengths[i]], mask[i, : lengths[i]] = sequence, 1
+            self.is_computing_states = True
             try:
-                self._model.forward(**inputs, attention_mask=mask.to(device))
-            except _StopForward as reached:
-                output = reached.output
+                self._model.forward(**dict(zip(names, tokens.to(device), strict=True)), attention_mask=mask.to(device))
+            except _StopForward as stop:
+                output = stop.output
             finally:
-                self.filling = False
-            states, parts = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
+                self.is_computing_states = False
+            states, tuple_size = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
             return [
-                PrefixStates(own[:length].clone(), own.dtype, parts)
-                for own, length in zip(states, lengths, strict=True)
+                PrefixStates(padded[:length].clone(), padded.dtype, tuple_size)
+                for padded, length in zip(states, lengths, strict=True)
             ]
 
 
-class _CachedBlock(ForwardWrapper):
-    """A block's forward that returns what was kept, where there is something for this batch."""
+class _StopForward(Exception):
+    """Ends a forward after the prefix, whose output it carries."""
 
-    def __init__(self, prefix: FrozenPrefix, plain: Callable[..., Any], last: bool) -> None:
-        super().__init__(plain)
-        self._prefix, self._last = prefix, last
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
+class _CachedBlock(ForwardWrapper):
+    """A block's forward that returns the prefix's output where that is known."""
+
+    def __init__(self, prefix: FrozenPrefix, wrapped: Callable[..., Any], is_last: bool) -> None:
+        super().__init__(wrapped)
+        self._prefix, self._is_last = prefix, is_last
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._prefix.returned is not None:
-            return self._prefix.returned
-        if not self._prefix.filling:
+        if self._prefix.output is not None:
+            return self._prefix.output
+        if not self._prefix.is_computing_states:
             return self.wrapped(*args, **kwargs)
-        output = unwrap_forward(self)(*args, **kwargs)  # what else stands around the block belongs to the batch
-        if self._last:
+        output = unwrap_forward(self)(*args, **kwargs)  # other wrappers hold the state of the batch that asked
+        if self._is_last:
             raise _StopForward(output)
         return output
 
 
-def _counted(ids: tuple[int, ...], kinds: int) -> Tensor:
-    """(kinds, length): the tokens and, as the second kind, their positions from 0."""
-    return torch.tensor([ids, range(len(ids))][:kinds])
+def _join_states(entries: Sequence[PrefixStates], is_real: Tensor, device: torch.device) -> Any:
+    """The output of the prefix for the batch whose sequences have these states; `is_real` (batch, length) bool."""
+    dtype, tuple_size = entries[0].dtype, entries[0].tuple_size
+    flat = torch.cat([entry.states for entry in entries]).to(device, dtype)  # (tokens of the batch, width)
+    if not bool(is_real.all()):
+        positions = is_real.flatten().nonzero().squeeze(1).to(device)
+        flat = flat.new_zeros(is_real.numel(), flat.shape[1]).index_copy_(0, positions, flat)
+    states = flat.view(*is_real.shape, -1)  # (batch, length, width), zero on padding
+    return (states, *[None] * (tuple_size - 1)) if tuple_size else states
 
 
-def _key(prefix: bytes, company: FixedBatch | None, row: Tensor) -> bytes:
-    known = b"" if company is None else company.digest
-    return hashlib.blake2b(prefix + known + row.numpy().tobytes(), digest_size=32).digest()
+def _make_tokens(ids: TokenIds, count: int) -> Tensor:
+    """A sequence (count, length): its ids, and as the second row, if `count` is 2, their positions from 0."""
+    return torch.tensor([ids, range(len(ids))][:count])
 
 
-def _autocast(kind: str) -> str:
-    return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else ""
+def _make_key(prefix: bytes, batch: FixedBatch | None, sequence: Tensor) -> bytes:
+    digest = b"" if batch is None else batch.digest
+    return hashlib.blake2b(prefix + digest + sequence.numpy().tobytes(), digest_size=32).digest()
 
 
-def _in_one_piece(real: Tensor) -> bool:
-    """Whether the real tokens of every row of (batch, length) are side by side, and there are any."""
-    before = nn.functional.pad(real, (1, 0))[:, :-1]
-    return bool(((real & ~before).sum(-1) == 1).all())
+def _get_autocast_name(device_type: str) -> str:
+    return str(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else ""
+
+
+def _is_contiguous(is_real: Tensor) -> bool:
+    """Whether every row of (batch, length) has real tokens, all side by side."""
+    is_previous_real = nn.functional.pad(is_real, (1, 0))[:, :-1]
+    return bool(((is_real & ~is_previous_real).sum(-1) == 1).all())

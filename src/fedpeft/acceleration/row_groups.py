@@ -1,4 +1,4 @@
-"""Which client each row of a batch belongs to, in a form that a batched product can use."""
+"""The client of each row of a batch, in a form that a batched product can use."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,49 +11,54 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RowGroups:
-    """A batch cut into consecutive groups of equal size, each of one client's rows.
+    """A batch divided into consecutive groups of equal size, each of one client's rows.
 
-    The size is the largest that fits: with equal numbers of rows for each client there is one group per client.
+    The size is the largest possible: with equal numbers of rows there is one group per client.
     """
 
-    runs: tuple[tuple[int, int], ...]  # (client, number of groups) of each stretch of consecutive rows
+    runs: tuple[tuple[int, int], ...]  # (client, number of groups) of each run of consecutive rows of one client
     size: int  # rows of a group
 
     @classmethod
-    def of(cls, rows: Sequence[int]) -> "RowGroups":
-        """`rows` (batch,): the client of each row, in any order; fewest groups where each client's are together."""
-        stretches = [(client, len(list(same))) for client, same in groupby(rows)]
-        size = math.gcd(*(count for _, count in stretches))
-        return cls(tuple((client, count // size) for client, count in stretches), size)
+    def from_clients(cls, clients: Sequence[int]) -> "RowGroups":
+        """The groups of a batch whose i-th row belongs to `clients[i]`; few where each client's rows are together."""
+        lengths = [(client, len(list(rows))) for client, rows in groupby(clients)]
+        size = math.gcd(*(length for _, length in lengths))
+        return cls(tuple((client, length // size) for client, length in lengths), size)
 
     @property
     def count(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         return sum(repeats for _, repeats in self.runs)
 
     @property
     def rows(self) -> int:
-        """How many rows the batch has."""
+        """The number of rows of the batch."""
         return self.count * self.size
 
+    @property
+    def clients(self) -> set[int]:
+        """The clients that have rows."""
+        return {client for client, _ in self.runs}
+
     def group(self, x: Tensor) -> Tensor:
-        """(batch, ..., d) -> (groups, tokens, d); also where tokens are flattened or rows repeated by beam search."""
+        """x (batch, ..., d) as (groups, tokens, d); tokens may be flattened and rows repeated by beam search."""
         return x.reshape(self.count, -1, x.shape[-1])
 
     def expand(self, tensors: Mapping[int, Tensor]) -> Tensor:
-        """By client (n, ...), n of each its own -> (groups, max n, ...), filled up with zeros.
+        """Each group's tensor: (n, ...) by client, with n of its own -> (groups, largest n, ...), padded with zeros.
 
-        A client that is not in `tensors` has zeros only. Not a gather: the gradient of that is a scattered sum, in no
-        fixed order on a GPU.
+        A client that is not in `tensors` gets zeros. It is no gather, because the gradient of a gather is a scattered
+        sum, which has no fixed order on a GPU.
         """
-        shape = max((t.shape for t in tensors.values()), key=lambda shape: shape[0])
-        some = next(iter(tensors.values()))
-        whole = {client: _filled(tensors.get(client, some[:0]), shape[0]) for client in {c for c, _ in self.runs}}
-        return torch.cat([whole[client].expand(repeats, *shape) for client, repeats in self.runs])
+        shape = max((tensor.shape for tensor in tensors.values()), key=lambda shape: shape[0])
+        empty = next(iter(tensors.values()))[:0]
+        padded = {client: _pad(tensors.get(client, empty), shape[0]) for client in self.clients}
+        return torch.cat([padded[client].expand(repeats, *shape) for client, repeats in self.runs])
 
 
-def _filled(tensor: Tensor, size: int) -> Tensor:
-    """(n, ...) -> (size, ...)."""
+def _pad(tensor: Tensor, size: int) -> Tensor:
+    """(n, ...) -> (size, ...), padded with zeros."""
     if len(tensor) == size:
         return tensor
     return torch.cat((tensor, tensor.new_zeros(size - len(tensor), *tensor.shape[1:])))

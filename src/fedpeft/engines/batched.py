@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpeft.acceleration.stacked_clients import Stack
+from fedpeft.acceleration.stacked_clients import StackedClients
 from fedpeft.adapters import AdaptedModel
 from fedpeft.engines.base import EngineSetup, Outcome
 from fedpeft.engines.local import LocalEngine, has_diverged
@@ -107,7 +107,7 @@ class BatchedEngine(LocalEngine):
         stack, places = self._stack(group)
         members, others = [], []
         for message, place in zip(group, places, strict=True):
-            client, slot = self.by_id[message.client], stack.slots[place]
+            client, slot = self.by_id[message.client], stack.models[place]
             with self._accelerate(slot, client):  # it may look at scores
                 reported = self.method.receive(slot, message, client)
             if self.method.penalty(slot, message, client) is None:
@@ -133,7 +133,7 @@ class BatchedEngine(LocalEngine):
                 others.append(member.message)  # diverged, and the local engine's code says so
         return outcomes + [self._train_one(message) for message in others]
 
-    def _stack(self, group: Sequence[Message]) -> tuple[Stack, list[int]]:
+    def _stack(self, group: Sequence[Message]) -> tuple[StackedClients, list[int]]:
         """This worker's stack, and which of its slots each client takes; grows with unlike templates met together."""
         slots: list[tuple[AdaptedModel, AdaptedModel]] = self._own.__dict__.setdefault("stacked", [])  # template, clone
         places: list[int] = []
@@ -143,9 +143,9 @@ class BatchedEngine(LocalEngine):
             if not free:
                 slots.append((template, template.clone()))
             places.append(free[0] if free else len(slots) - 1)
-        stack: Stack | None = self._own.__dict__.get("stack")
-        if stack is None or len(stack.slots) != len(slots):
-            stack = self._own.__dict__["stack"] = Stack([clone for _, clone in slots])
+        stack: StackedClients | None = self._own.__dict__.get("stack")
+        if stack is None or len(stack.models) != len(slots):
+            stack = self._own.__dict__["stack"] = StackedClients([clone for _, clone in slots])
         return stack, places
 
 
@@ -159,7 +159,7 @@ class Member:
     trainer: LocalTrainer
 
 
-def train_together(stack: Stack, members: Sequence[Member]) -> None:
+def train_together(stack: StackedClients, members: Sequence[Member]) -> None:
     """Takes every course to its end, one forward and one backward for all that still have a batch.
 
     The gradient is that of the sum of the clients' mean losses, and so each client's own.
@@ -170,7 +170,7 @@ def train_together(stack: Stack, members: Sequence[Member]) -> None:
             return
         client = drawn[0][0].trainer.client  # all have its task and its padding
         sizes = [len(batch["input_ids"]) for _, batch in drawn]
-        rows = stack.rows([m.slot_index for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
+        rows = stack.assign_rows([m.slot_index for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
         losses = client.task.losses(rows, concat_batches([batch for _, batch in drawn], client.padding))  # (rows,)
         sums = [own.sum() for own in losses.split(sizes)]
         means = [loss / count_labels(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]

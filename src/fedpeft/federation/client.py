@@ -51,11 +51,11 @@ class Client:
         return make_batches(self.splits[split], size, self.padding, shuffle)
 
     @property
-    def checkpointing(self) -> bool:
+    def uses_checkpointing(self) -> bool:
         """Whether it was given activation checkpointing."""
         return self.spec.resources.checkpointing
 
-    def token_rows(self) -> Iterator[list[tuple[int, ...]]]:
+    def iterate_token_ids(self) -> Iterator[list[tuple[int, ...]]]:
         """The token ids of its examples, split by split."""
         for rows in self.splits.values():
             yield [row.input_ids + row.target for row in rows]
