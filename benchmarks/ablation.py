@@ -20,7 +20,8 @@ from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
 from fedpeft.runs.compare import get_or_run
-from fedpeft.runs.runner import NullObserver, RunSpec
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.spec import RunSpec
 
 HERE = Path(__file__).parent
 ATTACKER, LOUDNESS = "client-0", 100.0

@@ -19,7 +19,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from fedpeft.aggregation import responsibilities
+from fedpeft.aggregation import fit_responsibilities
 from fedpeft.environment import describe_environment
 
 REPEATS, GROUPS = 5, 3
@@ -47,12 +47,12 @@ def main() -> None:
             cold, warm, auto, index = [], [], [], []
             for seed in range(REPEATS):
                 features, truth = planted(clients, width, seed)
-                seconds, shares = timed(lambda f=features, s=seed: responsibilities(f, GROUPS, None, seed=s))
+                seconds, shares = timed(lambda f=features, s=seed: fit_responsibilities(f, GROUPS, None, seed=s))
                 cold.append(seconds)
                 drifted = features + 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(seed))
-                seconds, shares = timed(lambda f=drifted, p=shares, s=seed: responsibilities(f, GROUPS, p, seed=s))
+                seconds, shares = timed(lambda f=drifted, p=shares, s=seed: fit_responsibilities(f, GROUPS, p, seed=s))
                 warm.append(seconds)
-                seconds, found = timed(lambda f=features, s=seed: responsibilities(f, "auto", None, seed=s))
+                seconds, found = timed(lambda f=features, s=seed: fit_responsibilities(f, "auto", None, seed=s))
                 auto.append(seconds)
                 index.append(min(adjusted_rand_score(truth, s.argmax(1).tolist()) for s in (shares, found)))
             ways = {"cold": cold, "warm": warm, "auto": auto}

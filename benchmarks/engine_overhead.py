@@ -27,7 +27,7 @@ from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.task import Classification
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods.fedit import FedIt, FedItOptions
+from fedpeft.methods.fedit import FedIt
 from fedpeft.tasks.encode import Encoded, Padding
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         backbone, _ = load_backbone(str(tiny_model(Path(folder))), num_labels=2, pooling="mean")
-    method = NoStep(FedItOptions())
+    method = NoStep(FedIt.Options())
     specs = [ClientSpec(f"c{i:04d}", 8) for i in range(wanted.clients)]
     template = TemplateCache(backbone, 0).get_template(method.adapter(backbone, specs[0]))
     initial = template.read()

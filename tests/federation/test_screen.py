@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedpeft.federation.message import Reply
-from fedpeft.federation.method import layout
+from fedpeft.federation.method import get_layout
 from fedpeft.federation.screen import is_finite, medians_of_others, screen, update_norm
 
 
@@ -16,7 +16,7 @@ def screened(replies, norm_limit=10.0):
     sent = {"w": torch.zeros(4)}
     known = {r.client: 5 for r in replies}
     usable, quarantined = screen(
-        replies, known, lambda reply: layout(sent), lambda reply: None, lambda reply: sent, norm_limit
+        replies, known, lambda reply: get_layout(sent), lambda reply: None, lambda reply: sent, norm_limit
     )
     return [r.client for r in usable], quarantined
 

@@ -7,7 +7,7 @@ from fedpeft.adapters import find_interventions
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import find_method
 
 D, RANK = 24, 3
 
@@ -49,7 +49,7 @@ NEWCOMER = ClientSpec("newcomer", 1)
 
 
 def build(name, options):
-    kind = BUILT_IN[name]
+    kind = find_method(name)
     return kind(kind.Options(**options))
 
 

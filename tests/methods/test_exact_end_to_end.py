@@ -19,7 +19,7 @@ from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.task import Classification
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import find_method
 from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded, Padding
 
@@ -85,7 +85,7 @@ def test_every_client_deploys_the_mean_of_all_updates(name, architecture):
     if name == "fedhft":  # at the width of the model a client's rank holds the whole sum: nothing is cut off
         options["adapter"] = {"r": 32, "alpha": 64}
         ranks = (32, 32, 32)
-    kind = BUILT_IN[name]
+    kind = find_method(name)
     method, plain = kind(kind.Options(**options)), classifier(architecture)
     clients, state = federation(method, plain, ranks)
     frozen = {n: p.clone() for n, p in plain.named_parameters()}
@@ -97,14 +97,14 @@ def test_every_client_deploys_the_mean_of_all_updates(name, architecture):
             replies.append(
                 method.train(slot, message, client, TrainingConfig(batch_size=4), generator(round_, client.spec.id))
             )
-            updates.append({m: b.double() @ a.double() for m, (a, b) in slot.updates().items()})
+            updates.append({m: b.double() @ a.double() for m, (a, b) in slot.effective_factors.items()})
         state = method.aggregate(state, replies)
         exact = {m: sum(n / 16 * u[m] for n, u in zip(EXAMPLES, updates, strict=True)) for m in updates[0]}
         heads = [{n: t.double() for n, t in r.tensors.items() if is_head(n)} for r in replies]
         head = {n: sum(k / 16 * h[n] for k, h in zip(EXAMPLES, heads, strict=True)).float() for n in heads[0]}
         for client, slot in clients:
             method.load_personal(slot, Message(client.spec.id, round_ + 1, method.send(state, client.spec)), client)
-            for module, (a, b) in slot.updates().items():
+            for module, (a, b) in slot.effective_factors.items():
                 wanted = nearest(exact[module], 3) if name == "flexlora" else exact[module]
                 assert torch.allclose(b.double() @ a.double(), wanted, atol=2e-5), module
             if name != "flexlora":

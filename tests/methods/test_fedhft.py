@@ -8,7 +8,7 @@ from fedpeft.adapters import get_frozen_delta_names
 from fedpeft.aggregation import pack_rows
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Message, Reply
-from fedpeft.federation.method import FederationInfo, layout
+from fedpeft.federation.method import FederationInfo, get_layout
 from fedpeft.methods.fedhft import FedHft, FedHftState
 from fedpeft.methods.flexlora import FlexLora
 from fedpeft.resources import ClientResources
@@ -227,7 +227,7 @@ def test_a_reply_looks_as_expected_and_a_wrong_bitmap_is_refused():
     method = build()
     state, specs = started(method)
     reply, _ = reply_of(state, specs[1], 3)
-    assert layout(reply.tensors) == method.reply_layout(state, Message("c1", 1, {}))
+    assert get_layout(reply.tensors) == method.reply_layout(state, Message("c1", 1, {}))
     assert method.rejection_reason(state, reply) is None
     bitmap = reply.tensors["m.layer.0.q.lora_row_bitmap"]
     bitmap[0] = bitmap[0] ^ 1  # one row more or less

@@ -7,7 +7,7 @@ from fedpeft.adapters import find_lora_pairs, get_frozen_delta_names, is_head
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import find_method
 from fedpeft.methods.common.cumulative_delta import ADDED
 from fedpeft.resources import ClientResources
 
@@ -41,7 +41,7 @@ def delta(tensors, module: str) -> torch.Tensor:
 
 
 def build(name, **options):
-    kind = BUILT_IN[name]
+    kind = find_method(name)
     return kind(kind.Options(**options))
 
 

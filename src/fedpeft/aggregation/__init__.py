@@ -1,6 +1,6 @@
 """Pure functions on stacked tensors: means, medians, manifolds, gauges, low-rank sums, masks, clusters."""
 
-from fedpeft.aggregation.clusters import responsibilities, sketch, sketch_matrices
+from fedpeft.aggregation.clusters import fit_responsibilities, sketch, sketch_matrices
 from fedpeft.aggregation.gauge import align, gauge
 from fedpeft.aggregation.lowrank import (
     Factors,
@@ -32,6 +32,7 @@ __all__ = [
     "align",
     "combine",
     "concat_factors",
+    "fit_responsibilities",
     "frobenius_norm",
     "gauge",
     "geometric_median",
@@ -46,7 +47,6 @@ __all__ = [
     "pad_rank",
     "polar",
     "residual",
-    "responsibilities",
     "ridge_corrected_mean",
     "row_energy",
     "sketch",

@@ -1,11 +1,11 @@
-"""Matrices with orthonormal rows: the way back after an average."""
+"""The Stiefel manifold of matrices with orthonormal rows, which an average leaves."""
 
 import torch
 from torch import Tensor
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows, (..., r, d) -> same shape and dtype: U V^T of its SVD.
+    """The nearest matrix with orthonormal rows, U V^T of the SVD: (..., r, d) -> same shape and dtype.
 
     Computed in float64 with r x r work: M = (M M^T)^(-1/2) M, refined once. Raises ValueError when a matrix is not
     finite or its rows are linearly dependent, where the nearest one is not unique.

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BLOCK = 64  # clients held in float64 at once: a thousand would cost more in fresh memory than in sums
+BLOCK = 64  # clients held in float64 at once: for a thousand, allocating memory costs more than the sums
 
 
 def normalise_weights(weights: Tensor | None, count: int) -> Tensor:
-    """(count,) float64 weights that sum to 1; equal ones for None. Raises ValueError for negative or all zero ones."""
+    """Weights (count,) float64 that sum to 1, equal for None. Raises ValueError for negative or all zero ones."""
     if weights is None:
         return torch.full((count,), 1 / count, dtype=torch.float64)
     weights = weights.double()
@@ -19,27 +19,27 @@ def normalise_weights(weights: Tensor | None, count: int) -> Tensor:
 
 
 def weighted_mean(points: Tensor | Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
-    """The mean over clients: points (clients, ...) or one (...) each, weights (clients,) -> (...), in their dtype.
+    """The mean (...) over clients, in the points' dtype; points (clients, ...) or one (...) each, weights (clients,).
 
-    Accumulated in float64 (bfloat16 points lose nothing before the last rounding), so many clients at a time.
+    Accumulated in float64, `BLOCK` clients at a time, so low-precision points lose nothing before the last rounding.
     """
-    share = normalise_weights(weights, len(points)).to(points[0].device)
+    fractions = normalise_weights(weights, len(points)).to(points[0].device)
     total = torch.zeros_like(points[0], dtype=torch.float64)
     for start in range(0, len(points), BLOCK):
         block = points[start : start + BLOCK]
         block = block if isinstance(block, Tensor) else torch.stack(list(block))  # (block, ...)
-        total += torch.tensordot(share[start : start + BLOCK], block.double(), dims=1)
+        total += torch.tensordot(fractions[start : start + BLOCK], block.double(), dims=1)
     return total.to(points[0].dtype)
 
 
 def leave_one_out_mean_mix(weights: Tensor) -> Tensor:
-    """(clients, clients) convex weights: row k averages all the others, zero on the diagonal.
+    """Convex weights (clients, clients), zero on the diagonal: row k averages all the others.
 
     Raises ValueError for fewer than two clients, or when only one client has weight.
     """
     count = weights.shape[0]
-    share = normalise_weights(weights, count)
-    if count < 2 or (share == 1).any():
+    fractions = normalise_weights(weights, count)
+    if count < 2 or (fractions == 1).any():
         raise ValueError(f"All-but-one needs at least two clients with weight. Received: {weights.tolist()}.")
-    others = share.repeat(count, 1).fill_diagonal_(0)  # (clients, clients)
+    others = fractions.repeat(count, 1).fill_diagonal_(0)  # (clients, clients)
     return others / others.sum(1, keepdim=True)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fedpeft.aggregation.mean import leave_one_out_mean_mix, normalise_weights
 
-CHUNK = 2**12  # coordinates of every client held in float64 at once: what a core's cache holds is twice as fast
-ITERATIONS = 1000  # at most, 0.1 ms each: ten to forty do, unless a median lies beside a point
-TOLERANCE = 1e-10  # of each convex weight
+CHUNK = 2**12  # coordinates of every client held in float64 at once; twice as fast where a core's cache holds them
+ITERATIONS = 1000  # at most, of 0.1 ms; ten to forty suffice unless a median lies close to a point
+TOLERANCE = 1e-10  # relative change of each convex weight at which iterations stop
 Points = Tensor | Sequence[Tensor]  # (clients, d), or one (d,) each
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -31,27 +31,27 @@ _ROUNDING = 32 * torch.finfo(torch.float64).eps  # of a squared distance compute
 
 
 def gram(points: Points, chunk: int = CHUNK) -> Tensor:
-    """(clients, clients) float64 inner products of the points about the one of median norm.
+    """The inner products (clients, clients) float64 of the points, centred at the point of median norm.
 
     Extra memory is clients x chunk. Raises ValueError when the points are not vectors of one length.
     """
-    width = _width(points)
+    width = _check_width(points)
     norms = torch.stack([point.norm() for point in points])  # (clients,)
     centre = points[int(norms.argsort()[(len(points) - 1) // 2])]
     total = torch.zeros(len(points), len(points), dtype=torch.float64, device=centre.device)
-    for part in _parts(width, chunk):
-        block = _block(points, part) - centre[part].double()  # (clients, chunk)
+    for part in _split_width(width, chunk):
+        block = _take_block(points, part) - centre[part].double()  # (clients, chunk)
         total.addmm_(block, block.T)
     return total
 
 
 def combine(mix: Tensor, points: Points, chunk: int = CHUNK) -> Tensor:
-    """(m, clients) weights times the points -> (m, d), in the points' dtype. Summed in float64, chunk by chunk."""
-    width = _width(points)
+    """Weighted sums (m, d) of the points, weights (m, clients), in the points' dtype; summed in float64 by chunks."""
+    width = _check_width(points)
     mix = mix.to(points[0].device, torch.float64)
     combined = points[0].new_empty(mix.shape[0], width)
-    for part in _parts(width, chunk):
-        combined[:, part] = mix @ _block(points, part)  # (m, chunk)
+    for part in _split_width(width, chunk):
+        combined[:, part] = mix @ _take_block(points, part)  # (m, chunk)
     return combined
 
 
@@ -68,9 +68,9 @@ def geometric_median_mix(
 def leave_one_out_median_mix(
     inner: Tensor, weights: Tensor | None = None, iterations: int = ITERATIONS, tolerance: float = TOLERANCE
 ) -> Tensor:
-    """(clients, clients) convex weights: row k is the geometric median of all the others, zero on the diagonal.
+    """Convex weights (clients, clients), zero on the diagonal: row k gives the geometric median of all the others.
 
-    Two points of equal weight have no unique median: theirs is the mean, so with three clients this is the
+    Two points of equal weight have no unique median and their mean is taken, so with three clients this is the
     leave-one-out mean. Raises ValueError as `geometric_median_mix`, and for fewer than two clients with weight.
     """
     others = leave_one_out_mean_mix(normalise_weights(weights, len(inner)))
@@ -83,12 +83,12 @@ def geometric_median(points: Points, weights: Tensor | None = None) -> Tensor:
 
 
 def leave_one_out_medians(points: Points, weights: Tensor | None = None) -> Tensor:
-    """(clients, d), in the points' dtype: row k is the geometric median of all points but k."""
+    """The geometric medians (clients, d) of all points but one, in the points' dtype; row k leaves out point k."""
     return combine(leave_one_out_median_mix(gram(points), weights), points)
 
 
 def _weiszfeld(inner: Tensor, weights: Tensor, iterations: int, tolerance: float) -> Tensor:
-    """m problems at once: weights (m, clients), rows sum to 1, zero where a point is not part of the problem.
+    """The convex weights of m medians, from weights (m, clients) that are zero for points outside of a problem.
 
     Weiszfeld's step with the correction of Vardi and Zhang (PNAS 2000) where the iterate is one of the points: the
     step is shortened by that point's weight over the force of the others, to nothing when the point is the median.
@@ -98,7 +98,7 @@ def _weiszfeld(inner: Tensor, weights: Tensor, iterations: int, tolerance: float
         raise ValueError("The Gram matrix must be finite, so must every client's values. Received: nan or inf.")
     weights = weights.to(inner.device)
     diagonal = inner.diagonal()  # (clients,)
-    mix = _start(inner, weights)  # (m, clients)
+    mix = _choose_start(inner, weights)  # (m, clients)
     for _ in range(iterations):
         product = mix @ inner  # (m, clients)
         own = (product * mix).sum(1, keepdim=True)  # (m, 1)
@@ -116,8 +116,8 @@ def _weiszfeld(inner: Tensor, weights: Tensor, iterations: int, tolerance: float
     return mix
 
 
-def _start(inner: Tensor, weights: Tensor) -> Tensor:
-    """For each problem its mean, or its best point where that is clearly better: (m, clients) convex weights."""
+def _choose_start(inner: Tensor, weights: Tensor) -> Tensor:
+    """Convex weights (m, clients) of each problem's mean, or of its best point where that is clearly better."""
     diagonal = inner.diagonal()
     between = (diagonal[:, None] + diagonal - 2 * inner).clamp_min(0).sqrt()  # (clients, clients)
     product = weights @ inner  # (m, clients)
@@ -125,20 +125,21 @@ def _start(inner: Tensor, weights: Tensor) -> Tensor:
     at_mean = (weights * square.clamp_min(0).sqrt()).sum(1)  # (m,): the sum that the median minimises
     at_best, best = (weights @ between).masked_fill(weights == 0, torch.inf).min(1)
     point = torch.nn.functional.one_hot(best, len(inner)).double()
-    better = at_best < (1 - 1e-6) * at_mean  # (m,), and not by rounding: of two points neither is better than the mean
+    # By more than rounding, because of two points neither is better than their mean.
+    better = at_best < (1 - 1e-6) * at_mean  # (m,)
     return torch.where(better[:, None], point, weights)
 
 
-def _width(points: Points) -> int:
+def _check_width(points: Points) -> int:
     shapes = {tuple(point.shape) for point in points}
     if len(shapes) != 1 or len(width := next(iter(shapes))) != 1:
         raise ValueError(f"Points must be vectors of one length. Received: shapes {sorted(shapes)}.")
     return width[0]
 
 
-def _parts(width: int, chunk: int) -> Iterator[slice]:
+def _split_width(width: int, chunk: int) -> Iterator[slice]:
     return (slice(start, start + chunk) for start in range(0, width, chunk))
 
 
-def _block(points: Points, part: slice) -> Tensor:
+def _take_block(points: Points, part: slice) -> Tensor:
     return torch.stack([point[part] for point in points]).double()  # (clients, chunk)

@@ -1,4 +1,4 @@
-"""Rules over named tensors: one dict per client."""
+"""Means of named tensors, one dict per client."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ Tensors = dict[str, Tensor]
 
 
 def mean_tensors(replies: Sequence[Tensors], weights: Tensor | None = None) -> Tensors:
-    """The weighted mean of every tensor; weights (clients,). Raises ValueError when names or shapes differ."""
+    """The mean of every tensor with weights (clients,). Raises ValueError when names or shapes differ."""
     _require_alike(replies)
     return {name: weighted_mean([reply[name] for reply in replies], weights) for name in replies[0]}
 

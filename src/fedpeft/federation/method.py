@@ -1,4 +1,4 @@
-"""The one extension point: a federated fine-tuning method is what its paper says, and nothing else."""
+"""The contract of a method: what its paper says, and nothing of engines, checkpoints or networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,30 +22,30 @@ Layout = dict[str, tuple[torch.dtype, torch.Size]]
 
 
 class MethodOptions(BaseModel):
-    """What a user may set for any method; methods add their own fields."""
+    """Options of every method; methods add their own fields."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     lr: float = Field(1e-3, gt=0, description="learning rate of the first round")
     levels: Literal["own", "lowest"] = Field(
-        "own", description="where `resources` differ: each client at its own level, or all at the least of every lever"
+        "own", description="where `resources` differ: each client at its own, or all at the least of every setting"
     )
 
 
 @dataclass(frozen=True)
 class FederationInfo:
-    """What the server knows before the first round: its clients, and the seeded start each of them derives."""
+    """What the server knows before the first round: its clients, and the seeded start that each of them derives."""
 
     clients: tuple[ClientSpec, ...]
     initial: Mapping[str, Tensors]  # by client id
-    dimensions: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)  # by client, LoRA module:
-    # (d_out, d_in) of the adapted layer
+    # (d_out, d_in) of every adapted layer, by client id and LoRA module; {} for adapters other than LoRA
+    dimensions: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
 
     def shared_initial_tensors(self) -> Tensors:
-        """The start shared by all clients. Raises UserError when their adapters differ in layout."""
+        """The start that all clients share. Raises UserError when their adapters differ in layout."""
         first = self.initial[self.clients[0].id]
         for spec in self.clients:
-            if layout(self.initial[spec.id]) != layout(first):
+            if get_layout(self.initial[spec.id]) != get_layout(first):
                 raise UserError(
                     f"this method needs the same adapter at every client, but {self.clients[0].id!r} and {spec.id!r} "
                     "differ in rank, layers or density; give them one level, or set the method's `levels: lowest`"
@@ -53,23 +53,44 @@ class FederationInfo:
         return first
 
 
-def layout(tensors: Tensors) -> Layout:
-    """Names, dtypes and shapes: what a well-formed reply is checked against."""
+def get_layout(tensors: Tensors) -> Layout:
+    """Dtype and shape of every tensor by name, which a reply is checked against."""
     return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
 class Method(ABC, Generic[State]):
     """A federated fine-tuning method.
 
-    The server calls `start`, `send`, `expects`, `aggregate` and `admit`; the client calls `adapter`, `train` and
-    `personal`.
-    `State` is a frozen dataclass of tensors and plain values, so that checkpoint and resume need no code here.
-    Most methods write `start`, `send`, `aggregate` and at most the two hooks `receive` and `reply`.
+    The server calls `start`, `send`, `reply_layout`, `rejection_reason`, `update_baseline`, `aggregate`, `add_client`
+    and `reference_models`; the client calls `adapter`, `train` and `load_personal`. `State` is a frozen dataclass of
+    tensors and plain values, so that checkpoint and resume need no code here. Most methods write `start`, `send`,
+    `aggregate` and at most the two hooks `receive` and `reply`. A whole method, the unweighted mean of LoRA tensors:
+
+        class PlainMeanOptions(MethodOptions):
+            adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA that every client trains")
+
+        @dataclass(frozen=True)
+        class PlainMeanState:
+            tensors: Tensors
+
+        class PlainMean(Method[PlainMeanState]):
+            Options = PlainMeanOptions
+
+            def start(self, info: FederationInfo, seed: int) -> PlainMeanState:
+                return PlainMeanState(info.shared_initial_tensors())
+
+            def send(self, state: PlainMeanState, client: ClientSpec) -> Tensors:
+                return state.tensors
+
+            def aggregate(self, state: PlainMeanState, replies: Sequence[Reply]) -> PlainMeanState:
+                return PlainMeanState(mean_tensors([reply.tensors for reply in replies]))
+
+    As the file `fedpeft/methods/plain_mean.py` it is the method `plain_mean` of every experiment.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     uses_client_state: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
-    pools_data: ClassVar[bool] = False  # train one client that holds everybody's rows (an upper reference)
+    pools_data: ClassVar[bool] = False  # whether one client trains on everybody's examples (an upper reference)
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -77,8 +98,10 @@ class Method(ABC, Generic[State]):
     # ---- what is trained
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
-        """The adapter this client trains on the backbone `model`. Default: as the options' `adapter` says, within the
-        client's resources."""
+        """The adapter that this client trains on the backbone `model`.
+
+        Default: as the options' `adapter` says, within the client's resources.
+        """
         config: PeftConfig = self.options.adapter.make_config(model, client.resources)
         return config
 
@@ -90,50 +113,58 @@ class Method(ABC, Generic[State]):
 
     @abstractmethod
     def send(self, state: State, client: ClientSpec) -> Tensors:
-        """What the server sends to this client now."""
+        """The tensors that the server sends to this client now."""
 
     def reply_layout(self, state: State, message: Message) -> Layout:
-        """The layout of the reply to a message; replies of another layout are quarantined. Default: as sent."""
-        return layout(message.tensors)
+        """The layout of the reply to a message; replies of another layout are quarantined. Default: that sent."""
+        return get_layout(message.tensors)
 
     def rejection_reason(self, state: State, reply: Reply) -> str | None:
-        """Why a reply of the right layout is of no use all the same; None when it is. Default: None."""
+        """Reason to reject a well-formed reply, or None. Default: None."""
         return None
 
     def update_baseline(self, state: State, message: Message, reply: Reply) -> Tensors:
-        """What a reply's update is measured from; what is not in it counts from zero. Default: what was sent."""
+        """The tensors from which the norm of a reply's update is measured, zero for others. Default: those sent."""
         return message.tensors
 
     @abstractmethod
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
-        """The next state. `replies` come sorted by client id and passed the screen."""
+        """The next state, from the round's usable replies sorted by client id."""
 
     def add_client(self, state: State, reply: Reply) -> State:
-        """The state when a newcomer has trained one round on what was sent to it. Must leave what everyone else is
-        sent as it is. Default: nothing to learn of a newcomer."""
+        """The state after a joining client has trained one round on what was sent to it. Default: unchanged.
+
+        What all other clients are sent must stay the same.
+        """
         return state
+
+    def reference_models(self, state: State) -> dict[str, Tensors]:
+        """Other models worth scoring for a joining client, by name, each as it would be sent to it. Default: none."""
+        return {}
 
     # ---- client side
 
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
-        """Load what was sent into the model; returns scalars worth reporting. Must not change `client`."""
+        """Loads what was sent into the model; returns scalars to report. Must not change `client`."""
         model.write(message.tensors)
         return {}
 
     def trainable_names(self, model: AdaptedModel, message: Message) -> tuple[str, ...]:
-        """The tensors that this round trains; the others keep what `receive` wrote. Default: all."""
+        """The names of the tensors that this round trains; the others keep what `receive` wrote. Default: all."""
         return model.names
 
     def penalty(self, model: AdaptedModel, message: Message, client: Client) -> Callable[[], Tensor] | None:
-        """A term () added to the loss of every step, asked for after `receive`. Default: none."""
+        """A function that returns a term () of every step's loss; called once, after `receive`. Default: none."""
         return None
 
     def reply(self, model: AdaptedModel, message: Message, client: Client) -> Tensors:
-        """What travels back after local training. Default: everything trained, in the tensors that the client keeps in
-        `client.local.trained`, which nobody writes to."""
-        kept = client.local.trained
-        assert kept is not None  # `train` and `finish` set it first
-        return {name: kept[name] for name in model.names}
+        """The tensors that travel back after local training. Default: all trained ones.
+
+        They are those in `client.local.trained`, not copies: nobody writes to them.
+        """
+        trained = client.local.trained
+        assert trained is not None  # `finish` sets it first
+        return {name: trained[name] for name in model.names}
 
     def train(
         self,
@@ -143,21 +174,22 @@ class Method(ABC, Generic[State]):
         training: TrainingConfig,
         shuffle: torch.Generator,
     ) -> Reply:
-        """One local round: receive, train, reply. `client.local.trained` is set here.
+        """One local round: receive, train, reply; sets `client.local.trained`.
 
-        An engine may run many clients at once through `receive`, `trains`, `penalty`, `lr` and `finish` instead, for
-        methods that leave this as it is."""
-        reported = self.receive(model, message, client)
+        For methods that leave it as it is, an engine may train several clients together through `receive`,
+        `trainable_names`, `penalty`, `lr` and `finish` instead.
+        """
+        scalars = self.receive(model, message, client)
         names, penalty = self.trainable_names(model, message), self.penalty(model, message, client)
         loss = train_locally(LocalTrainer(model, client, names, self.lr(message, training), training, shuffle), penalty)
-        return self.finish(model, message, client, loss, reported)
+        return self.finish(model, message, client, loss, scalars)
 
     def finish(
-        self, model: AdaptedModel, message: Message, client: Client, loss: float, reported: dict[str, Scalar]
+        self, model: AdaptedModel, message: Message, client: Client, loss: float, scalars: dict[str, Scalar]
     ) -> Reply:
-        """The end of a local round, for engines whose own loop trained the model: keeps what was trained, replies."""
+        """The reply of a client whose model was trained, which it keeps; `scalars` are those of `receive`."""
         client.local.trained = model.snapshot()
-        scalars = {"examples": client.spec.examples, "loss": loss, **reported}
+        scalars = {"examples": client.spec.examples, "loss": loss, **scalars}
         return Reply(message.client, message.round, self.reply(model, message, client), scalars)
 
     def lr(self, message: Message, training: TrainingConfig) -> float:
@@ -165,11 +197,11 @@ class Method(ABC, Generic[State]):
         return self.options.lr * training.lr_decay ** (message.round - 1)
 
     def load_personal(self, model: AdaptedModel, message: Message, client: Client) -> None:
-        """Load the model this client would deploy, given what the server would send it now. Default: `receive`."""
+        """Loads the model that this client would deploy, given what the server would send now. Default: `receive`."""
         self.receive(model, message, client)
 
 
-def example_weights(replies: Sequence[Reply]) -> torch.Tensor:
-    """The weights p_k = n_k / sum n over the round's replies, (clients,) float64."""
+def example_weights(replies: Sequence[Reply]) -> Tensor:
+    """The weights p_k = n_k / sum n, (clients,) float64, n_k the training examples of each reply's client."""
     counts = torch.tensor([float(reply.scalars["examples"]) for reply in replies], dtype=torch.float64)
     return counts / counts.sum()

@@ -1,48 +1,93 @@
-"""The methods, by the name a user writes. Others join through the entry-point group `fedpeft.methods`."""
+"""The methods: one file per published method, under the name that a user writes; `common/` is what they share.
 
-from importlib.metadata import entry_points
+A new method is one new file in this folder with one subclass of `fedpeft.federation.method.Method`. A package adds its
+own through the entry-point group `fedpeft.methods` (name = "module:Class"), a program by `register_method`. No method
+imports another one.
+
+Provenance marks in docstrings and comments say where a rule comes from:
+
+- [paper]: read in the paper, or in a reliable account of it; "the paper's" in prose means the same
+- [code]: read in the authors' released code
+- [derived]: follows by arithmetic from the paper, or was measured
+- [choice], [ours]: ours, because the sources are silent or because it serves our users better
+"""
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract
+from pkgutil import iter_modules
 from typing import Any
 
+from fedpeft.errors import UserError
 from fedpeft.federation.method import Method
-from fedpeft.methods.centralised import Centralised
-from fedpeft.methods.ditto import Ditto
-from fedpeft.methods.fedavg_loreft import FedAvgLoReft
-from fedpeft.methods.fedex_lora import FedExLora
-from fedpeft.methods.fedhft import FedHft
-from fedpeft.methods.fedit import FedIt
-from fedpeft.methods.fedreft import FedReft
-from fedpeft.methods.fedsa_lora import FedSaLora
-from fedpeft.methods.ffa_lora import FfaLora
-from fedpeft.methods.flexlora import FlexLora
-from fedpeft.methods.flora import FLora
-from fedpeft.methods.hetlora import HetLora
-from fedpeft.methods.ifca import Ifca
-from fedpeft.methods.local import Local
-from fedpeft.methods.lora_fair import LoraFair
-from fedpeft.methods.rolora import RoLora
-from fedpeft.methods.zero_shot import ZeroShot
 
-BUILT_IN: dict[str, type[Method[Any]]] = {
-    "local": Local,
-    "centralised": Centralised,
-    "fedit": FedIt,
-    "fedavg_loreft": FedAvgLoReft,
-    "fedreft": FedReft,
-    "lora_fair": LoraFair,
-    "hetlora": HetLora,
-    "flora": FLora,
-    "flexlora": FlexLora,
-    "fedhft": FedHft,
-    "fedex_lora": FedExLora,
-    "rolora": RoLora,
-    "ifca": Ifca,
-    "ffa_lora": FfaLora,
-    "fedsa_lora": FedSaLora,
-    "ditto": Ditto,
-    "zero_shot": ZeroShot,
-}
+GROUP = "fedpeft.methods"  # of entry points
+_registered: dict[str, type[Method[Any]]] = {}
 
 
-def available() -> dict[str, type[Method[Any]]]:
-    """Every method that can be named: ours, and those of installed packages."""
-    return BUILT_IN | {point.name: point.load() for point in entry_points(group="fedpeft.methods")}
+def list_built_in() -> list[str]:
+    """The names of the methods in this folder, sorted."""
+    return sorted(module.name for module in iter_modules(__path__) if not module.ispkg)
+
+
+def list_methods() -> list[str]:
+    """All names that `find_method` takes, those in this folder first, each part sorted. Imports no method."""
+    built_in = list_built_in()
+    others = _registered.keys() | {point.name for point in entry_points(group=GROUP)}
+    return built_in + sorted(others - set(built_in))
+
+
+def register_method(name: str, kind: type[Method[Any]]) -> None:
+    """Makes a method of this program known by a name. Raises ValueError for the name of a method in this folder."""
+    if name in list_built_in():
+        raise ValueError(f"A registered method must not take the name of a built-in one. Received: {name!r}.")
+    _registered[name] = kind
+
+
+def find_method(name: str) -> type[Method[Any]]:
+    """The method of a name; of equal names the one in this folder, then the registered one, then an entry point.
+
+    Raises UserError for an unknown name, a file without exactly one method, or an entry point that cannot be used.
+    """
+    if name in list_built_in():
+        return _find_class(name)
+    if name in _registered:
+        return _registered[name]
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        raise UserError(f"unknown method {name!r}; known: {', '.join(list_methods())}")
+    if len(points) > 1:
+        packages = ", ".join(sorted(_name_package(point) for point in points))
+        raise UserError(f"method {name!r} comes from {len(points)} packages: {packages}; uninstall all but one of them")
+    return _load(points[0])
+
+
+def _find_class(name: str) -> type[Method[Any]]:
+    module = import_module(f"{__name__}.{name}")
+    kinds = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
+    ]
+    concrete = [kind for kind in kinds if not isabstract(kind)]
+    if len(concrete) != 1:
+        names = ", ".join(kind.__name__ for kind in concrete) or "none"
+        raise UserError(f"method {name!r}: {module.__file__} must define one method class, received: {names}")
+    return concrete[0]
+
+
+def _load(point: EntryPoint) -> type[Method[Any]]:
+    where = f"method {point.name!r} of package {_name_package(point)}"
+    try:
+        kind = point.load()
+    except Exception as error:  # whatever another package's code raises is that package's fault alone
+        raise UserError(
+            f"{where} cannot be imported from {point.value}: {type(error).__name__}: {error}; repair or uninstall it"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UserError(f"{where}: {point.value} must be a subclass of fedpeft's Method, received {kind!r}")
+    return kind
+
+
+def _name_package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module

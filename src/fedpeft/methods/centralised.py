@@ -1,4 +1,4 @@
-"""Centralised: one model trained on everybody's rows pooled, evaluated at every client. The upper reference.
+"""Centralised: one model trained on all clients' examples pooled, evaluated at every client. The upper reference.
 
 It is a federation of one simulated client; no real federation may do this, since the data would have to leave.
 """
@@ -7,27 +7,30 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from fedpeft.adapters import AdaptedModel, AdapterOptions, LoraOptions
-from fedpeft.federation.client import Client
-from fedpeft.federation.message import Message, Reply
-from fedpeft.federation.method import MethodOptions
-from fedpeft.methods.common.fedavg import FedAvg, GlobalState
+from fedpeft.adapters import AdapterOptions, LoraOptions
+from fedpeft.federation.client import ClientSpec
+from fedpeft.federation.message import Reply, Tensors
+from fedpeft.federation.method import FederationInfo, Method, MethodOptions
+from fedpeft.methods.common.fedavg import GlobalState
 
 
 class CentralisedOptions(MethodOptions):
-    adapter: AdapterOptions = Field(default_factory=LoraOptions, description="what is trained on the pooled rows")
+    adapter: AdapterOptions = Field(default_factory=LoraOptions, description="the adapter trained on the pooled data")
 
 
-class Centralised(FedAvg):
-    """The same number of epochs over the pooled rows as every client makes over its own."""
+class Centralised(Method[GlobalState]):
+    """As many epochs over the pooled examples as every client makes over its own."""
 
     Options = CentralisedOptions
     uses_client_state = False
     pools_data = True
 
-    def penalty(self, model: AdaptedModel, message: Message, client: Client) -> None:
-        return None
+    def start(self, info: FederationInfo, seed: int) -> GlobalState:
+        return GlobalState(info.shared_initial_tensors())
+
+    def send(self, state: GlobalState, client: ClientSpec) -> Tensors:
+        return state.tensors
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
-        (only,) = replies
-        return GlobalState(only.tensors)
+        (reply,) = replies
+        return GlobalState(reply.tensors)

@@ -13,15 +13,18 @@ from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods.common.fedavg import make_proximal_term
-from fedpeft.methods.fedit import FedIt, FedItOptions
+from fedpeft.methods.common.fedavg import LoraFedAvg
+from fedpeft.methods.common.options import LoraMeanOptions
+from fedpeft.methods.common.proximal import make_proximal_term
 
 
-class DittoOptions(FedItOptions):
-    personal_weight: float = Field(0.1, ge=0, description="lambda: how strongly the personal model is held")
+class DittoOptions(LoraMeanOptions):
+    personal_weight: float = Field(
+        0.1, ge=0, description="lambda: how strongly a client's personal model is held near the global one"
+    )
 
 
-class Ditto(FedIt):
+class Ditto(LoraFedAvg):
     """`client.local.kept` is v_k."""
 
     Options = DittoOptions
@@ -29,13 +32,14 @@ class Ditto(FedIt):
     def train(
         self, model: AdaptedModel, message: Message, client: Client, training: TrainingConfig, shuffle: torch.Generator
     ) -> Reply:
-        # 1. The global model, as FedAvg does.
+        # 1. The global model w_k, as FedAvg trains it.
         reply = super().train(model, message, client, training, shuffle)
-        # 2. The personal one, held near what was received.
+        # 2. The personal model v_k, held near the w received.
         model.write(message.tensors)
-        near = make_proximal_term(model, model.names, self.options.personal_weight)
+        penalty = make_proximal_term(model, model.names, self.options.personal_weight)
         self.load_personal(model, message, client)
-        train_locally(LocalTrainer(model, client, model.names, self.lr(message, training), training, shuffle), near)
+        trainer = LocalTrainer(model, client, model.names, self.lr(message, training), training, shuffle)
+        train_locally(trainer, penalty)
         client.local.kept = client.local.trained = model.read()
         return reply
 

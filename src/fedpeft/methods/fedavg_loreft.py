@@ -7,20 +7,19 @@ every R back on the Stiefel manifold by its polar factor after aggregation; `ret
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from pydantic import Field
 
-from fedpeft.adapters import ReftOptions, find_interventions
-from fedpeft.aggregation import polar
-from fedpeft.federation.message import Reply, Tensors
+from fedpeft.adapters import ReftOptions
+from fedpeft.federation.message import Reply
 from fedpeft.methods.common.fedavg import FedAvg, GlobalState
 from fedpeft.methods.common.options import MeanOptions
+from fedpeft.methods.common.orthonormal import find_not_orthonormal, retract_r
 
 
 class FedAvgLoReftOptions(MeanOptions):
     lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
-    adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions each client trains")
-    retract: bool = Field(True, description="put the mean of the R's back on the manifold of orthonormal rows")
+    adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions that every client trains")
+    retract: bool = Field(True, description="make the rows of the averaged R's orthonormal again")
 
 
 class FedAvgLoReft(FedAvg):
@@ -33,20 +32,6 @@ class FedAvgLoReft(FedAvg):
         return find_not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
-        moved = super().aggregate(state, replies)
-        orthonormal = self.options.retract and self.options.adapter.variant == "loreft"
-        return replace(moved, tensors=retract_r(moved.tensors)) if orthonormal else moved
-
-
-def find_not_orthonormal(tensors: Tensors) -> str | None:
-    """Which R of a reply lacks orthonormal rows; None when all have them. Local training keeps them to 1e-5."""
-    for r, _, _ in find_interventions(tensors):
-        square = tensors[r].double() @ tensors[r].double().mT  # (groups, rank, rank)
-        if not torch.allclose(square, torch.eye(square.shape[-1], dtype=square.dtype, device=square.device), atol=1e-3):
-            return f"{r}: its rows are not orthonormal"
-    return None
-
-
-def retract_r(tensors: Tensors) -> Tensors:
-    """The same tensors with every R replaced by its polar factor, the nearest with orthonormal rows."""
-    return tensors | {r: polar(tensors[r]) for r, _, _ in find_interventions(tensors)}  # R: (groups, rank, d)
+        state = super().aggregate(state, replies)
+        retracts = self.options.retract and self.options.adapter.variant == "loreft"
+        return replace(state, tensors=retract_r(state.tensors)) if retracts else state

@@ -16,24 +16,23 @@ from fedpeft.adapters import AdaptedModel, LoraOptions
 from fedpeft.aggregation import mean_tensors, residual
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, layout
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, get_layout
 from fedpeft.methods.common.cumulative_delta import CumulativeState, compact_rank, read_delta, read_shapes
-from fedpeft.methods.common.ranks import find_modules, get_factors
+from fedpeft.methods.common.lora_tensors import find_modules, get_factors
 
 
 class FedExLoraOptions(MethodOptions):
-    adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA each client trains")
+    adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA that every client trains")
 
 
 class FedExLora(Method[CumulativeState]):
     Options = FedExLoraOptions
 
     def start(self, info: FederationInfo, seed: int) -> CumulativeState:
-        common = info.shared_initial_tensors()
-        return CumulativeState(common, read_shapes(info))
+        return CumulativeState(info.shared_initial_tensors(), read_shapes(info))
 
     def send(self, state: CumulativeState, client: ClientSpec) -> Tensors:
-        return state.tensors | state.delta_for(client.id)
+        return state.tensors | state.select_delta(client.id)
 
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         model.write({name: message.tensors[name] for name in model.names})
@@ -41,7 +40,7 @@ class FedExLora(Method[CumulativeState]):
         return {}
 
     def reply_layout(self, state: CumulativeState, message: Message) -> Layout:
-        return layout(state.tensors)
+        return get_layout(state.tensors)
 
     def aggregate(self, state: CumulativeState, replies: Sequence[Reply]) -> CumulativeState:
         weights = example_weights(replies)
@@ -50,4 +49,4 @@ class FedExLora(Method[CumulativeState]):
             b, a = residual([get_factors(reply.tensors, module) for reply in replies], weights)
             added[module] = compact_rank((self.options.adapter.scale * b, a))
         mean = mean_tensors([reply.tensors for reply in replies], weights)
-        return state.after(mean, added, replies[0].round, [reply.client for reply in replies])
+        return state.add_round(mean, added, replies[0].round, [reply.client for reply in replies])

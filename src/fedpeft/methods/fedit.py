@@ -5,19 +5,8 @@ B's, weighted by the number of examples. Mean(B) mean(A) is not mean(B A): the a
 does not claim it. Ours [choice]: the classification head travels and is averaged with them.
 """
 
-from pydantic import Field
-
-from fedpeft.adapters import LoraOptions
-from fedpeft.methods.common.fedavg import FedAvg
-from fedpeft.methods.common.options import MeanOptions
+from fedpeft.methods.common.fedavg import LoraFedAvg
 
 
-class FedItOptions(MeanOptions):
-    adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA each client trains")
-
-
-class FedIt(FedAvg):
-    """FedAvg over LoRA's A and B."""
-
-    Options = FedItOptions
-    uses_client_state = False
+class FedIt(LoraFedAvg):
+    """FedAvg over LoRA's A and B, and the head."""

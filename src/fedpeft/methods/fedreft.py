@@ -8,7 +8,7 @@ geometric median of *the other* clients' parameters, and the client partially in
 Derived: averages leave the Stiefel manifold, so every R is replaced by its polar factor after each aggregation and
 each mixing step; with three clients the median of the two others is their mean.
 Ours [choice], where the paper is silent: one median per intervention and one for the head; equal weights of clients;
-`mixing="validation"` picks lambda_k on the client's own held-out rows, after the paper's idea of adapting at test
+`mixing="validation"` picks lambda_k on the client's own held-out examples, after the paper's idea of adapting at test
 time; `align` turns every client to a common gauge first, because (QR, QW, Qb) is the same intervention for every
 orthogonal Q; a client that was not drawn is remembered as it last was; what it deploys is phi_k after the last mixing.
 """
@@ -34,28 +34,34 @@ from fedpeft.aggregation import (
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Method, MethodOptions
-from fedpeft.methods.fedavg_loreft import find_not_orthonormal, retract_r
+from fedpeft.methods.common.orthonormal import find_not_orthonormal, retract_r
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # [choice] holds 0, so that mixing never raises the held-out loss
 
 
 class FedReftOptions(MethodOptions):
     lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
-    adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions each client trains")
-    abm: Literal["median", "mean"] = Field("median", description="of all the others; alike up to three clients")
-    mixing: Literal["fixed", "validation"] = Field("fixed", description="how lambda is chosen")
-    mixing_weight: float = Field(0.5, ge=0, le=1, description='lambda of mixing "fixed"')
+    adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions that every client trains")
+    abm: Literal["median", "mean"] = Field(
+        "median", description="what a client receives of all the others; up to three clients both are alike"
+    )
+    mixing: Literal["fixed", "validation"] = Field(
+        "fixed", description="lambda is `mixing_weight`, or each client chooses its own on its validation split"
+    )
+    mixing_weight: float = Field(
+        0.5, ge=0, le=1, description="lambda of fixed mixing: 0 keeps the client's own parameters, 1 takes the others'"
+    )
     align: bool = Field(False, description="turn every client to a common gauge before aggregation and mixing")
 
 
 @dataclass(frozen=True)
 class FedReftState:
-    """`phis` and `others` hold no client before it has trained once; both are sorted by client id."""
+    """`phis` and `others` hold the clients that have trained at least once; both are sorted by client id."""
 
     mean: Tensors  # of all clients, at first the common start: the gauge of reference
-    phis: dict[str, Tensors]  # last known parameters by client id
+    phis: dict[str, Tensors]  # last known parameters, by client
     others: dict[str, Tensors]  # z_k, what each client receives
-    everyone: Tensors  # the centre of all clients, which a newcomer receives; at first the common start
+    everyone: Tensors  # the centre of all clients, which a joining client receives; at first the common start
 
 
 class FedReft(Method[FedReftState]):
@@ -70,20 +76,20 @@ class FedReft(Method[FedReftState]):
 
     def aggregate(self, state: FedReftState, replies: Sequence[Reply]) -> FedReftState:
         # 1. Keep the new parameters; clients that were not drawn stay as they last were.
-        fresh = {reply.client: reply.tensors for reply in replies}
+        new = {reply.client: reply.tensors for reply in replies}
         if self.options.align:
-            fresh = {client: align_to(phi, state.mean) for client, phi in fresh.items()}
-        phis = dict(sorted((state.phis | fresh).items()))
+            new = {client: align_to(phi, state.mean) for client, phi in new.items()}
+        phis = dict(sorted((state.phis | new).items()))
         # 2. All leave-one-out centres: per group one K x K Gram matrix for the weights, one product for the values.
         points = list(phis.values())
         centres: list[Tensors] = [{} for _ in range(len(points) + 1)]
         for names in group_names(state.mean):
             flat = [torch.cat([phi[name].flatten() for name in names]) for phi in points]  # (d,) each
-            for centre, values in zip(centres, combine(self._all_but_me(flat), flat), strict=True):  # (d,)
+            for centre, values in zip(centres, combine(self._weigh_all_but_me(flat), flat), strict=True):  # (d,)
                 parts = values.split([points[0][name].numel() for name in names])
                 centre |= {n: part.view_as(points[0][n]).clone() for n, part in zip(names, parts, strict=True)}
-        *others, everyone = map(self._retracted, centres)
-        mean = self._retracted(mean_tensors(points))
+        *others, everyone = map(self._retract, centres)
+        mean = self._retract(mean_tensors(points))
         return FedReftState(mean, phis, dict(zip(phis, others, strict=True)), everyone)
 
     def send(self, state: FedReftState, client: ClientSpec) -> Tensors:
@@ -97,17 +103,20 @@ class FedReft(Method[FedReftState]):
         if self.options.align:
             own = align_to(own, others)
         if self.options.mixing == "fixed":
-            chosen = self.options.mixing_weight
+            weight = self.options.mixing_weight
         else:
-            losses = {weight: self._held_out_loss(model, client, own, others, weight) for weight in LAMBDAS}
-            chosen = min(losses, key=losses.__getitem__)
-        model.write(self._mixed(own, others, chosen))
-        return {"mixing_weight": chosen}
+            losses = {w: self._compute_held_out_loss(model, client, self._mix(own, others, w)) for w in LAMBDAS}
+            weight = min(losses, key=losses.__getitem__)
+        model.write(self._mix(own, others, weight))
+        return {"mixing_weight": weight}
 
-    def _all_but_me(self, points: Sequence[Tensor]) -> Tensor:
-        """(K + 1, K) convex weights of the K points (d,): row k is of all but k, the last one of all."""
+    def reference_models(self, state: FedReftState) -> dict[str, Tensors]:
+        return {"mean": state.mean}
+
+    def _weigh_all_but_me(self, points: Sequence[Tensor]) -> Tensor:
+        """Convex weights (K + 1, K) of the K points (d,): row k is of all but k, the last one of all."""
         count = len(points)
-        if count == 1:  # nobody else yet: the client keeps its own, a newcomer takes it
+        if count == 1:  # nobody else yet: the client keeps its own, and a joining client takes it
             return torch.ones(2, 1, dtype=torch.float64)
         if self.options.abm == "mean":
             uniform = torch.full((count,), 1 / count, dtype=torch.float64)
@@ -115,16 +124,14 @@ class FedReft(Method[FedReftState]):
         inner = gram(points)  # (K, K) float64
         return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])
 
-    def _mixed(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
-        return self._retracted({name: torch.lerp(own[name], others[name], weight) for name in own})
+    def _mix(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
+        return self._retract({name: torch.lerp(own[name], others[name], weight) for name in own})
 
-    def _retracted(self, tensors: Tensors) -> Tensors:
+    def _retract(self, tensors: Tensors) -> Tensors:
         return retract_r(tensors) if self.options.adapter.variant == "loreft" else tensors
 
-    def _held_out_loss(
-        self, model: AdaptedModel, client: Client, own: Tensors, others: Tensors, weight: float
-    ) -> float:
-        model.write(self._mixed(own, others, weight))
+    def _compute_held_out_loss(self, model: AdaptedModel, client: Client, tensors: Tensors) -> float:
+        model.write(tensors)
         return client.scores(model, "validation")["loss"]
 
 
@@ -136,7 +143,8 @@ def group_names(names: Sequence[str] | Tensors) -> list[list[str]]:
 
 def align_to(phi: Tensors, reference: Tensors) -> Tensors:
     """The same interventions in the gauge nearest to the reference's."""
-    turned: Tensors = {}
+    aligned: Tensors = {}
     for r, w, b in find_interventions(phi):
-        turned |= zip((r, w, b), align(phi[r], phi[w], phi[b], (reference[r], reference[w], reference[b])), strict=True)
-    return phi | turned
+        parts = align(phi[r], phi[w], phi[b], (reference[r], reference[w], reference[b]))
+        aligned |= zip((r, w, b), parts, strict=True)
+    return phi | aligned

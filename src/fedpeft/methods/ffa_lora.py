@@ -1,17 +1,16 @@
-"""FFA-LoRA: A frozen at a shared random start, only B trained. Sun et al., arXiv 2403.12313.
+"""FFA-LoRA: A frozen at a common random start, only B trained. Sun et al., arXiv 2403.12313.
 
-With one A for everybody, mean(B) A = mean(B A): the aggregate is exact, and half of LoRA travels. Every client derives
-the same A from the run's seed, so A never travels. Ours [choice]: the head is trained and averaged with B.
+With one A for all clients, mean(B) A = mean(B A): the aggregate is exact, and half of LoRA travels. Every client
+derives the same A from the run's seed, so A never travels. Ours [choice]: the head is trained and averaged with B.
 """
 
 from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Scalar, Tensors
-from fedpeft.methods.common.fedavg import GlobalState
-from fedpeft.methods.fedit import FedIt
+from fedpeft.methods.common.fedavg import GlobalState, LoraFedAvg
 
 
-class FfaLora(FedIt):
+class FfaLora(LoraFedAvg):
     """FedAvg over B and the head."""
 
     def send(self, state: GlobalState, client: ClientSpec) -> Tensors:
@@ -29,5 +28,5 @@ class FfaLora(FedIt):
 
 
 def drop_a(tensors: Tensors) -> Tensors:
-    """Everything but the A's."""
+    """All LoRA tensors but the A's."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("lora_A.weight")}

@@ -8,30 +8,16 @@ top r_k directions. Exact up to that truncation. Derived: the SVD of the stacked
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 
-from fedpeft.adapters import LoraOptions
 from fedpeft.aggregation import concat_factors, truncate
 from fedpeft.federation.message import Reply
-from fedpeft.federation.method import MethodOptions, example_weights
-from fedpeft.methods.common.ranks import (
-    Ranked,
-    RankedState,
-    find_modules,
-    get_factors,
-    mean_heads,
-    put_factors,
-    replies_with,
-)
+from fedpeft.federation.method import example_weights
+from fedpeft.methods.common.lora_tensors import find_modules, get_factors, mean_heads, put_factors, replies_with
+from fedpeft.methods.common.ranks import MixedRank, RankedState
 
 
-class FlexLoraOptions(MethodOptions):
-    adapter: LoraOptions = Field(default_factory=LoraOptions, description="LoRA; `resources` give clients other ranks")
-
-
-class FlexLora(Ranked):
-    Options = FlexLoraOptions
-    uses_client_state = False
+class FlexLora(MixedRank):
+    """The truncated SVD of the exact mean."""
 
     def aggregate(self, state: RankedState, replies: Sequence[Reply]) -> RankedState:
         tensors = state.tensors | mean_heads(replies)
@@ -39,10 +25,8 @@ class FlexLora(Ranked):
             own = replies_with(replies, module)
             if own:
                 mean = concat_factors([get_factors(reply.tensors, module) for reply in own], example_weights(own))
-                rank = tensors[f"{module}.lora_A.weight"].shape[0]  # the largest of any client
-                b, a = truncate(mean, rank)
-                spare = (a == 0).all(1)  # directions that the sum does not have: B is zero, A may learn again
-                tensors |= put_factors(
-                    module, (b, torch.where(spare[:, None], get_factors(state.tensors, module)[1], a))
-                )
+                _, old_a = get_factors(state.tensors, module)
+                b, a = truncate(mean, old_a.shape[0])  # the largest rank of any client
+                is_spare = (a == 0).all(1)  # directions that the sum does not have: B is zero there, A may learn again
+                tensors |= put_factors(module, (b, torch.where(is_spare[:, None], old_a, a)))
         return RankedState(tensors, state.ranks)

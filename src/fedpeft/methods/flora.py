@@ -9,35 +9,28 @@ taken over the clients that adapt it; the head is averaged.
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 
-from fedpeft.adapters import AdaptedModel, LoraOptions, is_head
+from fedpeft.adapters import AdaptedModel, take_head
 from fedpeft.aggregation import concat_factors
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights
+from fedpeft.federation.method import FederationInfo, Layout, Method, example_weights
 from fedpeft.methods.common.cumulative_delta import CumulativeState, draw_fresh_lora, read_delta, read_shapes
-from fedpeft.methods.common.ranks import find_modules, get_factors, mean_heads, replies_with
-
-
-class FLoraOptions(MethodOptions):
-    adapter: LoraOptions = Field(default_factory=LoraOptions, description="LoRA; `resources` give clients other ranks")
+from fedpeft.methods.common.lora_tensors import find_modules, get_factors, mean_heads, replies_with
+from fedpeft.methods.common.options import MixedRankOptions
 
 
 class FLora(Method[CumulativeState]):
-    Options = FLoraOptions
+    Options = MixedRankOptions
 
     def start(self, info: FederationInfo, seed: int) -> CumulativeState:
-        some = next(iter(info.initial.values()))
-        head = {name: tensor for name, tensor in some.items() if is_head(name)}
-        return CumulativeState(head, read_shapes(info))
+        return CumulativeState(take_head(next(iter(info.initial.values()))), read_shapes(info))
 
     def send(self, state: CumulativeState, client: ClientSpec) -> Tensors:
-        return state.tensors | state.delta_for(client.id)
+        return state.tensors | state.select_delta(client.id)
 
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
-        head = {name: tensor for name, tensor in message.tensors.items() if is_head(name)}
-        model.write(head | draw_fresh_lora(model, client.generator("fresh", message.round)))
+        model.write(take_head(message.tensors) | draw_fresh_lora(model, client.generator("fresh", message.round)))
         model.set_frozen_delta(read_delta(client, message))
         return {}
 
@@ -50,4 +43,4 @@ class FLora(Method[CumulativeState]):
             own = replies_with(replies, module)
             weights = self.options.adapter.scale * example_weights(own)
             added[module] = concat_factors([get_factors(reply.tensors, module) for reply in own], weights)
-        return state.after(mean_heads(replies), added, replies[0].round, [reply.client for reply in replies])
+        return state.add_round(mean_heads(replies), added, replies[0].round, [reply.client for reply in replies])

@@ -2,7 +2,7 @@
 
 The paper's: the server sends all C models, client k picks argmin_j of its training loss and trains that one, the
 server averages within each cluster. C = 1 is FedAvg. Ours [choice]: the first model is the common start, the others
-are drawn anew with its tensors' means and spreads (equal starts would all be picked alike).
+are drawn anew with its tensors' means and spreads (clients could not choose among equal starts).
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from fedpeft.adapters import AdaptedModel, LoraOptions
 from fedpeft.aggregation import mean_tensors
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, layout
+from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, get_layout
 from fedpeft.federation.randomness import generator
 
 
 class IfcaOptions(MethodOptions):
-    adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA of every model")
+    adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA of every global model")
     clusters: int = Field(2, ge=1, description="number of global models, C")
 
 
@@ -43,29 +43,31 @@ class Ifca(Method[IfcaState]):
         return {f"{j}/{name}": t for j, model in enumerate(state.models) for name, t in model.items()}
 
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
-        losses = {j: self._loss(model, message, client, j) for j in range(self.options.clusters)}
+        losses = {j: self._compute_loss(model, message, client, j) for j in range(self.options.clusters)}
         chosen = min(losses, key=losses.__getitem__)
         model.write(select_model(message, chosen))
         return {"cluster": chosen}
 
     def reply_layout(self, state: IfcaState, message: Message) -> Layout:
-        return layout(state.models[0])
+        return get_layout(state.models[0])
 
     def rejection_reason(self, state: IfcaState, reply: Reply) -> str | None:
         cluster = reply.scalars.get("cluster")
-        return None if cluster in range(len(state.models)) else f"cluster {cluster!r} is none of {len(state.models)}"
+        if cluster in range(len(state.models)):
+            return None
+        return f"its cluster must be one of 0 to {len(state.models) - 1}, received {cluster!r}"
 
     def update_baseline(self, state: IfcaState, message: Message, reply: Reply) -> Tensors:
         return state.models[int(reply.scalars["cluster"])]
 
     def aggregate(self, state: IfcaState, replies: Sequence[Reply]) -> IfcaState:
-        def mean_of(j: int) -> Tensors:
-            own = [reply for reply in replies if reply.scalars["cluster"] == j]
-            return mean_tensors([r.tensors for r in own], example_weights(own)) if own else state.models[j]
+        return IfcaState(tuple(self._average(state, replies, j) for j in range(len(state.models))))
 
-        return IfcaState(tuple(mean_of(j) for j in range(len(state.models))))
+    def _average(self, state: IfcaState, replies: Sequence[Reply], j: int) -> Tensors:
+        own = [reply for reply in replies if reply.scalars["cluster"] == j]
+        return mean_tensors([reply.tensors for reply in own], example_weights(own)) if own else state.models[j]
 
-    def _loss(self, model: AdaptedModel, message: Message, client: Client, j: int) -> float:
+    def _compute_loss(self, model: AdaptedModel, message: Message, client: Client, j: int) -> float:
         if self.options.clusters == 1:
             return 0.0
         model.write(select_model(message, j))
@@ -73,17 +75,17 @@ class Ifca(Method[IfcaState]):
 
 
 def select_model(message: Message, j: int) -> Tensors:
-    """The j-th model of a message."""
+    """The tensors of the j-th model in a message."""
     prefix = f"{j}/"
     return {name.removeprefix(prefix): t for name, t in message.tensors.items() if name.startswith(prefix)}
 
 
 def resample(tensors: Tensors, draw: torch.Generator) -> Tensors:
-    """Tensors of the same means and spreads; what is constant, such as LoRA's B of zeros, stays."""
+    """Random tensors of the same means and spreads; constant ones, such as LoRA's B of zeros, stay."""
+    return {name: _resample_one(tensor, draw) for name, tensor in tensors.items()}
 
-    def one(tensor: Tensor) -> Tensor:
-        spread = tensor.float().std(correction=0)
-        drawn = torch.randn(tensor.shape, generator=draw).to(tensor.device)
-        return (tensor.float().mean() + spread * drawn).to(tensor.dtype)
 
-    return {name: one(tensor) for name, tensor in tensors.items()}
+def _resample_one(tensor: Tensor, draw: torch.Generator) -> Tensor:
+    spread = tensor.float().std(correction=0)
+    noise = torch.randn(tensor.shape, generator=draw).to(tensor.device)
+    return (tensor.float().mean() + spread * noise).to(tensor.dtype)

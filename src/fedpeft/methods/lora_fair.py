@@ -8,28 +8,26 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from fedpeft.aggregation import mean_tensors, ridge_corrected_mean
-from fedpeft.federation.message import Reply
+from fedpeft.aggregation import ridge_corrected_mean
+from fedpeft.federation.message import Reply, Tensors
 from fedpeft.federation.method import example_weights
-from fedpeft.methods.common.fedavg import GlobalState, server_step
-from fedpeft.methods.common.ranks import find_modules, get_factors, put_factors
-from fedpeft.methods.fedit import FedIt, FedItOptions
+from fedpeft.methods.common.fedavg import LoraFedAvg
+from fedpeft.methods.common.lora_tensors import find_modules, get_factors, put_factors
+from fedpeft.methods.common.options import LoraMeanOptions
 
 
-class LoraFairOptions(FedItOptions):
-    ridge: float = Field(0.01, gt=0, description="how strongly dB is kept small")
+class LoraFairOptions(LoraMeanOptions):
+    ridge: float = Field(0.01, gt=0, description="how strongly the correction of B is kept small")
 
 
-class LoraFair(FedIt):
-    """FedIT with the corrected B."""
+class LoraFair(LoraFedAvg):
+    """FedAvg over A, B and the head, with the corrected B."""
 
     Options = LoraFairOptions
-    uses_client_state = False
 
-    def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
-        weights = example_weights(replies)
-        refined = mean_tensors([reply.tensors for reply in replies], weights)
-        for module in find_modules(refined):
+    def average(self, replies: Sequence[Reply]) -> Tensors:
+        mean, weights = super().average(replies), example_weights(replies)
+        for module in find_modules(mean):
             pairs = [get_factors(reply.tensors, module) for reply in replies]
-            refined |= put_factors(module, ridge_corrected_mean(pairs, weights, self.options.ridge))
-        return server_step(state, refined, self.options)
+            mean |= put_factors(module, ridge_corrected_mean(pairs, weights, self.options.ridge))
+        return mean

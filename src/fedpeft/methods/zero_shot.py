@@ -1,16 +1,20 @@
-"""Zero-shot: the backbone as it came; nothing is trained and nothing travels. What training is worth is told by it."""
+"""Zero-shot: the untrained backbone as a baseline; nothing is trained and nothing travels."""
 
 import torch
 
 from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client
-from fedpeft.federation.message import Message, Reply
+from fedpeft.federation.message import Message, Reply, Scalar
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods.local import Local
+from fedpeft.methods.common.isolated import Isolated
 
 
-class ZeroShot(Local):
-    """Local training without the training. A classification head stays as it was drawn."""
+class ZeroShot(Isolated):
+    """Every client keeps the seeded start. A classification head stays as it was drawn."""
+
+    def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
+        model.restore(client.initial)
+        return {}
 
     def trainable_names(self, model: AdaptedModel, message: Message) -> tuple[str, ...]:
         return ()

@@ -1,25 +1,23 @@
-"""Masked LoRA on the wire: which rows of B a client sends, how they are named, and what the server reads back [ours].
+"""Masked LoRA on the wire: how the chosen rows of B are named and checked, and what the server reads back [ours].
 
 Per module travel A (r, d_in), the chosen rows of B (m, r), and a bitmap of which rows those are (ceil(d_out / 8),).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from fedpeft.adapters import AdaptedModel, find_lora_pairs, get_frozen_delta_names
-from fedpeft.aggregation import MaskedUpdate, pack_rows, row_energy, top_rows, unpack_rows
-from fedpeft.federation.client import Client
-from fedpeft.federation.message import Message, Reply, Tensors
+from fedpeft.adapters import AdaptedModel, find_lora_pairs
+from fedpeft.aggregation import MaskedUpdate, pack_rows, top_rows, unpack_rows
+from fedpeft.federation.message import Reply, Tensors
 from fedpeft.federation.method import FederationInfo, Layout
 
-Modules = dict[str, dict[str, int]]  # by module: d_out, d_in, rank, and rows: how many of B travel
-Importance = dict[str, Tensor]  # by module, (d_out,)
+ModuleSizes = dict[str, dict[str, int]]  # by module: d_out, d_in, rank, and rows: how many of B travel
 
 
-def read_client_modules(info: FederationInfo) -> dict[str, Modules]:
-    """By client: the size of every module it adapts, and how many rows its density leaves."""
+def read_client_modules(info: FederationInfo) -> dict[str, ModuleSizes]:
+    """The size of every module that a client adapts, and how many rows its density leaves, by client."""
     return {
         spec.id: {
             module: {
@@ -34,49 +32,63 @@ def read_client_modules(info: FederationInfo) -> dict[str, Modules]:
     }
 
 
-def upload_names(module: str) -> tuple[str, str, str]:
-    """A, the rows of B, the bitmap."""
+def read_reply_modules(reply: Reply, known: Mapping[str, ModuleSizes]) -> ModuleSizes:
+    """The sizes of the modules in a reply: the layers' from the known clients, rank and rows from the reply."""
+    sizes: ModuleSizes = {}
+    for module, size in merge_modules(known).items():
+        a, b, _ = get_upload_names(module)
+        if a in reply.tensors:
+            sizes[module] = size | {"rank": reply.tensors[a].shape[0], "rows": reply.tensors[b].shape[0]}
+    return sizes
+
+
+def merge_modules(clients: Mapping[str, ModuleSizes]) -> ModuleSizes:
+    """Every module that some client adapts, with the sizes that the last such client has of it."""
+    return {module: size for sizes in clients.values() for module, size in sizes.items()}
+
+
+def get_upload_names(module: str) -> tuple[str, str, str]:
+    """The names of A, of the rows of B, and of the bitmap."""
     return f"{module}.lora_A.weight", f"{module}.lora_masked_B", f"{module}.lora_row_bitmap"
 
 
-def read_sizes(reply: Reply, module: str) -> dict[str, int]:
-    """The rank and the rows of one module, as a reply has them."""
-    a, b, _ = upload_names(module)
-    return {"rank": reply.tensors[a].shape[0], "rows": reply.tensors[b].shape[0]}
-
-
-def make_upload_layout(modules: Modules) -> Layout:
-    """What the tensors of a masked LoRA must look like."""
+def make_upload_layout(modules: ModuleSizes) -> Layout:
+    """The layout of a masked LoRA's tensors."""
     result: Layout = {}
     for module, size in modules.items():
         shapes = (size["rank"], size["d_in"]), (size["rows"], size["rank"]), (-(-size["d_out"] // 8),)
-        kinds = torch.float32, torch.float32, torch.uint8
-        result |= {n: (k, torch.Size(s)) for n, k, s in zip(upload_names(module), kinds, shapes, strict=True)}
+        dtypes = torch.float32, torch.float32, torch.uint8
+        result |= {n: (d, torch.Size(s)) for n, d, s in zip(get_upload_names(module), dtypes, shapes, strict=True)}
     return result
 
 
 def make_masked_upload(model: AdaptedModel, rows: Mapping[str, Tensor], trained: Tensors) -> Tensors:
-    """The masked LoRA as it travels; `rows` (m,) by module are rows of the whole B, those trained at most."""
-    held, sizes = model.get_rows(), model.get_dimensions()
+    """The masked LoRA as it travels; `rows` (m,) by module are rows of the whole B, only such as were trained."""
+    masked, dimensions = model.get_rows(), model.get_dimensions()
     tensors: Tensors = {}
     for module, a, b in find_lora_pairs(trained):
         chosen = rows[module]
-        part = trained[b] if module in held else trained[b][chosen]  # a B of masked rows holds no others
-        values = trained[a], part, pack_rows(chosen, sizes[module][0])
-        tensors |= dict(zip(upload_names(module), values, strict=True))
+        part = trained[b] if module in masked else trained[b][chosen]  # a masked module's B holds its rows only
+        values = trained[a], part, pack_rows(chosen, dimensions[module][0])
+        tensors |= dict(zip(get_upload_names(module), values, strict=True))
     return tensors
 
 
 def read_masked_update(reply: Reply, module: str, size: Mapping[str, int], scale: float) -> MaskedUpdate:
-    """One module of a reply, scale included in B."""
-    a, b, bitmap = (reply.tensors[name] for name in upload_names(module))
+    """One module of a reply, with the scale in B."""
+    a, b, bitmap = (reply.tensors[name] for name in get_upload_names(module))
     return MaskedUpdate(unpack_rows(bitmap, size["d_out"]), scale * b, a)
 
 
-def find_wrong_bitmap(reply: Reply, modules: Modules) -> str | None:
-    """What is wrong with the bitmaps of a reply whose layout is right."""
+def find_replies_with(replies: Sequence[Reply], module: str) -> list[int]:
+    """The indices of the replies whose clients adapt a module."""
+    return [i for i, reply in enumerate(replies) if get_upload_names(module)[0] in reply.tensors]
+
+
+def find_wrong_bitmap(reply: Reply, modules: ModuleSizes) -> str | None:
+    """A message on the first wrong bitmap of a reply whose layout is right, or None."""
     for module, size in modules.items():
-        bitmap = reply.tensors[upload_names(module)[2]]
+        bitmap = reply.tensors[get_upload_names(module)[2]]
         try:
             count = len(unpack_rows(bitmap, size["d_out"]))
         except ValueError as error:
@@ -84,52 +96,3 @@ def find_wrong_bitmap(reply: Reply, modules: Modules) -> str | None:
         if count != size["rows"]:
             return f"{module}: a bitmap of {count} rows came with {size['rows']} rows"
     return None
-
-
-class RowGradients:
-    """The mean squared gradient of every row of B over the steps of a local training: empirical Fisher information."""
-
-    def __init__(self, model: AdaptedModel) -> None:
-        self._b = {module: model.parameters([b])[0] for module, _, b in find_lora_pairs(model.names)}
-        self._sums = {module: torch.zeros(len(b), device=b.device) for module, b in self._b.items()}
-
-    def observe(self) -> None:
-        """Adds one step's gradients, which must be complete."""
-        for module, b in self._b.items():
-            if b.grad is not None:
-                self._sums[module] += b.grad.float().square().sum(1)  # (rows,)
-
-    def importance(self) -> Importance:
-        """(rows,) by module; only its order matters, so it is not divided by the number of steps."""
-        return {module: total.cpu() for module, total in self._sums.items()}
-
-
-def row_energies(trained: Tensors) -> Importance:
-    """The energy of every row of B A, (rows,) by module."""
-    return {module: row_energy((trained[b], trained[a])).cpu() for module, a, b in find_lora_pairs(trained)}
-
-
-def rows_after(importance: Importance, density: float) -> dict[str, Tensor]:
-    """The rows that matter most, (m,) by module."""
-    return {module: top_rows(values, density) for module, values in importance.items()}
-
-
-def rows_trained(model: AdaptedModel) -> dict[str, Tensor]:
-    """The rows that this slot trains, (m,) by module: all of them where nothing is masked."""
-    return {module: torch.arange(d_out) for module, (d_out, _) in model.get_dimensions().items()} | model.get_rows()
-
-
-def rows_before(model: AdaptedModel, message: Message, client: Client) -> dict[str, Tensor]:
-    """Rows to train: half by the energy of the mixture received, the others drawn anew in every round."""
-    draw = client.generator("rows", message.round)
-    chosen = {}
-    for module in model.get_rows():  # none where the density is 1
-        d_out, _ = model.get_dimensions()[module]
-        count = len(top_rows(torch.zeros(d_out), client.spec.resources.density))
-        name_a, name_b = get_frozen_delta_names(module)
-        rank = torch.rand(d_out, generator=draw)  # in [0, 1): what is not chosen by energy is drawn
-        if name_a in message.tensors:
-            energy = row_energy((message.tensors[name_b], message.tensors[name_a]))
-            rank[top_rows(energy, (count // 2) / d_out) if count > 1 else []] = 2.0
-        chosen[module] = top_rows(rank, client.spec.resources.density)
-    return chosen

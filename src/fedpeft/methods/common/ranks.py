@@ -1,34 +1,36 @@
-"""Clients that differ in rank and in adapted layers: one server-side LoRA large enough for all, cut to each [ours].
+"""Clients that differ in rank and in adapted layers: one LoRA at the server, cut to each client's size [ours].
 
-HetLoRA and FlexLoRA share it. Since s in s B A is one constant of the federation, cutting and padding a pair of
-factors with zeros leaves the meaning of what remains.
+The server's LoRA has every module of any client at the largest rank of any client. The scale s in s B A is one constant
+of the federation, so cutting a pair of factors, or padding it with zeros, leaves the meaning of what remains.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from fedpeft.adapters import AdaptedModel, find_lora_pairs, is_head
-from fedpeft.aggregation import Factors, mean_tensors, pad_rank, take_rank
+from fedpeft.adapters import AdaptedModel, find_lora_pairs, take_head
+from fedpeft.aggregation import Factors, pad_rank, take_rank
 from fedpeft.federation.client import Client, ClientSpec
-from fedpeft.federation.message import Message, Reply, Scalar, Tensors
-from fedpeft.federation.method import FederationInfo, Method, example_weights
+from fedpeft.federation.message import Message, Scalar, Tensors
+from fedpeft.federation.method import FederationInfo, Method
+from fedpeft.methods.common.lora_tensors import get_factors, put_factors
+from fedpeft.methods.common.options import MixedRankOptions
 
 Ranks = dict[str, dict[str, int]]  # by client, by module
 
 
 @dataclass(frozen=True)
 class RankedState:
-    """Every module of any client, at the largest rank of any client; and what each client holds of it."""
+    """Every module of any client at its largest rank, and the rank at which each client holds it."""
 
     tensors: Tensors
     ranks: Ranks
 
 
-class Ranked(Method[RankedState]):
-    """Sends each client the first rows of every module it adapts."""
+class MixedRank(Method[RankedState]):
+    """Sends each client the first rows of every module that it adapts; the aggregation rule is the method's own."""
+
+    Options = MixedRankOptions
+    uses_client_state = False
 
     def start(self, info: FederationInfo, seed: int) -> RankedState:
         largest: Tensors = {}
@@ -39,23 +41,15 @@ class Ranked(Method[RankedState]):
         return RankedState(largest, {client: read_ranks(tensors) for client, tensors in info.initial.items()})
 
     def send(self, state: RankedState, client: ClientSpec) -> Tensors:
-        rank = client.resources.rank or self.options.adapter.r
-        newcomer = {module: min(rank, most) for module, most in read_ranks(state.tensors).items()}
-        return truncate_to(state.tensors, state.ranks.get(client.id, newcomer))
+        ranks = state.ranks.get(client.id)
+        if ranks is None:  # a joining client gets every module, at a rank that it can carry
+            rank = client.resources.rank or self.options.adapter.r
+            ranks = {module: min(rank, most) for module, most in read_ranks(state.tensors).items()}
+        return truncate_to(state.tensors, ranks)
 
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         model.write(pad_to(message.tensors, read_ranks(client.initial)))
         return {}
-
-
-def get_factors(tensors: Tensors, module: str) -> Factors:
-    """(B (d_out, r), A (r, d_in)) of one module."""
-    return tensors[f"{module}.lora_B.weight"], tensors[f"{module}.lora_A.weight"]
-
-
-def put_factors(module: str, factors: Factors) -> Tensors:
-    """The inverse of `pair`."""
-    return {f"{module}.lora_A.weight": factors[1], f"{module}.lora_B.weight": factors[0]}
 
 
 def read_ranks(tensors: Tensors) -> dict[str, int]:
@@ -64,38 +58,17 @@ def read_ranks(tensors: Tensors) -> dict[str, int]:
 
 
 def truncate_to(tensors: Tensors, ranks: dict[str, int]) -> Tensors:
-    """The modules named in `ranks`, each cut to its rank; and the head."""
-    return _resized(tensors, ranks, take_rank)
+    """The modules named in `ranks`, each cut to its rank, and the head."""
+    return _resize(tensors, ranks, take_rank)
 
 
 def pad_to(tensors: Tensors, ranks: dict[str, int]) -> Tensors:
-    """Every module padded with zeros to the rank given; and the head."""
-    return _resized(tensors, ranks, pad_rank)
+    """The modules named in `ranks`, each padded with zeros to its rank, and the head."""
+    return _resize(tensors, ranks, pad_rank)
 
 
-def _resized(tensors: Tensors, ranks: dict[str, int], resize: Callable[[Factors, int], Factors]) -> Tensors:
-    result = {name: tensor for name, tensor in tensors.items() if is_head(name)}
+def _resize(tensors: Tensors, ranks: dict[str, int], resize: Callable[[Factors, int], Factors]) -> Tensors:
+    result = take_head(tensors)
     for module, rank in ranks.items():
         result |= put_factors(module, resize(get_factors(tensors, module), rank))
     return result
-
-
-def find_modules(tensors: Iterable[str]) -> list[str]:
-    """The adapted modules among names of LoRA tensors."""
-    return [module for module, _, _ in find_lora_pairs(tensors)]
-
-
-def replies_with(replies: Sequence[Reply], module: str) -> list[Reply]:
-    """The replies of the clients that adapt a module."""
-    return [reply for reply in replies if f"{module}.lora_A.weight" in reply.tensors]
-
-
-def mean_heads(replies: Sequence[Reply], weights: Tensor | None = None) -> Tensors:
-    """The weighted mean of the heads; by training rows where no weights (clients,) are given."""
-    heads = [{name: tensor for name, tensor in reply.tensors.items() if is_head(name)} for reply in replies]
-    return mean_tensors(heads, example_weights(replies) if weights is None else weights)
-
-
-def or_uniform(weights: Tensor) -> Tensor:
-    """The weights (clients,), or equal ones where all are zero."""
-    return weights if bool(weights.sum() > 0) else torch.ones_like(weights)
