@@ -1,6 +1,6 @@
 """Text that adapted decoders write: the same with and without a key-value cache, batched and one by one.
 
-LoReFT on every architecture, by hand and on both padding sides: test_reft_generation.
+reft/test_generation.py has LoReFT on every architecture, by hand and on both padding sides.
 """
 
 import pytest
@@ -16,8 +16,8 @@ ARCHITECTURES = ("llama", "gpt2")
 
 
 @pytest.fixture
-def slot(tiny, stir, factors):
-    """slot("merged", "llama") -> an adapter away from its start on a decoder in float64."""
+def adapted(tiny, stir, factors):
+    """adapted("merged", "llama") -> an adapted decoder, away from its start, in float64."""
 
     def build(kind, architecture):
         model = tiny(architecture).double()
@@ -53,8 +53,8 @@ def generate(model, batch, **options):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_cache_or_not_and_batched_or_alone(kind, architecture, slot, padded):
-    model, batch = slot(kind, architecture).model, padded("left")
+def test_cache_or_not_and_batched_or_alone(kind, architecture, adapted, padded):
+    model, batch = adapted(kind, architecture).model, padded("left")
     tokens, scores = generate(model, batch, use_cache=True)
     plain_tokens, plain_scores = generate(model, batch, use_cache=False)
     assert torch.equal(tokens, plain_tokens)
@@ -67,8 +67,8 @@ def test_cache_or_not_and_batched_or_alone(kind, architecture, slot, padded):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_adapter_is_heard(kind, slot, padded):
-    adapted, batch = slot(kind, "llama"), padded("left")
+def test_the_adapter_is_heard(kind, adapted, padded):
+    adapted, batch = adapted(kind, "llama"), padded("left")
     _, scores = generate(adapted.model, batch)
     adapted.set_frozen_delta({})
     with adapted.model.disable_adapter():
@@ -77,8 +77,8 @@ def test_the_adapter_is_heard(kind, slot, padded):
     assert (scores - plain)[finite].abs().max() > 0.05
 
 
-def test_masked_rows_and_merged_factors_speak_as_their_whole_update_does(slot, tiny, padded):
-    adapted, batch = slot("masked and merged", "llama"), padded("left")
+def test_masked_rows_and_merged_factors_speak_as_their_whole_update_does(adapted, tiny, padded):
+    adapted, batch = adapted("masked and merged", "llama"), padded("left")
     plain = tiny("llama").double()
     for module, (A, B) in adapted.effective_factors.items():
         with torch.no_grad():
@@ -89,8 +89,8 @@ def test_masked_rows_and_merged_factors_speak_as_their_whole_update_does(slot, t
     torch.testing.assert_close(scores, dense_scores, rtol=1e-8, atol=1e-8)
 
 
-def test_sampling_from_equal_seeds_is_equal_with_and_without_cache(slot, padded):
-    model, batch = slot("f2+l2", "llama").model, padded("left")
+def test_sampling_from_equal_seeds_is_equal_with_and_without_cache(adapted, padded):
+    model, batch = adapted("f2+l2", "llama").model, padded("left")
     drawn = []
     for use_cache in (True, False):
         torch.manual_seed(3)
@@ -99,8 +99,8 @@ def test_sampling_from_equal_seeds_is_equal_with_and_without_cache(slot, padded)
 
 
 @pytest.mark.parametrize("kind", ["lora", "masked", "f2+l2"])
-def test_checkpointing_does_not_touch_generation(kind, slot, padded):
-    adapted, batch = slot(kind, "llama"), padded("left")
+def test_checkpointing_does_not_touch_generation(kind, adapted, padded):
+    adapted, batch = adapted(kind, "llama"), padded("left")
     expected = generate(adapted.model, batch)
     set_checkpointing_(adapted.base, True)
     got = generate(adapted.model, batch)
@@ -108,9 +108,9 @@ def test_checkpointing_does_not_touch_generation(kind, slot, padded):
 
 
 @pytest.mark.parametrize("kind", ["lora", "masked and merged", "f2+l2", "all"])
-def test_recomputed_gradients_of_the_answer_are_bit_equal(kind, slot, padded):
+def test_recomputed_gradients_of_the_answer_are_bit_equal(kind, adapted, padded):
     """The causal language model itself; test_checkpointing has the classifiers."""
-    adapted, batch = slot(kind, "llama"), padded()
+    adapted, batch = adapted(kind, "llama"), padded()
     labels = batch["input_ids"].where(batch["attention_mask"].cumsum(-1) > 3, -100)  # the answer: after 3 tokens
     results = []
     for on in (False, True):

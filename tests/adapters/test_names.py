@@ -1,6 +1,7 @@
 import torch
 
 from fedpeft.adapters import find_interventions, find_lora_pairs, get_frozen_delta_names, is_head, take_head
+from fedpeft.adapters import names as tensor_names
 
 
 def test_interventions_come_in_the_order_of_the_blocks():
@@ -36,3 +37,16 @@ def test_take_head_keeps_the_tensors_of_the_head_alone_in_their_order():
     head = take_head(tensors)
     assert list(head) == ["m.classifier.bias", "m.classifier.weight"]
     assert head["m.classifier.bias"] is bias and head["m.classifier.weight"] is weight
+
+
+def test_an_added_prefix_is_no_heads(monkeypatch):
+    monkeypatch.setattr(tensor_names, "_prefixes", set(tensor_names._prefixes))  # the real set stays as it is
+    name = "base_model.model.layers.0.query.scaled_l"
+    assert is_head(name)
+    tensor_names.add_prefix("scaled_")
+    assert not is_head(name) and is_head("base_model.model.classifier.scale")
+
+
+def test_the_rows_of_a_masked_module_have_a_name_of_their_own():
+    assert tensor_names.get_rows_name("m.query") == "m.query.lora_rows"
+    assert not is_head(tensor_names.get_rows_name("m.query"))

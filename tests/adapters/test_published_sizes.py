@@ -41,9 +41,9 @@ def without_weights(name: str) -> nn.Module:
 
 def sizes(name: str, config: Callable) -> dict[str, int]:
     model = copy.deepcopy(without_weights(name))
-    slot = AdaptedModel(get_peft_model(model, config(model)))
-    assert all(parameter.is_meta for parameter in slot.parameters())
-    return slot.count_parameters()
+    adapted = AdaptedModel(get_peft_model(model, config(model)))
+    assert all(parameter.is_meta for parameter in adapted.parameters())
+    return adapted.count_parameters()
 
 
 @pytest.mark.parametrize(("name", "millions"), [(LLAMA_3B, 3212.75), (LLAMA_8B, 8030.26)])

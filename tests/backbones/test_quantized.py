@@ -31,7 +31,7 @@ def quantised(folder, tiny):
 
 
 @pytest.fixture
-def slot(stir):
+def adapted(stir):
     def build(model, kind):
         if kind == "reft":
             config = LoReftConfig(r=3, positions="f2+l2")
@@ -44,18 +44,18 @@ def slot(stir):
     return build
 
 
-def step(slot, batch):
+def step(adapted, batch):
     labels = batch["input_ids"].where(batch["attention_mask"].cumsum(-1) > 3, -100)
-    loss = slot.model(**batch, labels=labels).loss
-    gradients = torch.autograd.grad(loss, slot.parameters())
+    loss = adapted.model(**batch, labels=labels).loss
+    gradients = torch.autograd.grad(loss, adapted.parameters())
     return loss.detach(), gradients
 
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("kind", ADAPTERS)
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_adapters_train_in_float32_and_recomputing_gives_the_same(quantization, kind, quantised, slot, padded):
-    model, batch = slot(quantised(quantization, "bfloat16"), kind), padded()
+def test_adapters_train_in_float32_and_recomputing_gives_the_same(quantization, kind, quantised, adapted, padded):
+    model, batch = adapted(quantised(quantization, "bfloat16"), kind), padded()
     loss, gradients = step(model, batch)
     assert loss.isfinite() and all(g.isfinite().all() and g.any() for g in gradients)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -77,9 +77,9 @@ def test_close_to_the_plain_model(quantization, error, quantised, padded):
 @needs_bitsandbytes
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_a_clone_made_before_the_first_forward_is_the_same_model_on_the_same_weights(
-    quantization, quantised, slot, padded
+    quantization, quantised, adapted, padded
 ):
-    first, batch = slot(quantised(quantization), "lora"), padded()
+    first, batch = adapted(quantised(quantization), "lora"), padded()
     second = first.clone()
     with torch.no_grad():
         expected, got = first.model(**batch).logits, second.model(**batch).logits

@@ -1,4 +1,4 @@
-"""Tiny random models of every supported architecture, and adapters that do something."""
+"""Tiny random models of every supported architecture, and adapters away from their identity start."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from fedpeft.adapters import AdaptedModel, get_frozen_delta_names, is_head, make_lora_config
+from fedpeft.adapters import AdaptedModel, get_frozen_delta_names, make_lora_config, take_head
 from fedpeft.backbones import SequenceClassifier
 
 ENCODERS = ("bert", "roberta", "mpnet")
@@ -21,8 +21,9 @@ PAD = 1
 torch.set_num_threads(1)
 
 
-def tiny_config(architecture: str, width: int = 32, layers: int = 3, **other: Any) -> Any:
-    common: dict[str, Any] = {"vocab_size": 60, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2} | other
+def tiny_config(architecture: str, width: int = 32, layers: int = 3, **options: Any) -> Any:
+    """The configuration of a tiny model; `options` are fields of the architecture's own configuration."""
+    common: dict[str, Any] = {"vocab_size": 60, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2} | options
     if architecture == "gpt2":
         sizes = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64}
         return AutoConfig.for_model("gpt2", **common, **sizes)
@@ -40,7 +41,7 @@ def tiny() -> Callable[..., PreTrainedModel]:
         torch.manual_seed(seed)
         factory = AutoModelForCausalLM if architecture in DECODERS else AutoModel
         model = factory.from_config(tiny_config(architecture, **sizes)).eval()
-        _spread(model)
+        _enlarge_weights(model)
         return model
 
     return build
@@ -64,17 +65,19 @@ def folder(tiny, tmp_path) -> Callable[..., str]:
 
 @pytest.fixture
 def tiny_classifier() -> Callable[..., SequenceClassifier]:
+    """tiny_classifier("bert") -> a classifier of three classes."""
+
     def build(architecture: str, pooling: Any = "mean", seed: int = 0) -> SequenceClassifier:
         torch.manual_seed(seed)
         backbone = AutoModel.from_config(tiny_config(architecture)).eval()
-        _spread(backbone)
+        _enlarge_weights(backbone)
         return SequenceClassifier(backbone, num_labels=3, pooling=pooling).eval()
 
     return build
 
 
 @torch.no_grad()
-def _spread(model: nn.Module) -> None:
+def _enlarge_weights(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.mul_(6.0)  # initial weights of 0.02 would make every block close to the identity
@@ -82,7 +85,7 @@ def _spread(model: nn.Module) -> None:
 
 @pytest.fixture
 def stir() -> Callable[..., None]:
-    """Give every trainable tensor a random change, so that no adapter is at its identity start."""
+    """stir(model) changes every trainable tensor but R at random, so that no adapter is at its identity start."""
 
     @torch.no_grad()
     def change(model: nn.Module, seed: int = 1, scale: float = 0.3) -> None:
@@ -112,8 +115,8 @@ def padded() -> Callable[..., dict[str, torch.Tensor]]:
 
 
 @pytest.fixture
-def lora_slot(tiny_classifier, stir) -> Callable[..., AdaptedModel]:
-    """lora_slot("gpt2", r=2, density=0.3) -> a slot with LoRA on every linear map, away from its zero start."""
+def lora_model(tiny_classifier, stir) -> Callable[..., AdaptedModel]:
+    """lora_model("gpt2", r=2, density=0.3) -> an adapted model with LoRA on every linear layer, away from its start."""
 
     def build(
         architecture: str, r: int = 2, seed: int = 1, dtype: torch.dtype | None = None, **options: Any
@@ -127,30 +130,33 @@ def lora_slot(tiny_classifier, stir) -> Callable[..., AdaptedModel]:
     return build
 
 
+lora_slot = lora_model  # an older name, for tests that still use it
+
+
 @pytest.fixture
 def factors() -> Callable[..., dict[str, torch.Tensor]]:
-    """factors(slot, rank=3) -> random factors to merge into every LoRA module, in their own dtype (float32)."""
+    """factors(model, rank=3) -> random factors of a frozen delta for every LoRA module, in float32."""
 
-    def build(slot: AdaptedModel, rank: int, seed: int = 5, scale: float = 0.2) -> dict[str, torch.Tensor]:
+    def build(model: AdaptedModel, rank: int, seed: int = 5, scale: float = 0.2) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        drawn: dict[str, torch.Tensor] = {}
-        for module, (d_out, d_in) in slot.get_dimensions().items():
+        tensors: dict[str, torch.Tensor] = {}
+        for module, (d_out, d_in) in model.get_dimensions().items():
             a, b = get_frozen_delta_names(module)
-            drawn[a] = scale * torch.randn(rank, d_in, generator=generator)
-            drawn[b] = scale * torch.randn(d_out, rank, generator=generator)
-        return drawn
+            tensors[a] = scale * torch.randn(rank, d_in, generator=generator)
+            tensors[b] = scale * torch.randn(d_out, rank, generator=generator)
+        return tensors
 
     return build
 
 
 @pytest.fixture
 def dense_oracle(tiny_classifier) -> Callable[..., SequenceClassifier]:
-    """dense_oracle("gpt2", slot, deltas) -> the plain float64 model with `deltas` (d_out, d_in) in its weights.
+    """dense_oracle("gpt2", model, deltas) -> the plain float64 model with `deltas` (d_out, d_in) in its weights.
 
-    `deltas` by LoRA module name; the head is the slot's, in its own float32. Built without PEFT and without our layers.
+    `deltas` by LoRA module name; the head is the model's, in its own float32. Built without PEFT and our layers.
     """
 
-    def build(architecture: str, slot: AdaptedModel, deltas: dict[str, torch.Tensor]) -> SequenceClassifier:
+    def build(architecture: str, model: AdaptedModel, deltas: dict[str, torch.Tensor]) -> SequenceClassifier:
         plain = tiny_classifier(architecture)
         plain.backbone.double()
         for module, delta in deltas.items():
@@ -158,7 +164,7 @@ def dense_oracle(tiny_classifier) -> Callable[..., SequenceClassifier]:
             transposed = isinstance(layer, Conv1D)
             with torch.no_grad():
                 layer.weight += delta.double().T if transposed else delta.double()
-        head = {n.rsplit(".", 1)[-1]: t for n, t in slot.read().items() if is_head(n)}
+        head = {n.rsplit(".", 1)[-1]: t for n, t in take_head(model.read()).items()}
         plain.classifier.load_state_dict(head)
         return plain
 

@@ -14,23 +14,23 @@ BOTH = pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 LABELS = torch.tensor([0, 1, 2])
 
 
-def logits(slot, batch):
+def logits(adapted, batch):
     with torch.no_grad():
-        return slot.model(**batch).logits
+        return adapted.model(**batch).logits
 
 
-def drawn_rows(slot, seed=0):
+def drawn_rows(adapted, seed=0):
     generator, rows = torch.Generator().manual_seed(seed), {}
-    for module, (d_out, _) in slot.get_dimensions().items():
-        count = len(slot.get_rows()[module])
+    for module, (d_out, _) in adapted.get_dimensions().items():
+        count = len(adapted.get_rows()[module])
         rows[module] = torch.randperm(d_out, generator=generator)[:count].sort().values
     return rows
 
 
-def products(slot, rows):
-    tensors, deltas = slot.read(), {}
-    for module, a, b in find_lora_pairs(slot.names):
-        full = torch.zeros(slot.get_dimensions()[module][0], tensors[b].shape[1], dtype=torch.float64)
+def products(adapted, rows):
+    tensors, deltas = adapted.read(), {}
+    for module, a, b in find_lora_pairs(adapted.names):
+        full = torch.zeros(adapted.get_dimensions()[module][0], tensors[b].shape[1], dtype=torch.float64)
         for place, row in zip(rows[module].tolist(), tensors[b].double(), strict=True):
             full[place] = row
         deltas[module] = 1.5 * full @ tensors[a].double()
@@ -38,15 +38,15 @@ def products(slot, rows):
 
 
 @pytest.mark.parametrize("density", [0.001, 0.25, 0.3, 1 / 3, 0.999])
-def test_how_many_rows_train(density, lora_slot):
-    slot = lora_slot("bert", density=density)
-    shapes = {name: tuple(tensor.shape) for name, tensor in slot.read().items()}
-    for module, a, b in find_lora_pairs(slot.names):
-        d_out, d_in = slot.get_dimensions()[module]
+def test_how_many_rows_train(density, lora_model):
+    adapted = lora_model("bert", density=density)
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapted.read().items()}
+    for module, a, b in find_lora_pairs(adapted.names):
+        d_out, d_in = adapted.get_dimensions()[module]
         count = max(1, math.ceil(density * d_out - 1e-9))
         assert shapes[a] == (2, d_in) and shapes[b] == (count, 2)
-        assert torch.equal(slot.get_rows()[module], torch.arange(count))
-    assert slot.count_parameters()["adapter"] == sum(
+        assert torch.equal(adapted.get_rows()[module], torch.arange(count))
+    assert adapted.count_parameters()["adapter"] == sum(
         math.prod(shape) for name, shape in shapes.items() if ".lora_" in name
     )
 
@@ -57,42 +57,42 @@ def test_a_share_that_rounding_lifts_over_a_whole_number_takes_no_row_more():
 
 
 @BOTH
-def test_logits_are_those_of_the_rows_in_their_places(architecture, lora_slot, dense_oracle, padded):
-    slot, batch = lora_slot(architecture, density=0.3), padded()
-    first = logits(slot, batch)
-    rows = drawn_rows(slot)
-    slot.set_rows(rows)
+def test_logits_are_those_of_the_rows_in_their_places(architecture, lora_model, dense_oracle, padded):
+    adapted, batch = lora_model(architecture, density=0.3), padded()
+    first = logits(adapted, batch)
+    rows = drawn_rows(adapted)
+    adapted.set_rows(rows)
     with torch.no_grad():
-        expected = dense_oracle(architecture, slot, products(slot, rows))(**batch).logits
-    torch.testing.assert_close(logits(slot, batch), expected, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(logits(slot, batch), first)
-    assert all(torch.equal(slot.get_rows()[module], chosen) for module, chosen in rows.items())
+        expected = dense_oracle(architecture, adapted, products(adapted, rows))(**batch).logits
+    torch.testing.assert_close(logits(adapted, batch), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(logits(adapted, batch), first)
+    assert all(torch.equal(adapted.get_rows()[module], chosen) for module, chosen in rows.items())
 
 
 @BOTH
-def test_gradients_are_those_rows_of_plain_loras_gradient(architecture, lora_slot, padded):
-    slot, plain, batch = lora_slot(architecture, density=0.3), lora_slot(architecture), padded()
-    rows = drawn_rows(slot)
-    slot.set_rows(rows)
-    values, full = slot.read(), plain.read()
-    for module, a, b in find_lora_pairs(slot.names):
+def test_gradients_are_those_rows_of_plain_loras_gradient(architecture, lora_model, padded):
+    adapted, plain, batch = lora_model(architecture, density=0.3), lora_model(architecture), padded()
+    rows = drawn_rows(adapted)
+    adapted.set_rows(rows)
+    values, full = adapted.read(), plain.read()
+    for module, a, b in find_lora_pairs(adapted.names):
         full[a] = values[a]
         full[b] = torch.zeros_like(full[b]).index_copy(0, rows[module], values[b])
     plain.write(full | {name: tensor for name, tensor in values.items() if "classifier" in name})
-    for model in (slot, plain):
+    for model in (adapted, plain):
         model.model(**batch, labels=LABELS).loss.backward()
-    got, wanted = ({n: p.grad for n, p in zip(s.names, s.parameters(), strict=True)} for s in (slot, plain))
-    for module, _, b in find_lora_pairs(slot.names):
+    got, wanted = ({n: p.grad for n, p in zip(s.names, s.parameters(), strict=True)} for s in (adapted, plain))
+    for module, _, b in find_lora_pairs(adapted.names):
         assert got[b].shape == values[b].shape, "a gradient exists for the chosen rows alone"
         wanted[b] = wanted[b][rows[module]]
-    for name in slot.names:
+    for name in adapted.names:
         tolerance = 1e-4 * float(wanted[name].abs().max()) + 1e-8
         torch.testing.assert_close(got[name], wanted[name], rtol=1e-3, atol=tolerance)
 
 
 @BOTH
 def test_at_density_one_it_is_plain_lora_bit_for_bit(architecture, tiny_classifier, padded):
-    batch, slots = padded(), []
+    batch, models = padded(), []
     for masked in (False, True):
         backbone = tiny_classifier(architecture)
         config = make_lora_config(backbone, r=2, alpha=3)
@@ -101,14 +101,14 @@ def test_at_density_one_it_is_plain_lora_bit_for_bit(architecture, tiny_classifi
             kept = ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "modules_to_save")
             config = MaskedLoraConfig(density=1.0, **{name: getattr(config, name) for name in kept})
         torch.manual_seed(3)
-        slots.append(AdaptedModel(get_peft_model(backbone, config)))
-    plain, full = slots
+        models.append(AdaptedModel(get_peft_model(backbone, config)))
+    plain, full = models
     assert plain.names == full.names
     for _ in range(3):
-        for slot in slots:
-            slot.model(**batch, labels=LABELS).loss.backward()
+        for adapted in models:
+            adapted.model(**batch, labels=LABELS).loss.backward()
             with torch.no_grad():
-                for parameter in slot.parameters():
+                for parameter in adapted.parameters():
                     parameter -= 0.1 * parameter.grad
                     parameter.grad = None
     assert all(torch.equal(plain.read()[name], tensor) for name, tensor in full.read().items())
@@ -126,9 +126,9 @@ def test_equal_seeds_give_equal_starts_of_a(tiny_classifier):
     assert not any(t.any() for name, t in starts[1].items() if "lora_B" in name)
 
 
-def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot):
-    slot = lora_slot("bert", density=0.1)  # 4 of 32 rows, 5 of 48
-    before, good = slot.get_rows(), drawn_rows(slot)
+def test_what_is_wrong_is_refused_before_anything_is_changed(lora_model):
+    adapted = lora_model("bert", density=0.1)  # 4 of 32 rows, 5 of 48
+    before, good = adapted.get_rows(), drawn_rows(adapted)
     module = list(good)[-1]
     cases = {
         r"Received: nonsense$": {"nonsense": torch.arange(4)},
@@ -141,21 +141,21 @@ def test_what_is_wrong_is_refused_before_anything_is_changed(lora_slot):
     }
     for message, rows in cases.items():
         with pytest.raises(ValueError, match=message):
-            slot.set_rows(good | rows)
-        assert all(torch.equal(slot.get_rows()[name], chosen) for name, chosen in before.items())
+            adapted.set_rows(good | rows)
+        assert all(torch.equal(adapted.get_rows()[name], chosen) for name, chosen in before.items())
     with pytest.raises(ValueError, match="Received"):
-        lora_slot("bert").set_rows(good)
-    assert lora_slot("bert").get_rows() == {}
+        lora_model("bert").set_rows(good)
+    assert lora_model("bert").get_rows() == {}
 
 
-def test_clones_and_copies_are_independent(lora_slot, padded):
-    slot, batch = lora_slot("bert", density=0.3), padded()
-    before, twin = logits(slot, batch), slot.clone()
+def test_clones_and_copies_are_independent(lora_model, padded):
+    adapted, batch = lora_model("bert", density=0.3), padded()
+    before, twin = logits(adapted, batch), adapted.clone()
     assert torch.equal(logits(twin, batch), before)
     rows = drawn_rows(twin)
     twin.set_rows(rows)
     got = logits(twin, batch)
-    assert torch.equal(logits(slot, batch), before) and not torch.equal(got, before)
+    assert torch.equal(logits(adapted, batch), before) and not torch.equal(got, before)
     next(iter(rows.values())).zero_()
     next(iter(twin.get_rows().values())).zero_()
     assert torch.equal(logits(twin, batch), got)
@@ -163,26 +163,26 @@ def test_clones_and_copies_are_independent(lora_slot, padded):
     assert torch.equal(logits(twin, batch), got)
 
 
-def test_a_snapshot_carries_the_rows(lora_slot, factors, padded):
-    slot, batch = lora_slot("bert", density=0.3), padded()
-    slot.set_frozen_delta(factors(slot, 2))
-    slot.set_rows(drawn_rows(slot, seed=1))
-    kept, got = slot.snapshot(), logits(slot, batch)
-    slot.set_rows(drawn_rows(slot, seed=2))
-    assert not torch.equal(logits(slot, batch), got)
-    slot.restore(kept)
-    assert torch.equal(logits(slot, batch), got)
+def test_a_snapshot_carries_the_rows(lora_model, factors, padded):
+    adapted, batch = lora_model("bert", density=0.3), padded()
+    adapted.set_frozen_delta(factors(adapted, 2))
+    adapted.set_rows(drawn_rows(adapted, seed=1))
+    kept, got = adapted.snapshot(), logits(adapted, batch)
+    adapted.set_rows(drawn_rows(adapted, seed=2))
+    assert not torch.equal(logits(adapted, batch), got)
+    adapted.restore(kept)
+    assert torch.equal(logits(adapted, batch), got)
 
 
 @BOTH
-def test_training_moves_the_chosen_rows_and_no_backbone(architecture, lora_slot, padded):
-    slot, batch = lora_slot(architecture, density=0.3), padded()
-    slot.set_rows(drawn_rows(slot))
-    frozen = [(p, p.detach().clone()) for p in slot.model.parameters() if not p.requires_grad]
-    optimiser = torch.optim.AdamW(slot.parameters(), lr=0.02)
+def test_training_moves_the_chosen_rows_and_no_backbone(architecture, lora_model, padded):
+    adapted, batch = lora_model(architecture, density=0.3), padded()
+    adapted.set_rows(drawn_rows(adapted))
+    frozen = [(p, p.detach().clone()) for p in adapted.model.parameters() if not p.requires_grad]
+    optimiser = torch.optim.AdamW(adapted.parameters(), lr=0.02)
     losses = []
     for _ in range(8):
-        loss = slot.model(**batch, labels=LABELS).loss
+        loss = adapted.model(**batch, labels=LABELS).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -190,30 +190,30 @@ def test_training_moves_the_chosen_rows_and_no_backbone(architecture, lora_slot,
     assert losses[-1] < 0.8 * losses[0]
     assert all(torch.equal(p, before) for p, before in frozen)
     held = sum(t.numel() for state in optimiser.state.values() for t in state.values() if t.dim() > 0)
-    assert held == 2 * sum(p.numel() for p in slot.parameters())
+    assert held == 2 * sum(p.numel() for p in adapted.parameters())
 
 
-def test_on_a_bfloat16_backbone(lora_slot, padded):
-    slot, batch = lora_slot("bert", dtype=torch.bfloat16, density=0.3), padded()
-    assert {t.dtype for t in slot.read().values()} == {torch.float32}
-    slot.model(**batch, labels=LABELS).loss.backward()
-    assert all(p.grad.isfinite().all() for p in slot.parameters())
+def test_on_a_bfloat16_backbone(lora_model, padded):
+    adapted, batch = lora_model("bert", dtype=torch.bfloat16, density=0.3), padded()
+    assert {t.dtype for t in adapted.read().values()} == {torch.float32}
+    adapted.model(**batch, labels=LABELS).loss.backward()
+    assert all(p.grad.isfinite().all() for p in adapted.parameters())
 
 
-def test_peft_saves_and_loads_it_rows_included(lora_slot, tiny_classifier, padded, tmp_path):
-    slot, batch = lora_slot("bert", density=0.3), padded()
-    slot.set_rows(drawn_rows(slot))
-    slot.model.save_pretrained(str(tmp_path), save_embedding_layers=False)
+def test_peft_saves_and_loads_it_rows_included(lora_model, tiny_classifier, padded, tmp_path):
+    adapted, batch = lora_model("bert", density=0.3), padded()
+    adapted.set_rows(drawn_rows(adapted))
+    adapted.model.save_pretrained(str(tmp_path), save_embedding_layers=False)
     loaded = PeftModel.from_pretrained(tiny_classifier("bert"), str(tmp_path)).eval()
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits, logits(slot, batch))
+        assert torch.equal(loaded(**batch).logits, logits(adapted, batch))
 
 
-def test_what_masks_cannot_do_is_said(tiny_classifier, lora_slot):
+def test_what_masks_cannot_do_is_said(tiny_classifier, lora_model):
     for density in (0.0, -0.1, 1.01):
         with pytest.raises(UserError, match=rf"^density: .*Received: {density}$"):
             make_lora_config(tiny_classifier("bert"), r=2, alpha=4, density=density)
     with pytest.raises(UserError, match="plain LoRA only"):
         MaskedLoraConfig(density=0.5, use_dora=True)
     with pytest.raises(UserError, match="convert_to_lora"):
-        lora_slot("bert", density=0.5).model.merge_and_unload()
+        lora_model("bert", density=0.5).model.merge_and_unload()
