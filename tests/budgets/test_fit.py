@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fedpeft.budgets.choose import Budget
+from fedpeft.budgets.choose import Budget, choose
 from fedpeft.budgets.fit import check_options, fit_budget
 from fedpeft.budgets.measure import Measured, Workload
 from fedpeft.budgets.probe_file import ProbeFile
@@ -70,6 +70,16 @@ def test_a_choice_that_measures_too_much_gives_way_to_the_next_smaller_predictio
     assert fit.candidate.resources.micro_batch == 1 and fit.measured.peak_mib <= 5000
     predictions = [file.get(WORKLOAD).memory.predict(fit.measured.shape, 16, r.micro_batch, r) for _, r in dry_steps]
     assert len(dry_steps) > 1 and predictions == sorted(predictions, reverse=True)
+
+
+def test_the_next_choice_is_the_best_of_all_that_is_predicted_to_take_less(file, dry_steps, monkeypatch):
+    probe = file.get(WORKLOAD)
+    first = choose(probe.shape, probe.memory, probe.time, Budget(720), SPACE)
+    make_heavier(monkeypatch, lambda resources: resources == first.resources)
+    second = choose(probe.shape, probe.memory, probe.time, Budget(first.memory_mib - 1e-6), SPACE)
+    assert first.memory_mib - second.memory_mib < 50  # close enough for a coarser step to miss it
+    assert fit_memory_mib(file, 720).candidate == second
+    assert [resources for _, resources in dry_steps] == [first.resources, second.resources]
 
 
 def test_where_every_choice_measures_too_much_the_least_is_said(file, monkeypatch):

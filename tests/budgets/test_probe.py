@@ -66,6 +66,13 @@ def test_the_highest_peak_of_loading_and_of_libraries_is_kept(tiny_shape):
     assert found.points[0].training_mib == 612.0 and found.points[0].step_seconds == 0.01
 
 
+def test_where_loading_takes_more_than_training_predictions_are_compared_with_loading(dry_steps, tiny_shape):
+    points = probe(WORKLOAD).points
+    figures = Measured(490.0, 5000.0, 612.0, 0.01, 9000, 370, tiny_shape)
+    found = fit_models(WORKLOAD, [(p.rows, p.length, p.resources, figures) for p in points])
+    assert found.compare_predictions() == [pytest.approx((5000 + MARGIN_MIB) / 5000)] * 6
+
+
 def test_the_margin_is_part_of_a_prediction(dry_steps, tiny_shape):
     memory = probe(WORKLOAD).memory
     assert memory.predict(tiny_shape, 16, 4, ClientResources(8)) >= memory.loading_mib + MARGIN_MIB
