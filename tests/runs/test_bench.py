@@ -78,7 +78,7 @@ def test_an_option_that_can_do_nothing_is_left_out_and_its_engine_closed(file, t
     def assemble_watched(*arguments):
         context = assemble(*arguments)
         close = context.engine.close
-        context.engine.close = lambda: (closed.append(any(isinstance(a, PrefixCache) for a in arguments[6])), close())
+        context.engine.close = lambda: (closed.append(any(isinstance(a, PrefixCache) for a in arguments[-1])), close())
         return context
 
     monkeypatch.setattr(bench_module, "assemble", assemble_watched)
