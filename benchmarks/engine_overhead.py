@@ -25,10 +25,11 @@ from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.federation.task import Classification
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods.fedit import FedIt
+from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding
+from fedpeft.tasks.kinds import make_task
 
 
 class NoStep(FedIt):
@@ -56,7 +57,8 @@ def main() -> None:
     template = TemplateCache(backbone, 0).get_template(method.adapter(backbone, specs[0]))
     initial = template.read()
     rows = {"train": [Encoded((2, 3), 0)]}
-    clients = [Client(spec, rows, Classification(2), Padding(0, "right"), initial, 0) for spec in specs]
+    task = make_task(TaskConfig(source="rows"), ["0", "1"], None, 64)
+    clients = [Client(spec, rows, task, Padding(0, "right"), initial, 0) for spec in specs]
     found = {"clients": wanted.clients, "adapter_kib": sum(t.nbytes for t in initial.values()) / 1024}
     for workers in (1, 2):
         engine = LocalEngine(

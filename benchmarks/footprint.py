@@ -58,10 +58,11 @@ class Case:
         from fedpeft.engines.templates import TemplateCache
         from fedpeft.federation.client import Client, ClientSpec
         from fedpeft.federation.method import FederationInfo
-        from fedpeft.federation.task import Classification
         from fedpeft.methods.fedhft import FedHft
         from fedpeft.resources import ClientResources
+        from fedpeft.tasks.config import TaskConfig
         from fedpeft.tasks.encode import Encoded, Padding
+        from fedpeft.tasks.kinds import make_task
 
         count = count_blocks(backbone)
         layers = tuple(range(count // 2, count)) if options.get("half") else None
@@ -78,8 +79,9 @@ class Case:
         self.spec = ClientSpec("client", len(rows), resources)
         self.method = FedHft(FedHft.Options(masks=options.get("masks", "after"), warmup=1, clusters=1))
         self.slot = TemplateCache(backbone, 0).get_template(self.method.adapter(backbone, self.spec)).clone()
-        self.client = Client(self.spec, {"train": rows}, Classification(2), Padding(0, "right"), self.slot.read(), 0)
-        info = FederationInfo((self.spec,), {"client": self.client.initial}, {"client": self.slot.dimensions()})
+        task = make_task(TaskConfig(source="rows"), ["0", "1"], None, 64)
+        self.client = Client(self.spec, {"train": rows}, task, Padding(0, "right"), self.slot.read(), 0)
+        info = FederationInfo((self.spec,), {"client": self.client.initial}, {"client": self.slot.get_dimensions()})
         self.state = self.method.start(info, 0)
 
     def train(self, round_: int = 1):
@@ -91,7 +93,9 @@ class Case:
 
         message = Message("client", round_, self.method.send(self.state, self.spec))
         on = self.spec.resources.checkpointing
-        self.slot.set_checkpointing_(on)
+        from fedpeft.acceleration.checkpointing import set_checkpointing_
+
+        set_checkpointing_(self.slot.base, on)
         reply = self.method.train(self.slot, message, self.client, TrainingConfig(), torch.Generator().manual_seed(0))
         return message, reply
 

@@ -21,7 +21,9 @@ import torch
 from fedpeft.config import load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.runs.join import join
-from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.config import PartitionConfig
 from fedpeft.tasks.partition import partition_examples
 

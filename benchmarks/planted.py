@@ -22,7 +22,9 @@ from fedpeft.config import Experiment, load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.federation.checkpoint import load_checkpoint
 from fedpeft.runs.compare import summarise_method
-from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
 
 HERE = Path(__file__).parent
 TASKS = {  # folder, text column, classes, groups

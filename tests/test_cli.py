@@ -167,7 +167,10 @@ def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
         (["run", "experiment.yaml", "--method", ""], ["unknown method ''"]),
         (["run", "experiment.yaml", "--seed", "-3"], ["-3"]),
         (["run", "experiment.yaml", "--set", "methods.fedit.lr=.inf"], ["methods.fedit.lr", "finite"]),
-        (["run", "experiment.yaml", "--set", "resources=[{share: .inf, rank: 4}]"], ["resources.0.share", "finite"]),
+        (
+            ["run", "experiment.yaml", "--set", "resources=[{fraction: .inf, rank: 4}]"],
+            ["resources.0.fraction", "finite"],
+        ),
         (["run", "experiment.yaml", "--set", "cross_evaluation=[fedti]"], ["cross_evaluation", "'fedti'", "'fedit'"]),
         (["validate", "experiment.yaml", "--set", "methods.fedreft.adapter.positions=f0"], ["positions", "'f0'"]),
         (

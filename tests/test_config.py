@@ -77,3 +77,27 @@ def test_decoders_read_longer_texts_unless_the_file_says_otherwise(experiment_fi
     assert load_experiment(experiment_file, plain).model.max_length == 64
     assert load_experiment(experiment_file, [*plain, "task.kind=generation"]).model.max_length == 512
     assert load_experiment(experiment_file, ["task.kind=generation"]).model.max_length == 16
+
+
+def test_keys_of_earlier_versions_work_under_their_old_names(experiment_file):
+    old = load_experiment(
+        experiment_file, ["clients_at_once=3", "resources=[{share: 2, rank: 4}, {share: 1, rank: 2}]"]
+    )
+    new = load_experiment(
+        experiment_file, ["max_clients=3", "resources=[{fraction: 2, rank: 4}, {fraction: 1, rank: 2}]"]
+    )
+    assert old.model_dump() == new.model_dump() and new.notes == ()
+    assert [note.partition(": ")[2] for note in old.notes] == [
+        "clients_at_once is now called max_clients; the old name still works",
+        "resources.share is now called resources.fraction; the old name still works",
+    ]
+
+
+def test_a_key_under_both_names_is_refused(experiment_file):
+    with pytest.raises(UserError, match="unknown key 'clients_at_once'"):
+        load_experiment(experiment_file, ["clients_at_once=3", "max_clients=2"])
+
+
+def test_an_unknown_engine_is_one_line(experiment_file):
+    with pytest.raises(UserError, match="engine: no engine 'batchd', did you mean 'batched'\\?; known: batched, local"):
+        load_experiment(experiment_file, ["engine=batchd"])

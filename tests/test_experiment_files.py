@@ -8,10 +8,10 @@ import pytest
 
 from fedpeft.config import load_experiment
 from fedpeft.runs.compare import compare
-from fedpeft.runs.runner import NullObserver
+from fedpeft.runs.observer import NullObserver
 from fedpeft.tasks.load import load_task
 
-FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.yaml"))
+FILES = sorted((Path(__file__).parent.parent / "papers").glob("*.yaml"))
 CLIENTS = {"commonsense_mt": 5, "commonsense_dt": 5, "gsm8k": 3, "fedreft_glue": 3, "fedhft_glue": 8}
 WORDS = ("river", "stone", "cloud", "amber", "quiet", "seven", "maple", "violet")
 

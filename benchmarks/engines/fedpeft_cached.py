@@ -3,7 +3,7 @@
 from fedpeft_local import Parts
 from work import Rounds, Work, contest
 
-from fedpeft.acceleration import PrefixCache
+from fedpeft.acceleration import make_accelerations
 from fedpeft.engines.local import LocalEngine
 
 LIMIT_MIB = 2048
@@ -11,8 +11,10 @@ LIMIT_MIB = 2048
 
 def run(work: Work, rounds: Rounds) -> None:
     parts = Parts(work)
-    cache = PrefixCache(LIMIT_MIB)
-    engine = LocalEngine(parts.method, parts.clients, parts.templates, parts.settings, parts.seed, parts.workers, cache)
+    accelerations = make_accelerations({"prefix_cache": {"limit_mib": LIMIT_MIB}})
+    engine = LocalEngine(
+        parts.method, parts.clients, parts.templates, parts.settings, parts.seed, parts.workers, accelerations
+    )
     parts.compete(engine, rounds)
 
 

@@ -12,17 +12,18 @@ from fedpeft.engines.templates import TemplateCache
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.method import FederationInfo, Method
-from fedpeft.federation.task import Classification
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import find_method
+from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Batch
+from fedpeft.tasks.kinds.classification import Classification
 
 
 class Marked(Classification):
     """Tells when the first step begins."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__(work.labels)
+        super().__init__(TaskConfig(source="rows"), [str(i) for i in range(work.labels)], None, 64)
         self.work = work
 
     def losses(self, model: TaskModel, batch: Batch) -> Tensor:
@@ -33,7 +34,7 @@ class Marked(Classification):
 def method(work: Work) -> Method[Any]:
     """FedAvg over the adapter, as plain as the other contestants': the mean of the R's is not put back in order."""
     name, plain = ("fedit", {}) if work.settings.adapter == "lora" else ("fedavg_loreft", {"retract": False})
-    kind = BUILT_IN[name]
+    kind = find_method(name)
     adapter = {"layers": list(work.settings.layers), "kind": work.settings.adapter}
     return kind(kind.Options.model_validate({"lr": work.settings.lr, "adapter": adapter, **plain}))
 

@@ -60,15 +60,15 @@ def main() -> None:
     from fedpeft import cli
 
     with cli._gc_paused():  # as the command imports them
-        from fedpeft.federation import task
         from fedpeft.runs import build, runner  # noqa: F401
+        from fedpeft.tasks.kinds.classification import Classification
 
     spent["imports"] = time.time() - ENTERED
     build.load_task = timed("data", build.load_task)
     build.load_model = timed("model", build.load_model)
     build.assemble = timed("build", build.assemble)
-    first = FirstStep(task.Classification.losses, began)
-    task.Classification.losses = lambda *args: first(*args)
+    first = FirstStep(Classification.losses, began)
+    Classification.losses = lambda *args: first(*args)
     cli.main()
 
 

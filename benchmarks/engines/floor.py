@@ -26,9 +26,9 @@ from shares import shares
 from transformers.utils.logging import disable_progress_bar
 from work import Settings
 
-from fedpeft.acceleration import PrefixCache
 from fedpeft.acceleration.fused_lora import fuse_lora_
 from fedpeft.acceleration.padding_free import remove_padding_
+from fedpeft.acceleration.prefix_cache import PrefixCache
 from fedpeft.adapters import is_head
 from fedpeft.backbones.pretrained import find_package_model
 from fedpeft.federation.randomness import generator
@@ -49,20 +49,22 @@ class Case:
         (self.client,), (self.slot,) = parts.clients, parts.templates.values()
         self.lr, self.settings, self.steps = settings.lr, parts.settings, steps
         self.cache = PrefixCache(1024) if cached else None
-        self.useful = not cached or self.slot.frozen_blocks > 0
+        self.useful = self.cache is None or self.cache.is_useful(self.slot)
         named = zip(self.slot.names, self.slot.parameters(), strict=True)
         self.rank = max(min(p.shape[-2:]) for name, p in named if p.dim() > 1 and not is_head(name))
 
     def train(self) -> float:
         """Seconds of a local round."""
-        serving: AbstractContextManager[None] = nullcontext() if self.cache is None else self.slot.cached(self.cache)
+        serving: AbstractContextManager[None] = (
+            nullcontext() if self.cache is None else self.cache.apply(self.slot, self.client)
+        )
         with serving:
             began = time.perf_counter()
             shuffle = generator(0, "shuffle", 1, self.client.spec.id)
             train_locally(LocalTrainer(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle))
             return time.perf_counter() - began
 
-    def autocast_dtype(self) -> Products:
+    def products(self) -> Products:
         """Of a local round, with the cache filled; told apart while LoRA's are not yet one operation."""
         remove_padding_(self.slot.model.get_base_model())
         self.train()
@@ -127,7 +129,7 @@ def main() -> None:
     before = machine()
     disable_progress_bar()
     every = cases(wanted.steps)
-    products = [case.autocast_dtype() for case in every]
+    products = [case.products() for case in every]
     seconds: list[list[float]] = [[] for _ in every]
     floors: list[list[dict[str, float]]] = [[] for _ in every]
     for _ in range(wanted.repeats):

@@ -91,8 +91,8 @@ def built(
     experiment = parse_experiment(raw, [], "growth")
     if model is None:
         model = load_model(experiment.model, experiment.task, len(held.labels), 0)
-    one = assemble(experiment, experiment.build_method(name), 0, held, model, {})
-    for client in one.engine.clients.values():
+    one = assemble(experiment, experiment.build_method(name), 0, held, model)
+    for client in one.clients:
         assert {row.length for row in client.splits["train"]} == {setting.tokens}
     return one, model
 

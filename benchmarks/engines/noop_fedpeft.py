@@ -20,10 +20,11 @@ from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.federation import Federation
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo
-from fedpeft.federation.task import Classification
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods.fedit import FedIt, FedItOptions
+from fedpeft.methods.fedit import FedIt
+from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding
+from fedpeft.tasks.kinds import make_task
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tiny import tiny_model
@@ -50,10 +51,11 @@ class NoStep(FedIt):
 def federation(clients: int, participation: float, workers: int, keeps: bool) -> tuple[Federation, LocalEngine]:
     with tempfile.TemporaryDirectory() as folder:
         backbone, _ = load_backbone(str(tiny_model(Path(folder))), num_labels=2, pooling="mean")
-    method = NoStep(FedItOptions())
+    method = NoStep(FedIt.Options())
     specs = [ClientSpec(f"c{i:05d}", EXAMPLES) for i in range(clients)]
     template = TemplateCache(backbone, 0).get_template(method.adapter(backbone, specs[0]))
-    initial, rows, task = template.read(), {"train": [Encoded((2, 3), 0)]}, Classification(2)
+    task = make_task(TaskConfig(source="rows"), ["0", "1"], None, 64)
+    initial, rows = template.read(), {"train": [Encoded((2, 3), 0)]}
     settings = TrainingConfig(participation=participation, before_aggregation=keeps)
     everyone = [Client(spec, rows, task, Padding(0, "right"), initial, 0) for spec in specs]
     engine = LocalEngine(method, everyone, dict.fromkeys([s.id for s in specs], template), settings, 0, workers)

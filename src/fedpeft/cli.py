@@ -86,7 +86,8 @@ def run(
     with _gc_paused():
         from fedpeft.display import ProgressDisplay
         from fedpeft.runs.folder import RunFolder
-        from fedpeft.runs.runner import RunSpec, start
+        from fedpeft.runs.runner import start
+        from fedpeft.runs.spec import RunSpec
 
     loaded = _load(experiment, overrides)
     label = next(iter(loaded.methods)) if method is None else method
@@ -94,9 +95,9 @@ def run(
     loaded.build_method(label)  # its mistakes first
     path = out / f"{loaded.name}-{label}-{chosen}"
     RunFolder.require_free(path)
-    settings = RunSpec(_fitted(loaded), label, chosen, None, experiment.parent)
-    with ProgressDisplay(console) as live:
-        result = start(settings, path, live)
+    spec = RunSpec(_resolve_budgets(loaded), label, chosen, None, experiment.parent)
+    with ProgressDisplay(console) as display:
+        result = start(spec, path, display)
     _show_result(result, path)
 
 
@@ -124,7 +125,8 @@ def compare(
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
     names = [None] if scenario is None else list(dict.fromkeys(_split(scenario)))
     every = {
-        name: _fitted(_load(experiment, (get_overrides(name) if name else []) + (overrides or []))) for name in names
+        name: _resolve_budgets(_load(experiment, (get_overrides(name) if name else []) + (overrides or [])))
+        for name in names
     }
     for name, loaded in every.items():
         labels = list(loaded.methods) if methods is None else _split(methods)
@@ -213,7 +215,7 @@ def bench(
         from fedpeft.environment import describe_environment
         from fedpeft.runs.bench import bench as time_options
 
-    loaded = _fitted(_load(experiment, overrides))
+    loaded = _resolve_budgets(_load(experiment, overrides))
     label = next(iter(loaded.methods)) if method is None else method
     loaded.build_method(label)
     with console.status("loading") as status:
@@ -228,8 +230,8 @@ def bench(
 @app.command()
 def join(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
-    data: Annotated[Path, typer.Option(help="the newcomer's rows: a file, or a folder of splits")],
-    client: Annotated[str, typer.Option("--id", help="the newcomer's name")],
+    data: Annotated[Path, typer.Option(help="the joining client's examples: a file, or a folder of splits")],
+    client: Annotated[str, typer.Option("--id", help="the joining client's name")],
     epochs: Annotated[int, typer.Option(min=1, help="passes over its training rows")] = 1,
 ) -> None:
     """Give a client that comes after training an adapter of its own; the run stays as it is."""
@@ -291,7 +293,7 @@ def _template() -> bytes:
     return files("fedpeft").joinpath("experiment.yaml").read_bytes()
 
 
-def _fitted(experiment: "Experiment") -> "Experiment":
+def _resolve_budgets(experiment: "Experiment") -> "Experiment":
     """Budgets of `resources` turned into what fits them."""
     if not experiment.resources:
         return experiment
@@ -319,7 +321,10 @@ def _load(path: Path, overrides: list[str] | None) -> "Experiment":
     with _gc_paused():
         from fedpeft.config import load_experiment
 
-    return load_experiment(path, overrides)
+    experiment = load_experiment(path, overrides)
+    for note in experiment.notes:
+        console.print(note, style="dim", highlight=False)
+    return experiment
 
 
 def _show_holdings(experiment: "Experiment", base: Path) -> list[str]:

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from fedpeft.backbones import DTYPES
+from fedpeft.engines import list_engines
 from fedpeft.errors import UserError
 from fedpeft.federation.method import Method
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods import available
+from fedpeft.methods import find_method, list_methods
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
-from fedpeft.tasks.prompts import DECODER_KINDS
+from fedpeft.tasks.kinds import find_kind
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -50,11 +51,11 @@ class ResourceLevel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    share: float = Field(1.0, gt=0, description="share of the clients, in proportion to the other levels'")
+    fraction: float = Field(1.0, gt=0, description="of the clients, in proportion to the other levels'")
     rank: int | None = Field(None, ge=1, description="rank of their LoRA")
     layers: int | None = Field(None, ge=1, description="blocks they adapt, counted from the top")
-    density: float = Field(1.0, gt=0, le=1, description="share of the rows of every B (fedhft)")
-    micro_batch: int | None = Field(None, ge=1, description="rows per forward pass; gradients add up to the batch")
+    density: float = Field(1.0, gt=0, le=1, description="fraction of the rows of every B (fedhft)")
+    micro_batch: int | None = Field(None, ge=1, description="examples per forward pass; gradients add up to the batch")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     memory_mib: float | None = Field(None, gt=0, description="what the device has; rank, layers and the rest follow")
     uplink_mib_per_round: float | None = Field(None, gt=0, description="most it may send in a round")
@@ -91,24 +92,33 @@ class Experiment(BaseModel):
     cross_evaluation: bool | list[str] = Field(
         False, description="of which methods to score every client's personal model on every client's test rows"
     )
-    engine: Literal["local", "batched"] = Field(
+    engine: str = Field(
         "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"
     )
     prefix_cache: PrefixCacheConfig | None = Field(
         None, description="for adapters in upper blocks only: what lies below them is computed once per row"
     )
-    clients_at_once: int = Field(
+    max_clients: int = Field(
         8, ge=1, description="batched: most clients in one forward; fewer where memory does not hold them"
     )
     workers: int | None = Field(
         None, ge=1, description="clients trained at once; default: the machine's cores; on a GPU 1"
     )
+    _notes: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
-    def _decoders_read_more(self) -> "Experiment":
-        if self.task.kind in DECODER_KINDS and "max_length" not in self.model.model_fields_set:
-            self.model.max_length = 512  # a prompt is cut from its beginning, where the question is
+    def _kind_decides_length(self) -> "Experiment":
+        if "max_length" not in self.model.model_fields_set:
+            self.model.max_length = find_kind(self.task.kind).default_max_length
         return self
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_is_known(cls, name: str) -> str:
+        if name not in list_engines():
+            near = suggestion(name, list_engines())
+            raise ValueError(f"no engine {name!r}{near}; known: {', '.join(list_engines())}")
+        return name
 
     @model_validator(mode="after")
     def _crossed_methods_are_known(self) -> "Experiment":
@@ -118,6 +128,11 @@ class Experiment(BaseModel):
                 raise ValueError(f"cross_evaluation: no method {label!r}{near}; in the file: {', '.join(self.methods)}")
         return self
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the file: keys that have a new name."""
+        return self._notes
+
     def requested_accelerations(self) -> dict[str, dict[str, Any]]:
         """The accelerations that the file asks for, with their settings, by key."""
         return {} if self.prefix_cache is None else {"prefix_cache": self.prefix_cache.model_dump()}
@@ -125,16 +140,16 @@ class Experiment(BaseModel):
     def method_name(self, label: str) -> str:
         """The method that a label stands for. Raises UserError when there is none of that name."""
         if label not in self.methods:
-            known = [label for label in self.methods if label not in available()] + list(available())
-            if label not in available():
+            known = [label for label in self.methods if label not in list_methods()] + list_methods()
+            if label not in list_methods():
                 raise UserError(f"unknown method {label!r}{suggestion(label, known)}; known: {', '.join(known)}")
             return label
         name = self.methods[label].get("method", label)
-        if not isinstance(name, str) or name not in available():
+        if not isinstance(name, str) or name not in list_methods():
             where = f"methods.{label}" + (".method" if "method" in self.methods[label] else "")
             raise UserError(
-                f"{where}: unknown method {name!r}{suggestion(str(name), list(available()))}; "
-                f"known: {', '.join(available())}"
+                f"{where}: unknown method {name!r}{suggestion(str(name), list_methods())}; "
+                f"known: {', '.join(list_methods())}"
             )
         return name
 
@@ -149,7 +164,7 @@ class Experiment(BaseModel):
 
     def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
         """The method with its options checked; `lr` replaces the file's. Raises UserError."""
-        kind = available()[self.method_name(label)]
+        kind = find_method(self.method_name(label))
         options = {key: value for key, value in self.methods.get(label, {}).items() if key != "method"}
         if lr is not None:
             options["lr"] = lr
@@ -183,8 +198,10 @@ def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
         raise UserError(f"{where}: expected a mapping of settings, received {type(raw).__name__}")
     for override in overrides:
         _apply(raw, override)
+    notes = rename_old_keys(raw)
     try:
         experiment = Experiment.model_validate(raw)
+        experiment._notes = tuple(f"{where}: {note}" for note in notes)
     except ValidationError as error:
         raise UserError(f"{where}: {first_error(error, Experiment)}") from error
     stated = [level.rank is not None for level in experiment.resources if level.memory_mib is None]
@@ -200,6 +217,19 @@ def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
         for lr in experiment.learning_rates(label):
             experiment.build_method(label, lr)
     return experiment
+
+
+def rename_old_keys(raw: dict[str, Any]) -> list[str]:
+    """Gives keys of earlier versions their new names, in place; returns a line for each name that was old."""
+    levels = raw.get("resources")
+    places = [("", raw, "clients_at_once", "max_clients")]
+    places += [("resources.", level, "share", "fraction") for level in (levels if isinstance(levels, list) else [])]
+    notes = []
+    for group, settings, old, new in places:
+        if isinstance(settings, dict) and old in settings and new not in settings:
+            settings[new] = settings.pop(old)
+            notes.append(f"{group}{old} is now called {group}{new}; the old name still works")
+    return list(dict.fromkeys(notes))
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -15,12 +15,13 @@ from fedpeft.environment import MIB
 from fedpeft.federation.federation import RoundRecord
 from fedpeft.runs.bench import TimedOption
 from fedpeft.runs.build import RunContext
+from fedpeft.runs.observer import NullObserver
 from fedpeft.tasks.examples import SPLITS
 
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 
 
-class ProgressDisplay:
+class ProgressDisplay(NullObserver):
     """A progress line per run: round, clients done, personal validation score, bytes, time left."""
 
     def __init__(self, console: Console) -> None:
@@ -54,14 +55,14 @@ class ProgressDisplay:
         """Which of several runs comes next."""
         self.heading = f"[{done + 1}/{total}] "
 
-    def started(self, label: str, built: RunContext, rounds: int, completed: int) -> None:
+    def started(self, label: str, context: RunContext, rounds: int, completed: int) -> None:
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
-        for note in built.data.notes:
+        for note in context.data.notes:
             self.noted(note)
         self.label, self.said = label, time.monotonic()
-        each = len(built.federation.select(1))
-        self.bytes, self.rounds, self.metric = 0, rounds, built.task.metric
+        each = len(context.federation.select(1))
+        self.bytes, self.rounds, self.metric = 0, rounds, context.task.metric
         self.task = self.progress.add_task(
             f"{self.heading}{label}",
             total=rounds * each,
@@ -206,7 +207,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
 
 
 def joining_table(joined: dict[str, Any]) -> Table:
-    """A newcomer's test score by model, in the order in which it came to them."""
+    """A joining client's test score by model, in the order in which it came to them."""
     epochs = f"{joined['epochs']} local epoch{'s' * (joined['epochs'] > 1)}"
     lines = {
         "received": "as received, at once",

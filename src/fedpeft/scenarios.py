@@ -25,10 +25,10 @@ def _make_partition_scenario(about: str, **partition: Any) -> Scenario:
 
 
 FOUR_LEVELS = [
-    {"share": 0.25, "rank": 8, "density": 1.0},
-    {"share": 0.25, "rank": 4, "density": 0.75},
-    {"share": 0.25, "rank": 2, "density": 0.5},
-    {"share": 0.25, "rank": 1, "density": 0.25},
+    {"fraction": 0.25, "rank": 8, "density": 1.0},
+    {"fraction": 0.25, "rank": 4, "density": 0.75},
+    {"fraction": 0.25, "rank": 2, "density": 0.5},
+    {"fraction": 0.25, "rank": 1, "density": 0.25},
 ]
 
 SCENARIOS = {

@@ -1,38 +1,43 @@
-"""Several clients in one forward, against running each of them alone."""
+"""Several clients in one forward and backward pass, against running each of them alone."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
 from peft import get_peft_model
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
-from fedpeft.acceleration.row_groups import RowGroups
-from fedpeft.acceleration.stacked_clients import Stack, copy_base_model
+from fedpeft.acceleration.stacked_clients import StackedClients, copy_base_model
 from fedpeft.adapters import AdaptedModel, LoReftConfig, get_frozen_delta_names, make_lora_config
 from fedpeft.backbones import SequenceClassifier
 from fedpeft.engines.templates import attach_adapter
 
 PAD = 1
 FIRST, LAST = [0], [1, 2]  # blocks
+LAYOUTS = {
+    "equal": [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
+    "unequal": [0, 0, 0, 1, 2, 2, 3, 4, 5, 5, 5, 5, 6, 7, 7],
+    "mixed": [7, 0, 3, 4, 0, 5, 6, 1, 2, 2, 4],
+}
 
 
 @pytest.fixture
-def adapted(stir):
-    """adapted(backbone, config, config, ...) -> a slot each, away from its start, over the one backbone."""
+def adapt(stir):
+    """adapt(backbone, config, config, ...) -> a model for each, away from its start, over the one backbone."""
 
     def build(backbone, *configs):
-        slots = [AdaptedModel(attach_adapter(backbone, config, seed)) for seed, config in enumerate(configs)]
-        for seed, slot in enumerate(slots):
-            stir(slot.model, seed=seed + 1)
-        return slots
+        models = [AdaptedModel(attach_adapter(backbone, config, seed)) for seed, config in enumerate(configs)]
+        for seed, model in enumerate(models):
+            stir(model.model, seed=seed + 1)
+        return models
 
     return build
 
 
 @pytest.fixture
 def in_float64(tiny):
-    """A backbone in float64, head and all; as an encoder with a linear head, or as a causal language model."""
+    """A backbone in float64, head and all: an encoder with a linear head, or a causal language model."""
 
     def build(architecture):
         if architecture == "llama":
@@ -50,20 +55,20 @@ def in_float64(tiny):
     return build
 
 
-def lora(backbone, head=True, **options):
+def lora(backbone, has_head=True, **options):
     config = make_lora_config(backbone, **options)
-    config.modules_to_save = ["classifier"] if head else None
+    config.modules_to_save = ["classifier"] if has_head else None
     return config
 
 
-def unlike(backbone, head):
-    """LoRA of three ranks and scales on different blocks, masked LoRA, LoReFT in every form: one client each."""
-    saved = ["classifier"] if head else None
+def make_configs(backbone, has_head=True):
+    """LoRA of three ranks and scales on different blocks, masked LoRA, LoReFT in every form: one for each client."""
+    saved = ["classifier"] if has_head else None
     return [
-        lora(backbone, head, r=2, alpha=3),
-        lora(backbone, head, r=4, alpha=4, layers=LAST),
-        lora(backbone, head, r=3, alpha=9, density=0.3),
-        lora(backbone, head, r=1, alpha=2, layers=FIRST),
+        lora(backbone, has_head, r=2, alpha=3),
+        lora(backbone, has_head, r=4, alpha=4, layers=LAST),
+        lora(backbone, has_head, r=3, alpha=9, density=0.3),
+        lora(backbone, has_head, r=1, alpha=2, layers=FIRST),
         LoReftConfig(r=2, positions="f2+l3", modules_to_save=saved),
         LoReftConfig(r=3, positions="all", layers=LAST, variant="noreft", modules_to_save=saved),
         LoReftConfig(r=1, positions="l2", variant="direft", modules_to_save=saved),
@@ -71,258 +76,254 @@ def unlike(backbone, head):
     ]
 
 
-def prompts(rows, side="right", seed=0):
+def make_batch(rows, side="right", seed=0):
     """Rows of 1 to 12 tokens, padded on one side to 12."""
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     ids, mask = torch.full((rows, 12), PAD), torch.zeros(rows, 12, dtype=torch.long)
     for row in range(rows):
-        size = 12 if row == 0 else int(torch.randint(1, 13, (), generator=draw))
-        place = slice(12 - size, 12) if side == "left" else slice(0, size)
-        ids[row, place] = torch.randint(3, 60, (size,), generator=draw)
-        mask[row, place] = 1
+        length = 12 if row == 0 else int(torch.randint(1, 13, (), generator=generator))
+        positions = slice(12 - length, 12) if side == "left" else slice(0, length)
+        ids[row, positions] = torch.randint(3, 60, (length,), generator=generator)
+        mask[row, positions] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def answers(batch):
-    """Labels for a causal language model: all but the first third of a row's tokens is its answer."""
-    size = batch["attention_mask"].sum(-1, keepdim=True)
-    place = batch["attention_mask"].cumsum(-1) - 1
-    return batch["input_ids"].masked_fill((place < (size + 2) // 3) | (batch["attention_mask"] == 0), -100)
-
-
-def gradients(slots):
-    found = {(i, n): p.grad for i, slot in enumerate(slots) for n, p in zip(slot.names, slot.parameters(), strict=True)}
-    for slot in slots:
-        slot.model.zero_grad()
-    return found
-
-
-def largest_difference(got, wanted, floor):
-    """The largest error of a tensor relative to its largest entry, or to `floor` times its client's where that is more.
-
-    Attention that is saturated has gradients that are zero but for rounding.
-    """
-    assert got.keys() == wanted.keys() and all(g is not None for g in got.values())
-    most: dict[int, float] = {}
-    for (client, _), tensor in wanted.items():
-        most[client] = max(most.get(client, 0.0), float(tensor.abs().max()))
-    error = {
-        k: float((got[k] - w).abs().max()) / max(float(w.abs().max()), floor * most[k[0]]) for k, w in wanted.items()
-    }
-    return max(error.values())
-
-
-def both_ways(slots, rows, batch, labels, loss):
-    """Gradients of the sum of the clients' mean losses: stacked, and one client after another."""
-    stacked_rows, prompt = Stack(slots).rows(rows), (labels != -100).cumsum(-1) == 0
-    with nullcontext() if labels.dim() == 1 else stacked_rows.use_prompt(prompt & (batch["attention_mask"] != 0)):
-        logits = stacked_rows(**batch).logits
-    own = [[i for i, row in enumerate(rows) if row == client] for client in range(len(slots))]
-    sum(loss(logits[at], labels[at]) for at in own if at).backward()
-    stacked = gradients(slots)
-    alone_logits = torch.zeros_like(logits)
-    for slot, at in zip(slots, own, strict=True):
-        if at:
-            output = slot.model(**{k: v[at] for k, v in batch.items()}, labels=labels[at])
-            alone_logits[at] = output.logits
-            loss(output.logits, labels[at]).backward()
-    torch.testing.assert_close(logits, alone_logits)
-    return stacked, gradients(slots)
+def label_answers(batch):
+    """Labels for a causal language model: everything after the first third of a row is its answer."""
+    length = batch["attention_mask"].sum(-1, keepdim=True)
+    position = batch["attention_mask"].cumsum(-1) - 1
+    is_prompt = position < (length + 2) // 3
+    labels = batch["input_ids"].masked_fill(is_prompt | (batch["attention_mask"] == 0), -100)
+    labels[:, -1] = batch["input_ids"][:, -1]  # every row has an answer
+    return labels
 
 
 def token_loss(logits, labels):
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
 
-LAYOUTS = {
-    "equal": [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
-    "unequal": [0, 0, 0, 1, 2, 2, 3, 4, 5, 5, 5, 5, 6, 7, 7],
-    "mixed": [7, 0, 3, 4, 0, 5, 6, 1, 2, 2, 4],
-}
+def take_gradients(models):
+    """The gradients by client and name, which the models then have no more."""
+    gradients = {
+        (i, name): parameter.grad
+        for i, model in enumerate(models)
+        for name, parameter in zip(model.names, model.parameters(), strict=True)
+    }
+    for model in models:
+        model.model.zero_grad()
+    return gradients
+
+
+def compute_both_ways(models, rows, batch, labels, loss):
+    """Gradients of the sum of the clients' mean losses: stacked, and one client after another."""
+    stacked, is_prompt = StackedClients(models).assign_rows(rows), (labels != -100).cumsum(-1) == 0
+    with nullcontext() if labels.dim() == 1 else stacked.use_prompt(is_prompt & (batch["attention_mask"] != 0)):
+        logits = stacked(**batch).logits
+    rows_of = [[i for i, client in enumerate(rows) if client == own] for own in range(len(models))]
+    sum(loss(logits[own], labels[own]) for own in rows_of if own).backward()
+    gradients = take_gradients(models)
+    expected_logits = torch.zeros_like(logits)
+    for model, own in zip(models, rows_of, strict=True):
+        if own:
+            output = model.model(**{name: tensor[own] for name, tensor in batch.items()}, labels=labels[own])
+            expected_logits[own] = output.logits
+            loss(output.logits, labels[own]).backward()
+    torch.testing.assert_close(logits, expected_logits)
+    return gradients, take_gradients(models)
+
+
+def find_largest_difference(gradients, expected, floor):
+    """The largest error of a tensor relative to its largest entry, or to `floor` times its client's if that is larger.
+
+    Saturated attention has gradients that are zero but for rounding.
+    """
+    assert gradients.keys() == expected.keys() and all(gradient is not None for gradient in gradients.values())
+    largest: dict[int, float] = {}
+    for (client, _), tensor in expected.items():
+        largest[client] = max(largest.get(client, 0.0), float(tensor.abs().max()))
+    return max(
+        float((gradients[key] - tensor).abs().max()) / max(float(tensor.abs().max()), floor * largest[key[0]])
+        for key, tensor in expected.items()
+    )
+
+
+# ---- logits and gradients
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_gradients_are_those_of_each_client_alone(architecture, layout, in_float64, adapted):
-    backbone, rows = in_float64(architecture), LAYOUTS[layout]
-    slots = adapted(backbone, *unlike(backbone, head=architecture == "bert"))
-    slots[2].set_rows({name: kept + 5 for name, kept in slots[2].get_rows().items()})
-    batch = prompts(len(rows))
-    if architecture == "bert":
-        labels, loss = torch.arange(len(rows)) % 3, torch.nn.functional.cross_entropy
-    else:
-        labels, loss = answers(batch), token_loss
-        labels[:, -1] = batch["input_ids"][:, -1]  # every row has an answer
-    got, wanted = both_ways(slots, rows, batch, labels, loss)
-    assert largest_difference(got, wanted, floor=1e-3) < 1e-10
+def test_gradients_are_those_of_each_client_alone(architecture, layout, in_float64, adapt):
+    backbone, rows, is_encoder = in_float64(architecture), LAYOUTS[layout], architecture == "bert"
+    models = adapt(backbone, *make_configs(backbone, has_head=is_encoder))
+    models[2].set_rows({module: numbers + 5 for module, numbers in models[2].get_rows().items()})
+    batch = make_batch(len(rows))
+    labels = torch.arange(len(rows)) % 3 if is_encoder else label_answers(batch)
+    gradients, expected = compute_both_ways(models, rows, batch, labels, cross_entropy if is_encoder else token_loss)
+    assert find_largest_difference(gradients, expected, floor=1e-3) < 1e-10
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "mpnet"])
-def test_in_float32_with_our_head_and_merged_factors(architecture, tiny_classifier, adapted, factors):
+def test_gradients_with_our_head_and_frozen_deltas(architecture, tiny_classifier, adapt, factors):
     backbone = tiny_classifier(architecture)
-    slots = adapted(backbone, *unlike(backbone, head=True)[:4], make_lora_config(backbone, r=2, alpha=3))
-    slots[0].set_frozen_delta(factors(slots[0], rank=3))
-    slots[1].set_frozen_delta(factors(slots[1], rank=40))  # larger than the product, which is held instead
-    rows = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    labels = torch.arange(10) % 3
-    got, wanted = both_ways(slots, rows, prompts(10), labels, torch.nn.functional.cross_entropy)
-    assert largest_difference(got, wanted, floor=1.0) < 1e-5
-    assert {get_frozen_delta_names(name)[0] for name in slots[0].get_dimensions()} <= slots[0].frozen_delta.keys()
+    backbone.backbone.double()  # the head and so the results are float32
+    models = adapt(backbone, *make_configs(backbone)[:4], make_lora_config(backbone, r=2, alpha=3))
+    models[0].set_frozen_delta(factors(models[0], rank=3))
+    models[1].set_frozen_delta(factors(models[1], rank=40))  # larger than the product, which is held instead
+    rows, labels = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], torch.arange(10) % 3
+    gradients, expected = compute_both_ways(models, rows, make_batch(10), labels, cross_entropy)
+    assert find_largest_difference(gradients, expected, floor=1.0) < 1e-5
+    assert {get_frozen_delta_names(name)[0] for name in models[0].get_dimensions()} <= models[0].frozen_delta.keys()
 
 
-def test_another_clients_tensors_and_rows_change_nothing(tiny_classifier, adapted):
+def test_another_clients_tensors_change_nothing(tiny_classifier, adapt):
     backbone = tiny_classifier("bert")
-    slots = adapted(backbone, *unlike(backbone, head=True))
-    stack, batch, rows = Stack(slots), prompts(8), list(range(8))
+    models = adapt(backbone, *make_configs(backbone))
+    stacked, batch = StackedClients(models).assign_rows(range(8)), make_batch(8)
     with torch.no_grad():
-        first = stack.rows(rows)(**batch).logits
-        for parameter in slots[3].parameters():
+        before = stacked(**batch).logits
+        for parameter in models[3].parameters():
             parameter += 1.0
-        second = stack.rows(rows)(**batch).logits
-    changed = (first != second).any(-1)
-    assert changed.tolist() == [i == 3 for i in range(8)]
-    stack.rows(rows)(**batch).logits[[0, 1, 2, 4, 5, 6, 7]].sum().backward()
-    zero = {i: all(not p.grad.any() for p in slot.parameters()) for i, slot in enumerate(slots)}
-    assert zero == {i: i == 3 for i in range(8)}
+        after = stacked(**batch).logits
+    assert (before != after).any(-1).tolist() == [i == 3 for i in range(8)]
+    stacked(**batch).logits[[0, 1, 2, 4, 5, 6, 7]].sum().backward()
+    has_gradient = [any(parameter.grad.any() for parameter in model.parameters()) for model in models]
+    assert has_gradient == [i != 3 for i in range(8)]
 
 
-def test_clients_without_rows_get_no_gradient(tiny_classifier, adapted):
+def test_clients_without_rows_get_no_gradient(tiny_classifier, adapt):
     backbone = tiny_classifier("bert")
-    slots = adapted(backbone, *unlike(backbone, head=True))
-    Stack(slots).rows([4, 4, 1])(**prompts(3)).logits.sum().backward()
-    assert [slot.parameters()[0].grad is not None for slot in slots] == [i in (1, 4) for i in range(8)]
+    models = adapt(backbone, *make_configs(backbone))
+    StackedClients(models).assign_rows([4, 4, 1])(**make_batch(3)).logits.sum().backward()
+    assert [model.parameters()[0].grad is not None for model in models] == [i in (1, 4) for i in range(8)]
 
 
-def test_frozen_tensors_get_no_gradient_and_the_others_theirs(tiny_classifier, adapted):
+def test_a_tensor_that_one_client_does_not_train_gets_no_gradient(tiny_classifier, adapt):
     backbone = tiny_classifier("bert")
-    slots = adapted(backbone, *[make_lora_config(backbone, r=2, alpha=3)] * 2)
-    for name, parameter in zip(slots[1].names, slots[1].parameters(), strict=True):
+    models = adapt(backbone, *[make_lora_config(backbone, r=2, alpha=3)] * 2)
+    for name, parameter in zip(models[1].names, models[1].parameters(), strict=True):
         parameter.requires_grad_("lora_A" not in name)
-    Stack(slots).rows([0, 1])(**prompts(2)).logits.sum().backward()
-    for i, slot in enumerate(slots):
-        for name, parameter in zip(slot.names, slot.parameters(), strict=True):
+    StackedClients(models).assign_rows([0, 1])(**make_batch(2)).logits.sum().backward()
+    for i, model in enumerate(models):
+        for name, parameter in zip(model.names, model.parameters(), strict=True):
             assert (parameter.grad is None) == (i == 1 and "lora_A" in name)
 
 
+def test_beside_a_bfloat16_backbone_adapters_stay_in_float32(tiny_classifier, adapt):
+    backbone = tiny_classifier("bert")
+    backbone.backbone.to(torch.bfloat16)
+    models = adapt(backbone, *make_configs(backbone))
+    batch = make_batch(8)
+    with torch.no_grad():
+        logits = StackedClients(models).assign_rows(range(8))(**batch).logits
+        for i, model in enumerate(models):
+            expected = model.model(**{name: tensor[i : i + 1] for name, tensor in batch.items()}).logits
+            torch.testing.assert_close(logits[i : i + 1], expected, rtol=0.05, atol=0.1)
+    assert all(parameter.dtype == torch.float32 for model in models for parameter in model.parameters())
+
+
+# ---- generation
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_greedy_answers_are_those_of_each_client_alone(use_cache, tiny, adapted):
-    backbone = tiny("llama")
-    slots = adapted(backbone, *unlike(backbone, head=False))
-    stack, batch, rows = Stack(slots), prompts(16, "left"), LAYOUTS["equal"]
+def test_greedy_answers_are_those_of_each_client_alone(use_cache, in_float64, adapt):
+    backbone, rows = in_float64("llama"), LAYOUTS["equal"]
+    models, batch = adapt(backbone, *make_configs(backbone, has_head=False)), make_batch(16, "left")
     options = {"max_new_tokens": 8, "do_sample": False, "use_cache": use_cache}
-    together = stack.rows(rows).generate(**batch, **options)
-    for i, slot in enumerate(slots):
-        at = [row for row, client in enumerate(rows) if client == i]
-        size = int(batch["attention_mask"][at].sum(-1).max())
-        own = {name: tensor[at, 12 - size :] for name, tensor in batch.items()}  # padded to its own longest alone
-        alone = slot.model.generate(**own, **options)[:, size:]
-        got = together[at, 12:]
-        assert torch.equal(got[:, : alone.shape[1]], alone)
-        assert (got[:, alone.shape[1] :] == PAD).all()
-    texts = {tuple(row) for row in together[:, 12:].tolist()}
-    assert len(texts) > 8, "the clients' answers differ"
+    together = StackedClients(models).assign_rows(rows).generate(**batch, **options)[:, 12:]
+    for i, model in enumerate(models):
+        own = [row for row, client in enumerate(rows) if client == i]
+        length = int(batch["attention_mask"][own].sum(-1).max())
+        inputs = {name: tensor[own, 12 - length :] for name, tensor in batch.items()}  # padded to its own longest
+        alone = model.model.generate(**inputs, **options)[:, length:]
+        assert torch.equal(together[own, : alone.shape[1]], alone)
+        assert (together[own, alone.shape[1] :] == PAD).all()
+    assert len({tuple(answer) for answer in together.tolist()}) > 8, "the clients' answers differ"
 
 
-def test_beams_go_with_their_rows(tiny, adapted):
-    backbone = tiny("llama")
-    slots = adapted(backbone, *unlike(backbone, head=False))
-    stack, batch, rows = Stack(slots), prompts(8, "left"), list(range(8))
+def test_beams_stay_with_their_rows(in_float64, adapt):
+    backbone = in_float64("llama")
+    models, batch = adapt(backbone, *make_configs(backbone, has_head=False)), make_batch(8, "left")
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": 3}
-    together = stack.rows(rows).generate(**batch, **options)
-    for i, slot in enumerate(slots):
-        alone = slot.model.generate(**{name: tensor[i : i + 1] for name, tensor in batch.items()}, **options)
+    together = StackedClients(models).assign_rows(range(8)).generate(**batch, **options)
+    for i, model in enumerate(models):
+        alone = model.model.generate(**{name: tensor[i : i + 1] for name, tensor in batch.items()}, **options)
         assert torch.equal(together[i : i + 1], alone)
 
 
-def test_outside_a_call_the_model_is_the_plain_one(tiny_classifier, adapted):
-    backbone, batch = tiny_classifier("bert"), prompts(4)
-    slots = adapted(backbone, *unlike(backbone, head=True)[3:5])
-    stack = Stack(slots)
+# ---- what stays as it was
+
+
+def test_outside_a_call_the_backbone_is_plain(tiny_classifier, adapt):
+    backbone, batch = tiny_classifier("bert"), make_batch(4)
+    stacked = StackedClients(adapt(backbone, *make_configs(backbone)[3:5]))
+    model = stacked.assign_rows([0, 0, 1, 1])
     with torch.no_grad():
         expected = backbone(**batch).logits
-        assert not torch.equal(stack.rows([0, 0, 1, 1])(**batch).logits, expected)
-        assert torch.equal(stack.model(**batch).logits, expected)
+        assert not torch.equal(model(**batch).logits, expected)
+        assert torch.equal(stacked.backbone(**batch).logits, expected)
         with pytest.raises(IndexError):
-            stack.rows([0, 0, 1, 1])(**batch | {"input_ids": batch["input_ids"] + 1000})
-        assert torch.equal(stack.model(**batch).logits, expected)
+            model(**batch | {"input_ids": batch["input_ids"] + 1000})
+        assert torch.equal(stacked.backbone(**batch).logits, expected)
 
 
-def test_the_backbone_is_shared_and_neither_it_nor_the_slots_are_changed(tiny_classifier, adapted, factors):
+def test_the_backbone_is_shared_and_neither_it_nor_the_models_are_changed(tiny_classifier, adapt, factors):
     backbone = tiny_classifier("bert")
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    slots = adapted(backbone, make_lora_config(backbone, r=2, alpha=3), LoReftConfig(modules_to_save=["classifier"]))
-    slots[0].set_frozen_delta(factors(slots[0], rank=3))
-    before = [slot.snapshot() for slot in slots]
-    stack = Stack(slots)
-    stack.rows([0, 1, 1])(**prompts(3)).logits.sum().backward()
-    assert {id(p) for p in stack.model.parameters()} == {id(p) for p in backbone.parameters()}
+    models = adapt(backbone, make_lora_config(backbone, r=2, alpha=3), LoReftConfig(modules_to_save=["classifier"]))
+    models[0].set_frozen_delta(factors(models[0], rank=3))
+    before = [model.snapshot() for model in models]
+    stacked = StackedClients(models)
+    stacked.assign_rows([0, 1, 1])(**make_batch(3)).logits.sum().backward()
+    assert {id(p) for p in stacked.backbone.parameters()} == {id(p) for p in backbone.parameters()}
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in backbone.state_dict().items())
-    for slot, kept in zip(slots, before, strict=True):
-        assert all(torch.equal(tensor, kept[name]) for name, tensor in slot.snapshot().items())
+    for model, snapshot in zip(models, before, strict=True):
+        assert all(torch.equal(tensor, snapshot[name]) for name, tensor in model.snapshot().items())
 
 
-def test_an_unadapted_model_forgets_what_was_merged(lora_slot, factors, padded):
-    slot = lora_slot("bert")
-    slot.set_frozen_delta(factors(slot, rank=3))
+def test_a_copied_base_model_has_no_frozen_delta(lora_model, factors, padded):
+    model, batch = lora_model("bert"), padded()
+    model.set_frozen_delta(factors(model, rank=3))
     with torch.no_grad():
-        merged = slot.model(**padded()).logits
-        plain = copy_base_model(slot)
-        with slot.model.disable_adapter():
-            assert not torch.equal(plain(**padded()).logits, slot.model(**padded()).logits), "a merged delta stays"
-        assert torch.equal(slot.model(**padded()).logits, merged)
-        slot.set_frozen_delta({})
-        with slot.model.disable_adapter():
-            assert torch.equal(plain(**padded()).logits, slot.model(**padded()).logits)
+        with_delta = model.model(**batch).logits
+        base = copy_base_model(model)
+        with model.model.disable_adapter():
+            assert not torch.equal(base(**batch).logits, model.model(**batch).logits), "PEFT knows no frozen delta"
+        assert torch.equal(model.model(**batch).logits, with_delta)
+        model.set_frozen_delta({})
+        with model.model.disable_adapter():
+            assert torch.equal(base(**batch).logits, model.model(**batch).logits)
 
 
-def test_beside_a_bfloat16_backbone_adapters_stay_in_float32(tiny_classifier, adapted):
+def test_a_task_can_run_it_like_an_adapted_model(tiny_classifier, adapt):
     backbone = tiny_classifier("bert")
-    backbone.backbone.to(torch.bfloat16)
-    slots = adapted(backbone, *unlike(backbone, head=True))
-    batch, rows = prompts(8), list(range(8))
-    with torch.no_grad():
-        together = Stack(slots).rows(rows)(**batch).logits
-        for i, slot in enumerate(slots):
-            alone = slot.model(**{name: tensor[i : i + 1] for name, tensor in batch.items()}).logits
-            torch.testing.assert_close(together[i : i + 1], alone, rtol=0.05, atol=0.1)
-    assert all(parameter.dtype == torch.float32 for slot in slots for parameter in slot.parameters())
+    models = adapt(backbone, make_lora_config(backbone, r=2, alpha=3))
+    stacked = StackedClients(models).assign_rows([0])
+    assert stacked.model is stacked
+    assert stacked.device == models[0].device
 
 
-def test_what_a_stack_refuses(tiny_classifier, adapted):
+# ---- what is refused
+
+
+def test_mistakes_in_models_and_rows(tiny_classifier, adapt):
     backbone = tiny_classifier("bert")
     config = make_lora_config(backbone, r=2, alpha=3)
-    slots = adapted(backbone, config, config)
-    with pytest.raises(ValueError, match="at least one slot"):
-        Stack([])
-    with pytest.raises(ValueError, match="slot 1 on another"):
-        Stack([slots[0], AdaptedModel(get_peft_model(tiny_classifier("bert"), config))])
-    with pytest.raises(ValueError, match=r"clients of 2 rows\. Received: a batch of 3"):
-        Stack(slots).rows([0, 1])(**prompts(3))
-    for wrong in ([0, 2, 2], []):
-        with pytest.raises(ValueError, match="one of slots 0 to 1"):
-            Stack(slots).rows(wrong)
-    deep = SequenceClassifier(backbone.backbone, num_labels=3, pooling="mean")
+    models = adapt(backbone, config, config)
+    with pytest.raises(ValueError, match="at least one model"):
+        StackedClients([])
+    with pytest.raises(ValueError, match="model 1 on another than model 0"):
+        StackedClients([models[0], AdaptedModel(get_peft_model(tiny_classifier("bert"), config))])
+    stacked = StackedClients(models).assign_rows([0, 1])
+    for run in (stacked, stacked.generate):
+        with pytest.raises(ValueError, match=r"2 rows with clients\. Received: a batch of 3"):
+            run(**make_batch(3))
+    for rows in ([0, 2, 2], []):
+        with pytest.raises(ValueError, match="one of clients 0 to 1"):
+            StackedClients(models).assign_rows(rows)
+
+
+def test_a_head_of_several_layers_is_refused(tiny_classifier):
+    deep = SequenceClassifier(tiny_classifier("bert").backbone, num_labels=3, pooling="mean")
     deep.classifier = torch.nn.Sequential(torch.nn.Linear(32, 3))
-    with pytest.raises(ValueError, match="one linear layer"):
-        Stack([AdaptedModel(get_peft_model(deep, LoReftConfig(modules_to_save=["classifier"])))])
-
-
-@pytest.mark.parametrize(
-    ("rows", "size", "runs"),
-    [
-        ([0, 0, 1, 1], 2, ((0, 1), (1, 1))),
-        ([2, 2, 2, 2, 0, 0], 2, ((2, 2), (0, 1))),
-        ([0, 0, 0, 1], 1, ((0, 3), (1, 1))),
-        ([0, 1, 0], 1, ((0, 1), (1, 1), (0, 1))),
-        ([5] * 7, 7, ((5, 1),)),
-    ],
-)
-def test_groups_of_rows(rows, size, runs):
-    groups = RowGroups.of(rows)
-    assert (groups.size, groups.runs, groups.rows) == (size, runs, len(rows))
-    own = {client: torch.full((client + 1, 2), float(client + 1)) for client in set(rows)}
-    spread = groups.spread(own)
-    assert spread.shape == (groups.count, max(rows) + 1, 2)
-    for group, client in enumerate(rows[::size]):
-        assert torch.equal(spread[group, : client + 1], own[client])
-        assert not spread[group, client + 1 :].any()
+    with pytest.raises(ValueError, match=r"one linear layer\. Received: .*classifier of Sequential"):
+        StackedClients([AdaptedModel(get_peft_model(deep, LoReftConfig(modules_to_save=["classifier"])))])

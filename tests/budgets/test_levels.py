@@ -32,7 +32,7 @@ def test_without_levels_every_client_is_left_to_the_method_s_options(backbone):
     [((0.25, 0.5, 0.25), (2, 4, 2)), ((1, 2, 1), (2, 4, 2)), ((1, 1, 0.001), (4, 4, 0)), ((1, 1, 1), (3, 2, 3))],
 )
 def test_each_level_goes_to_its_fraction_of_the_clients(backbone, fractions, counts):
-    levels = make_levels(*({"share": f, "rank": i + 1} for i, f in enumerate(fractions)))
+    levels = make_levels(*({"fraction": f, "rank": i + 1} for i, f in enumerate(fractions)))
     assigned = assign_resources(CLIENTS, levels, backbone, 0)
     assert list(assigned) == sorted(CLIENTS)
     ranks = Counter(own.rank for own in assigned.values())

@@ -11,7 +11,7 @@ from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 
 COMMON = ["model.max_length=16", "training.batch_size=4"]
-LEVELS = "resources=[{memory_mib: 5000, rank: 4}, {share: 2, memory_mib: 650}, {rank: 3}]"
+LEVELS = "resources=[{memory_mib: 5000, rank: 4}, {fraction: 2, memory_mib: 650}, {rank: 3}]"
 
 
 def test_budgets_become_settings_and_other_levels_stay(tmp_path, dry_steps, experiment_file):
@@ -20,7 +20,7 @@ def test_budgets_become_settings_and_other_levels_stay(tmp_path, dry_steps, expe
     resolved = resolve_budgets(experiment, reported.append, tmp_path / "probes.json")
     large, small, stated = resolved.resources
     assert (large.rank, large.layers, large.micro_batch, large.memory_mib) == (4, 2, 4, None)
-    assert small.share == 2 and small.micro_batch < 4 and small.rank == 8
+    assert small.fraction == 2 and small.micro_batch < 4 and small.rank == 8
     assert stated == experiment.resources[2]
     assert reported[0] == "dry step 1 of 6: the whole configuration"
     assert [line.split(",")[0] for line in reported[6:]] == ["resources[0]", "resources[1]"]
@@ -73,6 +73,14 @@ def test_autocast_is_not_what_a_dry_step_measures(tmp_path, dry_steps, experimen
     experiment = load_experiment(experiment_file, ["resources=[{memory_mib: 900}]", "model.autocast=bfloat16"])
     with pytest.raises(UserError, match=r"without model\.autocast.*Received: bfloat16"):
         resolve_budgets(experiment, print, tmp_path / "probes.json")
+    assert not dry_steps
+
+
+def test_decoders_are_not_what_a_dry_step_measures(tmp_path, dry_steps, experiment_file):
+    experiment = load_experiment(experiment_file, ["resources=[{memory_mib: 900}]"])
+    task = experiment.task.model_copy(update={"kind": "generation"})
+    with pytest.raises(UserError, match=r"measured for encoders.*Received: a task of kind generation"):
+        resolve_budgets(experiment.model_copy(update={"task": task}), print, tmp_path / "probes.json")
     assert not dry_steps
 
 

@@ -51,6 +51,25 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    """A kill at any moment of a write finds either; so a reader of the old file is never disturbed."""
+    target, seen = tmp_path / "file", []
+    write_atomically(target, b"old")
+    sync = os.fsync
+
+    def look(descriptor):
+        seen.append(target.read_bytes())
+        sync(descriptor)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", look)
+    with target.open("rb") as reader:
+        write_atomically(target, b"new")
+        assert reader.read() == b"old"
+    assert seen == [b"old", b"new"]  # the data are on disk before the name changes, the folder after it
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x00" * 100])
 def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, content):
     (tmp_path / "c").write_bytes(content)

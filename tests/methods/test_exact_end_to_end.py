@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from helpers.tasks import make_classification
 from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
@@ -17,7 +18,6 @@ from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.task import Classification
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import find_method
 from fedpeft.resources import ClientResources
@@ -51,7 +51,7 @@ def federation(method, plain, ranks):
         draw = generator(i, "rows")
         rows = [Encoded(tuple(torch.randint(3, 60, (7,), generator=draw).tolist()), j % 3) for j in range(n)]
         clients.append(
-            (Client(spec, {"train": rows}, Classification(3), Padding(1, "right"), slot.read(), 0), slot.clone())
+            (Client(spec, {"train": rows}, make_classification(), Padding(1, "right"), slot.read(), 0), slot.clone())
         )
     specs = tuple(client.spec for client, _ in clients)
     initial = {client.spec.id: client.initial for client, _ in clients}

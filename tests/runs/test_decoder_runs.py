@@ -10,11 +10,12 @@ import yaml
 from fedpeft.budgets.resolve_budgets import resolve_budgets
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.federation.task import autocast
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import list_built_in
 from fedpeft.runs.compare import compare
+from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
-from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
 
 POSITIVE = ["good", "great", "fine", "lovely", "superb"]
 NEGATIVE = ["bad", "poor", "awful", "dull", "broken"]
@@ -102,14 +103,17 @@ def test_autocast_is_in_training_scoring_and_prediction(choice_file, tmp_path):
     lower = run(choice_file, "fedit", tmp_path / "lower", ["training.rounds=1", "model.autocast=bfloat16"])
     assert lower["test"]["personal"]["loss"] != plain["test"]["personal"]["loss"]
     assert lower["test"]["personal"]["loss"] == pytest.approx(plain["test"]["personal"]["loss"], rel=0.05)
-    used = []
+    is_lower = []
+
+    def generate(*_, **__):
+        is_lower.append(torch.is_autocast_enabled("cpu"))
+        return ["yes"]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "fedpeft.runs.predict.lowered", lambda model, dtype: (used.append(dtype), autocast(model, dtype))[1]
-        )
+        patch.setattr("fedpeft.tasks.kinds.common.decoder.generate", generate)
         predict(tmp_path / "lower", "good", ["good great"])
         predict(tmp_path / "plain", "good", ["good great"])
-    assert used == [torch.bfloat16, None]
+    assert is_lower == [True, False]
 
 
 def test_a_budget_beside_autocast_is_one_line(choice_file, tmp_path):
@@ -178,7 +182,7 @@ def test_mistakes_are_one_line(choice_file, tmp_path, override, line):
 def test_the_batched_engine_gives_the_local_engines_result(choice_file, tmp_path):
     """Two clients at once in the second run; the same scores, and losses equal but for rounding."""
     alone = run(choice_file, "fedreft", tmp_path / "local")
-    together = run(choice_file, "fedreft", tmp_path / "batched", ["engine=batched", "clients_at_once=2", "workers=1"])
+    together = run(choice_file, "fedreft", tmp_path / "batched", ["engine=batched", "max_clients=2", "workers=1"])
     for client in ("good", "bad"):
         one, two = (r["test_by_client"]["personal"][client]["loss"] for r in (alone, together))
         assert two == pytest.approx(one, rel=1e-4)
@@ -191,7 +195,7 @@ def test_budgets_are_measured_for_encoders_only(choice_file, tmp_path):
     assert not (tmp_path / "probes.json").exists()
 
 
-@pytest.mark.parametrize("label", BUILT_IN)
+@pytest.mark.parametrize("label", list_built_in())
 def test_every_method_runs_on_a_decoder(choice_file, tmp_path, label):
     options = {"fedhft": ["methods.fedhft.warmup=1"]}.get(label, [])
     result = run(choice_file, label, tmp_path / "run", ["training.rounds=3", "cross_evaluation=false", *options])

@@ -11,12 +11,13 @@ from fedpeft.adapters import find_lora_pairs, get_frozen_delta_names, make_lora_
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
-from fedpeft.federation.task import logits
 from fedpeft.methods.local import Local
-from fedpeft.runs.build import build
-from fedpeft.runs.export import export_adapters
-from fedpeft.runs.predict import _examples, predict
+from fedpeft.runs.build import assemble, load_model
+from fedpeft.runs.export import make_card
+from fedpeft.runs.predict import _make_examples, predict
 from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.kinds.common.encoder import get_logits
+from fedpeft.tasks.load import load_task
 
 RANKS = {"site0": 1, "site1": 2, "site2": 3}
 
@@ -27,7 +28,7 @@ class Odd(Local):
     def adapter(self, model, client):
         return make_lora_config(model, RANKS[client.id], 2.0, density=0.4 if client.id == "site0" else 1.0)
 
-    def personal(self, model, message, client):
+    def load_personal(self, model, message, client):
         draw = torch.Generator().manual_seed(RANKS[client.spec.id])
         model.write({name: 0.3 * torch.randn(t.shape, generator=draw) for name, t in model.read().items()})
         model.set_rows({module: rows + 2 for module, rows in model.get_rows().items()})
@@ -37,24 +38,33 @@ class Odd(Local):
             model.set_frozen_delta({a: torch.randn(4, 32, generator=draw), b: torch.randn(32, 4, generator=draw)})
 
 
+def export(experiment, method, folder):
+    """Exports every client's adapter of a run that has not trained; returns its context."""
+    data = load_task(experiment.task, experiment.partition, 0, folder)
+    backbone = load_model(experiment.model, experiment.task, len(data.labels), 0)
+    context = assemble(experiment, method, 0, data, backbone)
+    card = make_card(experiment, data.labels)
+    context.engine.export(context.federation.deployment_messages(), folder / "clients", card)
+    context.engine.close()
+    return context
+
+
 @pytest.fixture
 def exported(experiment_file, tmp_path):
     experiment = load_experiment(experiment_file, [])
-    built = build(experiment, Odd(experiment.build_method("local", None).options), 0, tmp_path)
-    export_adapters(tmp_path / "clients", built, experiment)
-    yield tmp_path, built
-    built.engine.close()
+    return tmp_path, export(experiment, Odd(experiment.build_method("local", None).options), tmp_path)
 
 
 def test_every_folder_predicts_what_the_clients_own_model_does(exported):
     folder, built = exported
     texts = ["a great lovely film", "we saw the dull broken book today"]
-    for name, client in built.engine.by_id.items():
-        slot = built.engine.templates[name].clone()
-        built.federation.method.personal(slot, Message(name, 1, {}), client)
+    for client in built.clients:
+        name = client.spec.id
+        slot = built.templates[name].clone()
+        built.federation.method.load_personal(slot, Message(name, 1, {}), client)
         batch = built.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
-            shares = logits(slot, batch).softmax(-1)
+            shares = get_logits(slot, batch).softmax(-1)
         for row, share in zip(predict(folder, name, texts), shares, strict=True):
             assert row["probability"] == pytest.approx(float(share.max()), abs=1e-4)
 
@@ -136,9 +146,7 @@ def test_a_task_of_pairs_needs_both_texts(experiment_file, tiny_data, tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join(json.dumps(row | {"other": f"{row['text']} again"}) for row in rows))
     experiment = load_experiment(experiment_file, [f"task.source={file}", "task.text_pair=other"])
-    built = build(experiment, experiment.build_method("local", None), 0, tmp_path)
-    export_adapters(tmp_path / "clients", built, experiment)
-    built.engine.close()
+    export(experiment, experiment.build_method("local", None), tmp_path)
     one, other = predict(tmp_path, "site0", ["good film", "good film"], ["bad book", "lovely book"])
     assert (one["text"], one["text_pair"]) == ("good film", "bad book")
     assert one["probability"] != other["probability"]  # the second text is read
@@ -149,8 +157,8 @@ def test_a_task_of_pairs_needs_both_texts(experiment_file, tiny_data, tmp_path):
 
 def test_a_decoders_second_text_may_be_empty_but_not_left_out():
     task = TaskConfig(source="x", kind="generation", text_pair="input")
-    assert [example.text_pair for example in _examples(task, ["a", "b"], ["c", ""])] == ["c", None]
-    refused(lambda: _examples(task, ["a"], None), "--text-pair", "it may be empty")
+    assert [example.text_pair for example in _make_examples(task, ["a", "b"], ["c", ""])] == ["c", None]
+    refused(lambda: _make_examples(task, ["a"], None), "--text-pair", "it may be empty")
 
 
 def test_a_temperature_that_is_no_number_is_one_line(exported):

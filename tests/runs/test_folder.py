@@ -11,7 +11,9 @@ from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.join import join
-from fedpeft.runs.runner import NullObserver, RunSpec, resume, start
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
 
 
 class Stops(NullObserver):

@@ -5,14 +5,14 @@ import torch
 from runs.test_runner import Nobody, settings
 
 from fedpeft.federation.state_tree import flatten
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import list_built_in
 from fedpeft.runs import runner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 @pytest.mark.parametrize("engine", ["local", "batched"])
-@pytest.mark.parametrize("label", sorted(BUILT_IN))
+@pytest.mark.parametrize("label", list_built_in())
 def test_a_run_on_a_gpu_goes_on_after_an_interrupt(experiment_file, tmp_path, monkeypatch, label, engine):
     built = []
     monkeypatch.setattr(runner, "build", lambda *a, make=runner.build: built.append(make(*a)) or built[-1])

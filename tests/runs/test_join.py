@@ -18,8 +18,10 @@ from fedpeft.methods.fedhft import FedHft, FedHftState
 from fedpeft.methods.fedreft import FedReftState
 from fedpeft.runs import join as joining
 from fedpeft.runs.join import join
+from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
-from fedpeft.runs.runner import NullObserver, RunSpec, start
+from fedpeft.runs.runner import start
+from fedpeft.runs.spec import RunSpec
 
 MODELS = {"received", "trained", "personal", "alone"}
 
@@ -123,14 +125,14 @@ def test_more_epochs_are_more_steps_for_the_newcomer_and_for_training_alone(trai
 def test_under_fedhft_only_the_newcomers_responsibility_is_new(trained, rows_file, monkeypatch, clusters, feature):
     run = trained("fedhft", f"methods.fedhft.clusters={clusters}", f"methods.fedhft.feature={feature}")
     seen = {}
-    real = joining._joined
+    real = joining._train_and_score
 
     def watched(built, label):
         scores = real(built, label)
         seen["after"], seen["method"] = built.federation.state, built.federation.method
         return scores
 
-    monkeypatch.setattr(joining, "_joined", watched)
+    monkeypatch.setattr(joining, "_train_and_score", watched)
     join(run, rows_file, "late")
     before, after = FedHftState(**load_checkpoint(run / "checkpoint.safetensors")["state"]), seen["after"]
     assert before.shares.keys() | {"late"} == after.shares.keys()
@@ -267,9 +269,9 @@ def test_an_interrupt_leaves_nothing_half_written(fedit_run, rows_file, monkeypa
         raise KeyboardInterrupt
 
     if where == "training":
-        monkeypatch.setattr(joining, "_alone", interrupted)
+        monkeypatch.setattr(joining, "_score_alone", interrupted)
     else:
-        monkeypatch.setattr("fedpeft.runs.export.os.replace", interrupted)
+        monkeypatch.setattr("fedpeft.adapters.export.os.replace", interrupted)
     before = files(fedit_run)
     with pytest.raises(KeyboardInterrupt):
         join(fedit_run, rows_file, "late")

@@ -6,7 +6,7 @@ import random
 import pytest
 from runs.test_runner import Nobody, contents, settings
 
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import list_built_in
 from fedpeft.runs.runner import resume, start
 
 WORDS = {0: ["good", "great", "fine"], 1: ["bad", "poor", "dull"], 2: ["film", "book", "plane"]}
@@ -45,7 +45,7 @@ def test_fifty_clients_of_three_classes(experiment_file, three_classes, tmp_path
     assert contents(tmp_path / "broken") == contents(tmp_path / "run")
 
 
-@pytest.mark.parametrize("label", sorted(BUILT_IN))
+@pytest.mark.parametrize("label", list_built_in())
 def test_forgetting_what_clients_trained_changes_no_method(experiment_file, tmp_path, label):
     """A method that reads it in a later round must say so: `remembers`."""
     results = []

@@ -8,7 +8,9 @@ from fedpeft.acceleration import PrefixCache
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs.compare import compare
-from fedpeft.runs.runner import NullObserver, RunSpec, start
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import start
+from fedpeft.runs.spec import RunSpec
 
 UPPER = ["methods.fedit.adapter.layers=[1]", "methods.fedreft.adapter.layers=[1]", "methods.ditto.adapter.layers=[1]"]
 CACHED = [*UPPER, "prefix_cache.limit_mib=4"]
@@ -35,7 +37,7 @@ def test_a_cached_run_gives_the_plain_runs_scores(experiment_file, tmp_path, lab
 def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, tmp_path, monkeypatch):
     made = []
     real = PrefixCache.__init__
-    monkeypatch.setattr(PrefixCache, "__init__", lambda self, *a: (made.append(self), real(self, *a))[1])
+    monkeypatch.setattr(PrefixCache, "__init__", lambda self, **a: (made.append(self), real(self, **a))[1])
     compare(
         load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", NullObserver()
     )
@@ -53,5 +55,5 @@ def _texts(file):
 
 
 def test_a_folder_that_is_not_there_is_one_line(experiment_file, tmp_path):
-    with pytest.raises(UserError, match="the folder is not there"):
+    with pytest.raises(UserError, match="the folder does not exist"):
         run(experiment_file, tmp_path / "run", "fedit", [*CACHED, "prefix_cache.folder=/nowhere"])

@@ -10,9 +10,10 @@ from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation import method, training
 from fedpeft.federation.method import Method
-from fedpeft.methods import BUILT_IN
+from fedpeft.methods import list_built_in
 from fedpeft.runs import runner
-from fedpeft.runs.runner import RunSpec, resume, start
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
 
 
 class Nobody:
@@ -41,7 +42,7 @@ def contents(path):
     return (path / "metrics.jsonl").read_text(), {str(a.relative_to(path)): a.read_bytes() for a in adapters}
 
 
-@pytest.mark.parametrize("label", BUILT_IN)
+@pytest.mark.parametrize("label", list_built_in())
 def test_every_method_learns_the_task_and_exports_every_client(experiment_file, tmp_path, label):
     result = start(settings(experiment_file, label, ["training.rounds=8"]), tmp_path / "run", Nobody())
     learned = result["test"]["personal"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
@@ -57,7 +58,7 @@ def test_every_method_learns_the_task_and_exports_every_client(experiment_file, 
         assert trained < result["bytes_up"] < trained + 8000
 
 
-@pytest.mark.parametrize("label", BUILT_IN)
+@pytest.mark.parametrize("label", list_built_in())
 def test_the_number_of_workers_changes_no_bit(experiment_file, tmp_path, label):
     for workers in (1, 3):
         start(settings(experiment_file, label, [f"workers={workers}"]), tmp_path / str(workers), Nobody())
@@ -65,7 +66,7 @@ def test_the_number_of_workers_changes_no_bit(experiment_file, tmp_path, label):
 
 
 @pytest.mark.parametrize(
-    ("label", "stop_after"), [*((label, 1) for label in BUILT_IN), ("fedreft", 2), ("fedreft", 3), ("fedhft", 3)]
+    ("label", "stop_after"), [*((label, 1) for label in list_built_in()), ("fedreft", 2), ("fedreft", 3), ("fedhft", 3)]
 )
 def test_resume_is_equal_to_the_bit(experiment_file, tmp_path, label, stop_after):
     overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
@@ -212,7 +213,7 @@ def test_resolved_settings_are_kept(experiment_file, tmp_path):
     kept = yaml.safe_load((tmp_path / "r/experiment.yaml").read_text())["experiment"]
     assert kept["methods"]["fedit"]["adapter"]["r"] == 3
     assert kept["methods"]["fedit"]["adapter"]["alpha"] == 16
-    assert runner.RunSpec.of(runner.RunFolder(tmp_path / "r")).label == "fedit"
+    assert RunSpec.read(runner.RunFolder(tmp_path / "r")).label == "fedit"
 
 
 @pytest.mark.parametrize("label", ["fedreft", "fedsa_lora", "local", "ditto", "fedhft"])

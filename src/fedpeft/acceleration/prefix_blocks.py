@@ -44,9 +44,9 @@ def count_frozen_blocks(model: nn.Module) -> int:
 
 
 def find_frozen_tensors(model: nn.Module, count: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields the parameters, with their names, that decide what the lowest `count` blocks compute.
+    """Yields the parameters, with their names, that may decide what the lowest `count` blocks compute.
 
-    These are the parameters of the blocks, and all outside the blocks that belong to no adapter.
+    These are the parameters of those blocks, and all outside the list of blocks that belong to no adapter.
     """
     name, blocks = find_blocks(model)
     for i, block in enumerate(blocks[:count]):

@@ -27,11 +27,12 @@ from fedpeft.environment import MIB, read_peak_mib, read_resident_mib, reset_pea
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, wire_size
-from fedpeft.federation.task import Classification
 from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.resources import ClientResources
+from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding
+from fedpeft.tasks.kinds import make_task
 
 
 def take_dry_step(request: DryStep) -> Measured:
@@ -112,7 +113,9 @@ def _make_client(model: AdaptedModel, request: DryStep) -> Client:
     ids = torch.randint(vocabulary, (count, workload.max_length), generator=generator).tolist()
     examples = [Encoded(tuple(tokens[i % 2 :]), i % workload.num_labels) for i, tokens in enumerate(ids)]
     spec = ClientSpec("dry step", count, request.resources)
-    return Client(spec, {"train": examples}, Classification(workload.num_labels), Padding(0, "right"), {}, 0)
+    labels = [str(i) for i in range(workload.num_labels)]
+    task = make_task(TaskConfig(source="random tokens"), labels, None, workload.max_length)
+    return Client(spec, {"train": examples}, task, Padding(0, "right"), {}, 0)
 
 
 def main() -> None:

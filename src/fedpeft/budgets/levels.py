@@ -30,7 +30,7 @@ def assign_resources(
         return {client: ClientResources() for client in clients}
     order = torch.randperm(len(clients), generator=generator(seed, "resources")).tolist()
     by_level = [make_resources(level, backbone) for level in levels]
-    bounds = torch.tensor([level.share for level in levels], dtype=torch.float64).cumsum(0)  # (levels,)
+    bounds = torch.tensor([level.fraction for level in levels], dtype=torch.float64).cumsum(0)  # (levels,)
     bounds = bounds / bounds[-1] * len(clients)  # up to which position in `order` each level goes
     assigned = {}
     for position, index in enumerate(order):

@@ -20,7 +20,7 @@ from fedpeft.budgets.shape import DEFAULT_RANK
 from fedpeft.config import Experiment, ResourceLevel
 from fedpeft.errors import UserError
 from fedpeft.resources import ClientResources
-from fedpeft.tasks.prompts import DECODER_KINDS
+from fedpeft.tasks.kinds import find_kind
 
 
 def get_probe_path() -> Path:
@@ -61,7 +61,7 @@ def resolve_budgets(experiment: Experiment, report: Callable[[str], None], path:
 
 def _require_measurable(experiment: Experiment) -> None:
     """Raises UserError where a dry step would not measure what the experiment's clients take."""
-    if experiment.task.kind in DECODER_KINDS:
+    if find_kind(experiment.task.kind).is_decoder:
         raise UserError(
             "resources: memory_mib and other budgets are measured for encoders, whose cost is not a decoder's; "
             f"give rank, layers and micro_batch instead. Received: a task of kind {experiment.task.kind}"
@@ -77,7 +77,7 @@ def _require_measurable(experiment: Experiment) -> None:
 def _fix_level(level: ResourceLevel, resources: ClientResources) -> ResourceLevel:
     """The level with the chosen settings in place of its budget."""
     return ResourceLevel(
-        share=level.share,
+        fraction=level.fraction,
         rank=resources.rank,
         layers=len(resources.layers) if resources.layers else None,
         density=level.density,

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class BatchedEngine(LocalEngine):
-    """Trains up to `max_clients` clients in one pass; each worker has a stack of its own. Evaluates as the local engine.
+    """Trains up to `max_clients` clients in one pass, each worker with a stack of its own. Evaluates as the local one.
 
     Where the accelerator's memory does not hold so many, that pass is taken again with half as many, and so are all
     later ones: `max_clients` sinks to what fits. A run resumed after that groups its clients otherwise for a round and

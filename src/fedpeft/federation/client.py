@@ -8,9 +8,9 @@ import torch
 from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.message import Tensors
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.task import Task
 from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Batch, Encoded, Padding, make_batches
+from fedpeft.tasks.task import Task
 
 
 @dataclass(frozen=True)

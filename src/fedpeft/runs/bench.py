@@ -14,7 +14,7 @@ from typing import Any
 
 from fedpeft.acceleration import make_accelerations
 from fedpeft.config import Experiment, PrefixCacheConfig
-from fedpeft.runs.build import RunContext, assemble, assign_to_clients, default_workers, load_model
+from fedpeft.runs.build import RunContext, assemble, default_workers, load_model
 from fedpeft.tasks.load import load_task
 
 ROUNDS = 3  # timed, after the first
@@ -95,13 +95,11 @@ def _build_contexts(
     seed = experiment.seed
     data = load_task(experiment.task, experiment.partition, seed, base)
     model = load_model(experiment.model, experiment.task, len(data.labels), seed)
-    clients = [client.id for client in data.clients]
     contexts: dict[str, RunContext] = {}
     for name, option in options.items():
         changed, method = apply_option(experiment, option), experiment.build_method(label)
-        resources = {} if method.pools_data else assign_to_clients(changed, method, clients, model[0], seed)
         accelerations = make_accelerations(changed.requested_accelerations())
-        context = assemble(changed, method, seed, data, model, resources, accelerations)
+        context = assemble(changed, method, seed, data, model, accelerations)
         stack.callback(context.engine.close)
         # A prefix cache has nothing to keep where the adapter touches the first block.
         if all(a.is_useful(template) for a in accelerations for template in context.templates.values()):

@@ -13,13 +13,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from fedpeft.acceleration import Acceleration, make_accelerations
-from fedpeft.config import Experiment
+from fedpeft.config import Experiment, rename_old_keys
 from fedpeft.environment import describe_environment
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.checkpoint import write_atomically
-from fedpeft.runs.build import load_model, start_only
+from fedpeft.runs.build import load_model, require_startable
 from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.runner import Observer, RunSpec, resume, start
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.load import load_task
 
 Results = dict[str, list[dict[str, Any]]]  # by label, one per seed
@@ -31,7 +33,7 @@ def compare(
     seeds: int,
     base: Path,
     out: Path,
-    observer: Observer,
+    observer: NullObserver,
     planned: Callable[[str, int, int], None] = lambda label, done, total: None,
     scenario: str | None = None,
 ) -> dict[str, Any]:
@@ -106,29 +108,30 @@ def _require_startable(experiment: Experiment, grid: dict[str, list[float | None
     backbone, _ = load_model(experiment.model, experiment.task, len(data.labels), experiment.seed)
     for label, rates in grid.items():
         try:
-            start_only(experiment, experiment.build_method(label, rates[0]), data, backbone)
+            require_startable(experiment, experiment.build_method(label, rates[0]), data, backbone)
         except UserError as error:
             raise UserError(f"methods.{label}: {error}") from error
 
 
 def get_or_run(
-    settings: RunSpec, out: Path, observer: Observer, accelerations: Sequence[Acceleration] | None = None
+    settings: RunSpec, out: Path, observer: NullObserver, accelerations: Sequence[Acceleration] | None = None
 ) -> dict[str, Any]:
     """The result of one run under `out`: read, resumed or run. Raises UserError when other settings are there."""
     rate = settings.experiment.build_method(settings.label, settings.lr).options.lr
     path = out / settings.label / f"lr{rate:g}-seed{settings.seed}"
     folder = RunFolder(path)
     if not (path / "experiment.yaml").exists():
-        return start(settings, path, observer, keep=False, accelerations=accelerations)
+        return start(settings, path, observer, export=False, accelerations=accelerations)
     unlike = _difference(_without_workers(folder.settings), _without_workers(settings.as_dict()))
     if unlike:
         raise UserError(f"{path} holds a run of other settings ({unlike}); give another --out or remove it")
-    return resume(path, observer, keep=False, accelerations=accelerations)
+    return resume(path, observer, export=False, accelerations=accelerations)
 
 
 def _without_workers(kept: dict[str, Any]) -> dict[str, Any]:
     # Results do not depend on the number of workers: a comparison may go on with another.
     plain = json.loads(json.dumps(kept["experiment"]))
+    rename_old_keys(plain)
     return plain | {"workers": None}
 
 

@@ -1,4 +1,4 @@
-"""One client's exported adapter at work: labels, numbers or texts."""
+"""Predictions of one client's exported adapter: labels, numbers or texts."""
 
 import math
 from pathlib import Path
@@ -11,14 +11,12 @@ from safetensors import SafetensorError, safe_open
 
 from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
-from fedpeft.federation.answers import generate
-from fedpeft.federation.task import autocast, logits
-from fedpeft.runs.build import encode_examples, load_model
+from fedpeft.runs.build import load_model
 from fedpeft.runs.export import damaged_export, read_card
 from fedpeft.tasks.config import TaskConfig
-from fedpeft.tasks.encode import Encoded, Padding, collate
+from fedpeft.tasks.encode import Padding
 from fedpeft.tasks.examples import Example
-from fedpeft.tasks.prompts import DECODER_KINDS
+from fedpeft.tasks.kinds import find_kind, make_task
 
 
 def predict(
@@ -29,7 +27,7 @@ def predict(
     temperature: float | None = None,
     new_tokens: int | None = None,
 ) -> list[dict[str, Any]]:
-    """By text what one client's personal model says: `label` and `probability`, a `number`, or the text `written`.
+    """What one client's personal model says of each text: `label` and `probability`, a `number`, or the text `written`.
 
     `pairs` are the second texts, one for each text, where the run's task has pairs; a decoder's may be empty. A decoder
     writes at most `new_tokens` (default: as the task says), greedily at temperature 0 or None, else sampled with
@@ -37,47 +35,43 @@ def predict(
     empty or a missing text, and for options that the task has no use for.
     """
     card = read_card(run, client)
-    task, config = card.task, card.model
-    decoder = task.kind in DECODER_KINDS
-    examples = _examples(task, texts, pairs)
-    if not decoder:
-        _require_unset(task, {"--temperature": temperature, "--max-new-tokens": new_tokens})
+    config = card.model
+    examples = _make_examples(card.task, texts, pairs)
+    if not find_kind(card.task.kind).is_decoder:
+        _require_unset(card.task, {"--temperature": temperature, "--max-new-tokens": new_tokens})
     if temperature is not None and not 0 <= temperature < math.inf:  # nan, too
         raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
-    adapter = _adapter_config(run, client, card.folder)
-    backbone, tokenizer = load_model(config, task, len(card.labels), seed=0)  # a head is loaded over the one drawn
+    adapter = _read_adapter_config(run, client, card.folder)
+    backbone, tokenizer = load_model(config, card.task, len(card.labels), seed=0)  # a head is loaded over the one drawn
     model = AdaptedModel(PeftModel.from_pretrained(backbone, str(card.folder), config=adapter))
+    task = make_task(card.task, card.labels, tokenizer, config.max_length, config.autocast_dtype)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
-    rows = encode_examples(task, examples, tokenizer, config.max_length)
-    with torch.inference_mode(), autocast(model, config.autocast_dtype):
-        if decoder:
-            sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
-            most = new_tokens or task.max_new_tokens
-            found = [{"written": text} for text in generate(model, rows, padding, tokenizer, most, **sampling)]
-        else:
-            found = _classified(model, rows, padding, card.labels, task.kind == "regression")
-    given = [{"text": e.text} | ({} if e.text_pair is None else {"text_pair": e.text_pair}) for e in examples]
-    return [text | said for text, said in zip(given, found, strict=True)]
+    writing: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
+    if new_tokens:
+        writing["new_tokens"] = new_tokens
+    with torch.inference_mode():
+        predictions = task.predict(model, task.encode(examples), padding, **writing)
+    queries = [{"text": e.text} | ({} if e.text_pair is None else {"text_pair": e.text_pair}) for e in examples]
+    return [query | prediction for query, prediction in zip(queries, predictions, strict=True)]
 
 
-def _examples(task: TaskConfig, texts: list[str], pairs: list[str] | None) -> list[Example]:
-    """The rows to predict. Raises UserError where a text is empty or one of a pair is missing."""
-    decoder = task.kind in DECODER_KINDS
+def _make_examples(task: TaskConfig, texts: list[str], pairs: list[str] | None) -> list[Example]:
+    """The examples to predict. Raises UserError where a text is empty or one of a pair is missing."""
+    is_optional = find_kind(task.kind).pair_is_optional
     if task.text_pair is None:
         _require_unset(task, {"--text-pair": pairs})
     elif len(pairs or []) != len(texts):
-        empty = "; it may be empty" if decoder else ""
+        empty = "; it may be empty" if is_optional else ""
         raise UserError(
             f"this run's task has pairs (second text: column {task.text_pair!r}): give one --text-pair for each "
             f"--text{empty}. Received {len(texts)} and {len(pairs or [])}"
         )
     if not all(text.strip() for text in texts):
         raise UserError("--text is empty; give a text")
-    if not decoder and not all(pair.strip() for pair in pairs or []):
+    if not is_optional and not all(pair.strip() for pair in pairs or []):
         raise UserError("--text-pair is empty; give a text")
     seconds = [pair if pair.strip() else None for pair in pairs] if pairs else [None] * len(texts)
-    target = "" if decoder else None
-    return [Example(text, 0, pair, target=target) for text, pair in zip(texts, seconds, strict=True)]
+    return [Example(text, 0, pair) for text, pair in zip(texts, seconds, strict=True)]
 
 
 def _require_unset(task: TaskConfig, options: dict[str, Any]) -> None:
@@ -87,8 +81,8 @@ def _require_unset(task: TaskConfig, options: dict[str, Any]) -> None:
             raise UserError(f"{name}: the run's task {what}; leave it out. Received {value}")
 
 
-def _adapter_config(run: Path, client: str, folder: Path) -> PeftConfig:
-    """How the adapter is made. Raises UserError where this or the weights cannot be read, before a model is loaded."""
+def _read_adapter_config(run: Path, client: str, folder: Path) -> PeftConfig:
+    """The adapter's configuration. Raises UserError, before a model is loaded, where it or the weights are damaged."""
     try:
         config = PeftConfig.from_pretrained(str(folder))
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt"):
@@ -98,12 +92,3 @@ def _adapter_config(run: Path, client: str, folder: Path) -> PeftConfig:
     if config.peft_type is None:
         raise damaged_export(run, client, f"{folder / CONFIG_NAME} names no kind of adapter")
     return config
-
-
-def _classified(
-    model: AdaptedModel, rows: list[Encoded], padding: Padding, labels: list[str], regression: bool
-) -> list[dict[str, Any]]:
-    found = logits(model, collate(rows, padding))  # (texts, outputs)
-    if regression:
-        return [{"number": value} for value in found.squeeze(-1).tolist()]
-    return [{"label": labels[int(share.argmax())], "probability": float(share.max())} for share in found.softmax(-1)]

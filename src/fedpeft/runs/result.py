@@ -14,7 +14,7 @@ from fedpeft.tasks.examples import SPLITS
 
 def summarise(
     experiment: dict[str, Any],
-    built: RunContext,
+    context: RunContext,
     final: dict[str, dict[str, Scores]],
     folder: RunFolder,
     seconds: dict[str, float],
@@ -24,26 +24,25 @@ def summarise(
     lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["split"] == "train"]
     validation = [line for line in lines if line["split"] == "validation"]
-    rounds = built.federation.round
+    rounds = context.federation.round
     ((label, options),) = experiment["methods"].items()
-    adapter, head = _trained(built)
+    adapter, head = _trained(context)
     return {
         "label": label,
         "method": options["method"],
         "options": options,
         "seed": experiment["seed"],
         "rounds": rounds,
-        "metric": built.task.metric,
-        "clients": [spec.id for spec in built.federation.evaluation_clients],
+        "metric": context.task.metric,
+        "clients": [spec.id for spec in context.federation.evaluation_clients],
         "rows": {
-            client.id: {split: len(getattr(client, split)) for split in SPLITS}
-            for client in built.data.clients
+            client.id: {split: len(getattr(client, split)) for split in SPLITS} for client in context.data.clients
         },
-        "notes": list(built.data.notes),
-        "test": {which: average(by_client, built.task.metric) for which, by_client in final.items()},
+        "notes": list(context.data.notes),
+        "test": {which: average(by_client, context.task.metric) for which, by_client in final.items()},
         "test_by_client": final,
         "validation": {
-            str(r): average(_by_client(validation, r), built.task.metric)
+            str(r): average(_by_client(validation, r), context.task.metric)
             for r in sorted({v["round"] for v in validation})
         },
         "adapter_parameters": adapter,
@@ -74,21 +73,21 @@ def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
     }
 
 
-def cross_matrix(built: RunContext) -> dict[str, dict[str, float]]:
+def cross_matrix(context: RunContext) -> dict[str, dict[str, float]]:
     """The metric of every client's personal model (outer key) on every client's test rows (inner key)."""
-    scores = built.federation.cross_evaluate("test")
-    return {model: {rows: s[built.task.metric] for rows, s in row.items()} for model, row in scores.items()}
+    scores = context.federation.cross_evaluate("test")
+    return {model: {rows: s[context.task.metric] for rows, s in row.items()} for model, row in scores.items()}
 
 
 def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
     return {line["client"]: line for line in lines if line["round"] == round_}
 
 
-def _trained(built: RunContext) -> tuple[int, int]:
+def _trained(context: RunContext) -> tuple[int, int]:
     """Parameters of adapter and head that a client trains in a round; their means, where clients differ."""
-    federation, adapters, heads = built.federation, [], []
+    federation, adapters, heads = context.federation, [], []
     for spec in federation.evaluation_clients:
-        initial, template = built.initial[spec.id], built.templates[spec.id]
+        initial, template = context.initial[spec.id], context.templates[spec.id]
         first = Message(spec.id, 1, federation.method.send(federation.state, spec))
         sizes = {name: initial[name].numel() for name in federation.method.trainable_names(template, first)}
         heads.append(sum(size for name, size in sizes.items() if is_head(name)))

@@ -4,11 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fedpeft.errors import UserError
-from fedpeft.tasks.metrics import METRICS
+from fedpeft.errors import UserError, suggest
+from fedpeft.tasks.kinds import find_kind, list_kinds
 from fedpeft.tasks.presets import get_preset
 
-Kind = Literal["classification", "regression", "multiple_choice", "generation"]
 _FORMS = "a folder, a file, a list of files, files by split, or a hub data set"
 
 
@@ -21,9 +20,11 @@ class TaskConfig(BaseModel):
         description="a folder <task>/<split>.jsonl.gz, a JSONL / CSV / Parquet file, a list of files (one per client), "
         "files by split, a hub data set (glue/sst2), or package:DISTRIBUTION"
     )
-    get_preset: str | None = Field(None, description="a known task (gsm8k, boolq, mrpc ...) that fills in what follows")
+    preset: str | None = Field(None, description="a known task (gsm8k, boolq, mrpc ...) that fills in what follows")
     tasks: list[str] | None = Field(None, description="of a folder of folders: which; default all")
-    kind: Kind = Field("classification", description="what is predicted and how it is scored")
+    kind: str = Field(
+        "classification", description="what is predicted and how it is scored: a file of fedpeft/tasks/kinds"
+    )
     metric: str | None = Field(None, description="the score that tables show; default: the first of the kind's")
     text: str = Field("text", description="the column of the text")
     text_pair: str | None = Field(None, description="the column of the second text, for pairs")
@@ -66,16 +67,20 @@ class TaskConfig(BaseModel):
             raise UserError(f"task.source: one of the files is empty, received {source!r}; name it or leave it out")
         return source
 
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_known(cls, kind: str) -> str:
+        if kind not in list_kinds():
+            raise ValueError(f"unknown kind {kind!r}{suggest(kind, list_kinds())}; known: {', '.join(list_kinds())}")
+        return kind
+
     @model_validator(mode="after")
     def _fits_together(self) -> "TaskConfig":
-        if self.metric is not None and self.metric not in METRICS[self.kind]:
-            raise ValueError(f"{self.kind} has the metrics {', '.join(METRICS[self.kind])}, not {self.metric!r}")
-        if self.kind == "generation" and self.extract == "choice" and not self.choices:
-            raise ValueError("extract: choice needs `choices`")
-        if (self.metric or "").startswith("generated_") and not self.generated:
-            raise ValueError(f"{self.metric} needs `generated: true`")
-        if self.kind == "multiple_choice" and self.extract != "number":
-            raise ValueError("extract is for generation: multiple choice is scored by both published rules")
+        kind = find_kind(self.kind)
+        if self.metric is not None and self.metric not in kind.metrics:
+            near = suggest(self.metric, kind.metrics)
+            raise ValueError(f"{self.kind} has the metrics {', '.join(kind.metrics)}, not {self.metric!r}{near}")
+        kind.check_config(self)
         if self.template != "chat" and "{text}" not in self.template:
             raise ValueError("the template must hold {text}")
         if self.template_pair is not None and not all(name in self.template_pair for name in ("{text}", "{text_pair}")):

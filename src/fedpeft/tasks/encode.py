@@ -1,7 +1,7 @@
 """Examples to token ids, and token ids to batches."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -51,51 +51,6 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
         Encoded(tuple(row), example.label, cut=len(row) >= max_length)
         for row, example in zip(ids, examples, strict=True)
     ]
-
-
-def encode_numbers(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
-    """As `encode`, with the value in the place of the label (regression)."""
-    encoded = encode(examples, tokenizer, max_length)
-    return [replace(row, label=e.value) for row, e in zip(encoded, examples, strict=True)]
-
-
-def encode_prompts(
-    examples: Sequence[Example], tokenizer: Any, max_length: int, prompt: Callable[[Example], str]
-) -> list[Encoded]:
-    """Prompt, target and choices as token ids. What exceeds `max_length` is taken from the prompt's beginning.
-
-    The target keeps up to half of `max_length`, more where the prompt leaves room. A prompt's own first token that
-    begins every text (BOS) stays. Prompt and target are tokenised apart, so that the prompt is the same in training
-    and generation [choice]. Choices have no end token, but where one begins another: "1" is always likelier than "10".
-    """
-    return [_encode_prompt(example, tokenizer, max_length, prompt(example)) for example in examples]
-
-
-def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: str) -> Encoded:
-    def plain(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    given = tokenizer(prompt)["input_ids"]
-    if tokenizer.eos_token_id is not None and given[-1:] == [tokenizer.eos_token_id]:
-        given = given[:-1]  # some tokenizers end every text; the answer is still to come
-    if tokenizer.bos_token_id is not None and given[:2] == [tokenizer.bos_token_id] * 2:
-        given = given[1:]  # a chat template brings its own
-    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    target = plain(example.target or "") + end
-    start = (example.target or "").removesuffix(example.answer)
-    choices = tuple(plain(start + choice) for choice in example.choices)
-    if any(one != other and other[: len(one)] == one for one in choices for other in choices):
-        choices = tuple(choice + end for choice in choices)
-    longest = max([len(target), *(len(choice + end) for choice in choices)])  # a choice's length must tell nothing
-    room = max(max_length - longest, max_length - max_length // 2)
-    whole = len(given) + len(target)
-    if len(given) > room:
-        first = given[:1] if given[0] == tokenizer.bos_token_id else []
-        given = first + given[len(given) - room + len(first) :]
-    target = target[: max_length - len(given)]
-    gold = example.choices.index(example.answer) if example.choices else 0
-    cut = len(given) + len(target) < whole
-    return Encoded(tuple(given), gold, target, choices, example.choices, example.answer, cut)
 
 
 def make_batches(

@@ -5,23 +5,21 @@ own rows before anything else. A text never stands on two sides: training and va
 test split (anyone's) are dropped.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fedpeft.errors import UserError
+from fedpeft.errors import UserError, suggest
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
-from fedpeft.tasks.examples import ClientData, Example, FederatedData
+from fedpeft.tasks.examples import SPLITS, ClientData, Example, FederatedData
+from fedpeft.tasks.kinds import find_kind
+from fedpeft.tasks.labels import LabelIndex
 from fedpeft.tasks.partition import count_label_shares, partition_by_shares, partition_examples
-from fedpeft.tasks.prompts import DECODER_KINDS, make_example, read_answer
 from fedpeft.tasks.sources import Row, Tables, read_source
 from fedpeft.tasks.split import Divided, drop_leaked, split_client, subsample
 
-SPLITS = ("train", "validation", "test")
 _CLIENT_ID = re.compile(r"[^/\\\x00-\x1f.*][^/\\\x00-\x1f]{0,99}")
 
 
@@ -38,13 +36,15 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     """All clients' rows, deterministic in the seed. Raises UserError, one line, for anything wrong with the data."""
     column = _place_column(partition)
     tables, notes = _tables(task, task.source, partition, column, base)
-    labels = _label_names(task, tables)
-    index = {name: i for i, name in enumerate(labels)}
-    _require_two_for_f1(task, labels)
+    kind = find_kind(task.kind)
+    labels = kind.list_labels(task, tables)
     unknown = "of a {} row never occurs in training; training has"
     if task.labels is not None:
         unknown = "of a {} row is not in task.labels; add it there or leave the row out; task.labels has"
-    items = {s: [_item(row, task, column, index, unknown.format(s)) for row in rows] for s, rows in tables.items()}
+    items = {
+        split: [_item(row, task, column, LabelIndex(labels, unknown.format(split))) for row in rows]
+        for split, rows in tables.items()
+    }
     dealt = partition.kind not in ("natural", "distinct")
     if partition.resplit or dealt:  # where rows are dealt, a repeated text could land on two sides: keep the first
         once = list({item.key: item for item in reversed(items["train"])}.values())[::-1]
@@ -61,8 +61,7 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     for name, splits in sorted(divided.items()):
         _require_rows(name, splits, partition.min_size)
         clients.append(_client(name, splits, partition, seed))
-    if task.kind == "classification":
-        _require_seen(clients, labels)
+    kind.check_clients(clients, labels)
     return FederatedData(tuple(clients), tuple(labels), tuple(notes))
 
 
@@ -75,9 +74,8 @@ def load_client(
     needs as many training rows as every other client has been left with at least. Raises UserError.
     """
     tables, _ = _tables(task, str(source.resolve()), partition, None, Path())
-    index = {label: i for i, label in enumerate(labels)}
-    unknown = "is none that the federation was trained on; it knows"
-    items = {split: [_item(row, task, None, index, unknown) for row in rows] for split, rows in tables.items()}
+    index = LabelIndex(labels, "is none that the federation was trained on; it knows")
+    items = {split: [_item(row, task, None, index) for row in rows] for split, rows in tables.items()}
     whole, _ = drop_leaked({name: items})
     divided, _ = drop_leaked({name: split_client(whole[name], partition, seed, name)})
     _require_rows(
@@ -97,8 +95,9 @@ def _tables(
     tables, notes = read_source(source, base, task.tasks)
     if partition.resplit:
         tables = {"train": [row for rows in tables.values() for row in rows]}
+    answers = find_kind(task.kind).list_answer_columns(task)
     for rows in tables.values():
-        _require_columns(rows, [c for c in (task.text, task.text_pair, *_answer_columns(task), column) if c])
+        _require_columns(rows, [c for c in (task.text, task.text_pair, *answers, column) if c])
     if "train" not in tables:
         raise UserError(f"task.source: {source} has no training split, only {', '.join(tables)}")
     return tables, notes
@@ -118,87 +117,21 @@ def _place_column(partition: PartitionConfig) -> str | None:
     return "task" if partition.kind in ("distinct", "mixed") else None
 
 
-def _answer_columns(task: TaskConfig) -> tuple[str, ...]:
-    if task.kind in DECODER_KINDS:
-        return (task.answer, task.target) if task.kind == "generation" else (task.answer,)
-    return (task.label,)
-
-
 def _require_columns(rows: list[Row], columns: list[str]) -> None:
     for row in rows:
         for column in columns:
             if column not in row:
                 present = [name for name in row if not str(name).startswith("@")]
-                near = get_close_matches(column, [str(name) for name in present], 1)
-                hint = f", did you mean {near[0]!r}?" if near else ""
+                hint = suggest(column, map(str, present))
                 raise UserError(f"{row['@where']}: no column {column!r}{hint}; columns: {', '.join(map(str, present))}")
 
 
-def _label_names(task: TaskConfig, tables: Tables) -> list[str]:
-    """Label names by index: those given, or the distinct values of the training rows, numbers in order of size."""
-    if task.kind == "regression" or task.kind == "generation":
-        return [task.kind]  # one class: rows are dealt without looking at what is to be predicted
-    if task.kind == "multiple_choice":
-        return sorted({read_answer(row, task) for rows in tables.values() for row in rows})
-    if task.labels is not None:
-        return task.labels
-    values = {_label_value(row, task.label) for split, rows in tables.items() if split != "test" for row in rows}
-    if len(values) < 2:
-        raise UserError(
-            f"task.label: column {task.label!r} holds one value only ({', '.join(values)}); nothing to learn"
-        )
-    numeric = all(value.lstrip("-").isdigit() for value in values)
-    return sorted(values, key=int) if numeric else sorted(values)
-
-
-def _label_value(row: Row, column: str) -> str:
-    value = row[column]
-    if value is None or str(value).strip() == "":
-        raise UserError(f"{row['@where']}: the label (column {column!r}) is empty; fill it or remove the row")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column with gaps reads 1 as 1.0
-    return str(value).strip()
-
-
-def _item(row: Row, task: TaskConfig, column: str | None, index: dict[str, int], unknown: str) -> Item:
-    texts = [_text(row, task.text)]
-    if task.text_pair and (task.kind not in DECODER_KINDS or row[task.text_pair]):  # an instruction may have no input
-        texts.append(_text(row, task.text_pair))
+def _item(row: Row, task: TaskConfig, column: str | None, labels: LabelIndex) -> Item:
+    example = find_kind(task.kind).make_example(task, row, labels)
+    texts = [example.text] if example.text_pair is None else [example.text, example.text_pair]
     key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
-    place = require_client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
-    return Item(_example(row, texts, task, index, unknown), key, place)
-
-
-def _example(row: Row, texts: list[str], task: TaskConfig, index: dict[str, int], unknown: str) -> Example:
-    pair = texts[1] if len(texts) > 1 else None
-    if task.kind in DECODER_KINDS:
-        return make_example(row, texts[0], pair, task, index)
-    value = _label_value(row, task.label)
-    if task.kind == "regression":
-        return Example(texts[0], 0, pair, value=_number(row, value))
-    label = index.get(value)
-    if label is None and task.labels is not None and value.isdigit() and int(value) < len(task.labels):
-        label = int(value)
-    if label is None:
-        raise UserError(f"{row['@where']}: label {value!r} {unknown}: {', '.join(index)}")
-    return Example(texts[0], label, pair)
-
-
-def _number(row: Row, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{row['@where']}: expected a number as label, received {value!r}")
-    return number
-
-
-def _text(row: Row, column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{row['@where']}: expected a text in column {column!r}, received {value!r}")
-    return value
+    client = require_client_id(row[column], f"{row['@where']}: column {column!r}") if column else ""
+    return Item(example, key, client)
 
 
 def require_client_id(value: Any, where: str) -> str:
@@ -256,19 +189,3 @@ def _require_rows(name: str, splits: dict[str, list[Item]], least: int, newcomer
                 f"test rows; each client needs {least} (partition.min_size), 1 and 1: give it more rows"
                 + ("" if newcomer else others)  # of a run that is trained nothing else can be changed
             )
-
-
-def _require_two_for_f1(task: TaskConfig, labels: list[str]) -> None:
-    if task.metric == "f1" and len(labels) != 2:
-        raise UserError(f"task.metric: f1 is of label 1 of two, received labels {', '.join(labels)}; use macro_f1")
-
-
-def _require_seen(clients: list[ClientData], labels: list[str]) -> None:
-    seen = {example.label for client in clients for example in client.train}
-    for client in clients:
-        for example in (*client.validation, *client.test):
-            if example.label not in seen:
-                raise UserError(
-                    f"client {client.id!r}: label {labels[example.label]!r} is in its validation or test rows and in "
-                    "nobody's training rows; give more training rows or leave the label out"
-                )

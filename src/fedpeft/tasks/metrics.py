@@ -5,13 +5,6 @@ scikit-learn and SciPy's statistics are imported where they are first needed: th
 
 from collections.abc import Sequence
 
-METRICS = {  # by kind of task; the first is what tables show unless the task says otherwise
-    "classification": ("accuracy", "f1", "macro_f1", "matthews"),
-    "regression": ("correlation", "pearson", "spearman"),
-    "multiple_choice": ("likelihood_accuracy", "generated_accuracy", "generated_first_choice"),
-    "generation": ("exact_match", "token_likelihood"),
-}
-
 
 def classification_scores(predictions: Sequence[int], labels: Sequence[int], num_labels: int) -> dict[str, float]:
     """Accuracy, F1 and macro F1 in 0..1 and Matthews' coefficient in -1..1.

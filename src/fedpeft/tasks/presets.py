@@ -40,7 +40,7 @@ class Preset:
     otherwise there, None that its rows have another form and need a local folder.
     """
 
-    kind: Literal["classification", "regression", "multiple_choice", "generation"]
+    kind: str
     folder: str
     text: str
     text_pair: str | None = None

@@ -1,49 +1,17 @@
-"""From a row to what a decoder reads and writes: prompt, target, answer, choices."""
+"""What a decoder reads and writes: the template around a text, and prompt, target and choices as token ids."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fedpeft.errors import UserError
-from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.encode import Encoded
 from fedpeft.tasks.examples import Example
-from fedpeft.tasks.extract import read_choices, require_findable
 
-DECODER_KINDS = ("multiple_choice", "generation")
-
-
-def make_example(row: dict[str, Any], text: str, pair: str | None, task: TaskConfig, labels: dict[str, int]) -> Example:
-    """One row of a decoder's task; `labels` gives answers an index, by which rows are dealt to clients.
-
-    multiple_choice: learns trigger + answer, and the choices are candidates for the place of the answer. generation:
-    learns the target column, without the space around it [choice]. Raises UserError where the answer is empty, none of
-    the choices or nothing that the rule of scoring can find.
-    """
-    answer = read_answer(row, task)
-    if task.kind == "generation":
-        target = str(row[task.target]).strip()
-        if not target:
-            raise UserError(f"{row['@where']}: the target (column {task.target!r}) is empty; fill it or remove the row")
-        try:
-            require_findable(answer, task.extract, task.choices or ())
-        except UserError as error:
-            raise UserError(f"{row['@where']}: {error}") from error
-        return Example(text, 0, pair, target=target, answer=answer)
-    choices = tuple(task.choices) if task.choices else read_choices(text)
-    if answer not in choices:
-        raise UserError(f"{row['@where']}: the answer {answer!r} is none of the choices {', '.join(choices)}")
-    index = labels.get(answer, 0)  # a newcomer may know an answer that nobody had
-    return Example(text, index, pair, target=task.trigger + answer, answer=answer, choices=choices)
+if TYPE_CHECKING:
+    from fedpeft.tasks.config import TaskConfig
 
 
-def read_answer(row: dict[str, Any], task: TaskConfig) -> str:
-    """The right answer as text. Raises UserError where it is empty."""
-    answer = "" if row[task.answer] is None else str(row[task.answer]).strip()
-    if not answer:
-        raise UserError(f"{row['@where']}: the answer (column {task.answer!r}) is empty; fill it or remove the row")
-    return answer
-
-
-def make_prompt_function(task: TaskConfig, tokenizer: Any) -> Callable[[Example], str]:
+def make_prompt_function(task: "TaskConfig", tokenizer: Any) -> Callable[[Example], str]:
     """The task's templates as a function from a row to its prompt. Raises UserError for 'chat' where the tokenizer has
     no such template."""
     if task.template != "chat":
@@ -58,7 +26,7 @@ def make_prompt_function(task: TaskConfig, tokenizer: Any) -> Callable[[Example]
     return chat
 
 
-def render(task: TaskConfig, text: str, pair: str | None) -> str:
+def render(task: "TaskConfig", text: str, pair: str | None) -> str:
     """The template around a text; a second text goes below the first where no template is there for both."""
     if pair is None:
         return task.template.replace("{text}", text)
@@ -66,3 +34,42 @@ def render(task: TaskConfig, text: str, pair: str | None) -> str:
         return task.template.replace("{text}", f"{text}\n{pair}")
     before, _, after = task.template_pair.partition("{text_pair}")  # one after the other: a text may hold braces
     return before.replace("{text}", text) + pair + after.replace("{text}", text)
+
+
+def encode_prompts(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, prompt: Callable[[Example], str]
+) -> list[Encoded]:
+    """Prompt, target and choices as token ids. What exceeds `max_length` is taken from the prompt's beginning.
+
+    The target keeps up to half of `max_length`, more where the prompt leaves room. A prompt's own first token that
+    begins every text (BOS) stays. Prompt and target are tokenised apart, so that the prompt is the same in training
+    and generation [choice]. Choices have no end token, but where one begins another: "1" is always likelier than "10".
+    """
+    return [_encode_prompt(example, tokenizer, max_length, prompt(example)) for example in examples]
+
+
+def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: str) -> Encoded:
+    def plain(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    given = tokenizer(prompt)["input_ids"]
+    if tokenizer.eos_token_id is not None and given[-1:] == [tokenizer.eos_token_id]:
+        given = given[:-1]  # some tokenizers end every text; the answer is still to come
+    if tokenizer.bos_token_id is not None and given[:2] == [tokenizer.bos_token_id] * 2:
+        given = given[1:]  # a chat template brings its own
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    target = plain(example.target or "") + end
+    start = (example.target or "").removesuffix(example.answer)
+    choices = tuple(plain(start + choice) for choice in example.choices)
+    if any(one != other and other[: len(one)] == one for one in choices for other in choices):
+        choices = tuple(choice + end for choice in choices)
+    longest = max([len(target), *(len(choice + end) for choice in choices)])  # a choice's length must tell nothing
+    room = max(max_length - longest, max_length - max_length // 2)
+    whole = len(given) + len(target)
+    if len(given) > room:
+        first = given[:1] if given[0] == tokenizer.bos_token_id else []
+        given = first + given[len(given) - room + len(first) :]
+    target = target[: max_length - len(given)]
+    gold = example.choices.index(example.answer) if example.choices else 0
+    cut = len(given) + len(target) < whole
+    return Encoded(tuple(given), gold, target, choices, example.choices, example.answer, cut)

@@ -8,8 +8,10 @@ from scipy.stats import pearsonr
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
+from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
-from fedpeft.runs.runner import NullObserver, RunSpec, start
+from fedpeft.runs.runner import start
+from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.metrics import regression_scores
 
 
