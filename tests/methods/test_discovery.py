@@ -165,19 +165,20 @@ def test_an_entry_point_that_fails_breaks_itself_alone(install, value, reason):
 @pytest.mark.parametrize("value", ["fedpeft.methods.fedit:LoraFedAvg.__doc__", "fedpeft.methods:GROUP", "pathlib:Path"])
 def test_an_entry_point_must_be_a_method(install, value):
     install(NamedPoint("bad", value, package=None))
-    with pytest.raises(UserError, match=r"method 'bad' of package \w.* must be a subclass of fedpeft's Method, received"):
+    expected = r"method 'bad' of package \w.* must be a subclass of fedpeft's Method, received"
+    with pytest.raises(UserError, match=expected):
         find_method("bad")
 
 
 def test_one_name_of_two_packages_is_refused(install):
     install(*(NamedPoint("twice", "fedpeft.methods.fedit:FedIt", package) for package in ("b", "a")))
     assert list_methods() == [*PUBLISHED, "twice"]
-    with pytest.raises(UserError, match="'twice' comes from 2 packages: a, b; uninstall all but one"):
+    with pytest.raises(UserError, match=r"'twice' comes from 2 packages: a, b; uninstall all but one"):
         find_method("twice")
 
 
 def test_an_unknown_name_is_one_line_with_the_known_ones():
-    with pytest.raises(UserError, match="unknown method 'fedi'; known: centralised, ditto, .*zero_shot"):
+    with pytest.raises(UserError, match=r"unknown method 'fedi'; known: centralised, ditto, .*zero_shot"):
         find_method("fedi")
     with pytest.raises(UserError, match="unknown method 'common'"):
         find_method("common")
@@ -192,5 +193,5 @@ def test_a_program_can_register_its_own(monkeypatch, install):
 
     register_method("mine", Mine)
     assert list_methods() == [*PUBLISHED, "mine"] and find_method("mine") is Mine
-    with pytest.raises(ValueError, match="built-in one. Received: 'fedit'"):
+    with pytest.raises(ValueError, match=r"built-in one\. Received: 'fedit'"):
         register_method("fedit", Mine)

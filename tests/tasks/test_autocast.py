@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from fedpeft.federation.answers import MultipleChoice
+from fedpeft.federation.task import Autocast, autocast
 from peft import get_peft_model
 from transformers import AutoTokenizer
 
 from fedpeft.acceleration import PrefixCache
 from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
 from fedpeft.backbones import load_decoder
-from fedpeft.federation.answers import MultipleChoice
-from fedpeft.federation.task import Autocast, autocast
 from fedpeft.tasks.encode import Padding, collate, encode_prompts
 from fedpeft.tasks.examples import Example
 

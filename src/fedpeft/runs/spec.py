@@ -33,6 +33,9 @@ class RunSpec:
     def read(cls, folder: RunFolder) -> "RunSpec":
         """What a run was started with. Raises UserError where its settings are missing or damaged."""
         kept = folder.settings
+        crossed, methods = kept["experiment"].get("cross_evaluation"), kept["experiment"]["methods"]
+        if isinstance(crossed, list):  # it may name methods of the comparison that this run is not of
+            kept["experiment"]["cross_evaluation"] = [label for label in crossed if label in methods]
         experiment = parse_experiment(kept["experiment"], [], str(folder.path / "experiment.yaml"))
         (label,) = experiment.methods
         return cls(experiment, label, experiment.seed, None, Path(kept["base"]))

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fedpeft.federation.answers import Generation, MultipleChoice, generate, likelihoods, token_losses
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
-from fedpeft.federation.answers import Generation, MultipleChoice, generate, likelihoods, token_losses
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Padding, collate, count_labels, encode_prompts, make_batches
 from fedpeft.tasks.examples import Example
