@@ -1,121 +1,130 @@
-"""What every method that aggregates must pass: each client changes the result, order does not, copies are weights."""
+"""What every aggregation must pass: each client changes the result, order does not, examples are weights."""
 
 import pytest
-import torch
+from helpers.replies import (
+    HEAD,
+    JOINING,
+    SHAPES,
+    build_method,
+    get_delta,
+    get_product,
+    largest_difference,
+    lora_tensors,
+    make_lora_replies,
+    make_reft_replies,
+    make_reply,
+    reft_tensors,
+    start_lora,
+    start_reft,
+)
 
 from fedpeft.adapters import find_interventions
+from fedpeft.errors import UserError
 from fedpeft.federation.client import ClientSpec
-from fedpeft.federation.message import Reply
-from fedpeft.federation.method import FederationInfo
-from fedpeft.methods import find_method
+from fedpeft.methods import list_built_in
 
-D, RANK = 24, 3
-
-
-def reft_tensors(seed: int, spread: float = 0.3) -> dict[str, torch.Tensor]:
-    """Two interventions and a head near a common start, R orthonormal."""
-    draw = torch.Generator().manual_seed(seed)
-    start = torch.Generator().manual_seed(999)
-    tensors = {}
-    for layer in range(2):
-        for part, shape in (("R", (1, RANK, D)), ("W", (1, RANK, D)), ("b", (1, RANK))):
-            base = torch.randn(shape, generator=start)
-            tensors[f"m.layer.{layer}.reft_{part}"] = base + spread * torch.randn(shape, generator=draw)
-        r = f"m.layer.{layer}.reft_R"
-        tensors[r] = torch.linalg.qr(tensors[r].mT).Q.mT.contiguous()
-    tensors["m.classifier.weight"] = torch.randn(2, D, generator=start) + spread * torch.randn(2, D, generator=draw)
-    return tensors
-
-
-def lora_tensors(seed: int) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    return {
-        "m.q.lora_A.weight": torch.randn(RANK, D, generator=draw),
-        "m.q.lora_B.weight": torch.randn(7, RANK, generator=draw),
-        "m.classifier.weight": torch.randn(2, D, generator=draw),
-    }
-
-
-CASES = [
-    ("fedit", {}, lora_tensors),
-    ("fedavg_loreft", {}, reft_tensors),
-    ("fedavg_loreft", {"retract": False}, reft_tensors),
-    ("fedreft", {"abm": "median"}, reft_tensors),
-    ("fedreft", {"abm": "mean"}, reft_tensors),
-    ("fedreft", {"abm": "median", "align": True}, reft_tensors),
+LORA = {
+    "fedit": {}, "ffa_lora": {}, "fedsa_lora": {}, "rolora": {}, "fedex_lora": {}, "lora_fair": {}, "hetlora": {},
+    "flora": {}, "flexlora": {}, "ditto": {}, "ifca": {"clusters": 1},
+}  # fmt: skip
+STAYS = {"ffa_lora": "lora_A", "fedsa_lora": "lora_B", "rolora": "lora_A"}  # which factor stays at the clients
+BY_FACTORS = ("ffa_lora", "fedsa_lora", "rolora", "ifca")  # others are compared by products: factors may be turned
+REFT = [
+    ("fedavg_loreft", {}),
+    ("fedavg_loreft", {"retract": False}),
+    ("fedreft", {"abm": "median"}),
+    ("fedreft", {"abm": "mean"}),
+    ("fedreft", {"abm": "median", "align": True}),
 ]
-case = pytest.mark.parametrize(("name", "options", "tensors"), CASES)
-NEWCOMER = ClientSpec("newcomer", 1)
+lora = pytest.mark.parametrize(("name", "options"), LORA.items())
+reft = pytest.mark.parametrize(("name", "options"), REFT)
 
 
-def build(name, options):
-    kind = find_method(name)
-    return kind(kind.Options(**options))
+def travels(name, tensor):
+    return STAYS.get(name, "-") not in tensor and (name != "fedsa_lora" or tensor != HEAD)
 
 
-def replies_of(tensors, examples):
-    return [Reply(f"c{i}", 1, tensors(i), {"examples": n, "loss": 0.0}) for i, n in enumerate(examples)]
+def aggregate_lora(name, options, replies):
+    """What the next message comes to, by module and for the head."""
+    method = build_method(name, **options)
+    state, specs = start_lora(method)
+    sent = [
+        make_reply(
+            reply.client,
+            {n: t for n, t in reply.tensors.items() if travels(name, n)},
+            reply.scalars["examples"],
+            cluster=0,
+        )
+        for reply in replies
+    ]
+    message = method.send(method.aggregate(state, sent), specs[0])
+    if name in BY_FACTORS:
+        return message
+    products = {m: get_delta(message, m) for m in SHAPES}
+    for module in SHAPES:
+        if f"{module}.lora_B.weight" in message:
+            products[module] = products[module] + get_product(message, module)
+    return products | {HEAD: message[HEAD]}
 
 
-def aggregated(method, tensors, replies, receiver=NEWCOMER):
-    specs = tuple(ClientSpec(r.client, 1) for r in replies)
-    state = method.start(FederationInfo(specs, {s.id: tensors(1000) for s in specs}), 0)
+def aggregate_reft(name, options, replies, receiver=JOINING):
+    method = build_method(name, **options)
+    state, _ = start_reft(method, len(replies))
     return method.send(method.aggregate(state, replies), receiver)
 
 
-def distance(a, b):
-    return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
+def test_every_method_that_aggregates_is_in_these_lists():
+    elsewhere = {"local", "zero_shot", "centralised", "fedhft"}  # nothing to aggregate; FedHFT has a file of its own
+    assert {*LORA, *(name for name, _ in REFT), *elsewhere} == set(list_built_in())
 
 
-@case
-def test_each_client_changes_the_result(name, options, tensors):
-    method, replies = build(name, options), replies_of(tensors, [4, 4, 4, 4, 4])
-    whole = aggregated(method, tensors, replies)
+@lora
+def test_each_lora_client_changes_the_result_and_order_does_not(name, options):
+    replies = make_lora_replies()
+    whole = aggregate_lora(name, options, replies)
+    assert largest_difference(whole, aggregate_lora(name, options, replies[::-1])) < 1e-5
+    for i in range(1, len(replies)):  # client 0 receives
+        assert largest_difference(whole, aggregate_lora(name, options, replies[:i] + replies[i + 1 :])) > 1e-3
+
+
+@lora
+def test_a_lora_client_of_three_times_the_examples_is_three_clients(name, options):
+    other = make_reply("c0", lora_tensors(0), 1)
+    heavy = aggregate_lora(name, options, [other, make_reply("c1", lora_tensors(1), 3)])
+    copies = [other, *(make_reply(f"c{i}", lora_tensors(1), 1) for i in (1, 2, 3))]
+    several = aggregate_lora(name, options, copies)
+    if name == "hetlora":  # its weights are norms of the products; the head's are examples
+        heavy, several = {HEAD: heavy[HEAD]}, {HEAD: several[HEAD]}
+    assert largest_difference(heavy, several) < 1e-4
+
+
+@reft
+def test_each_reft_client_changes_the_result_and_order_does_not(name, options):
+    replies = make_reft_replies([4] * 5)
+    whole = aggregate_reft(name, options, replies)
     for i in range(len(replies)):
-        assert distance(whole, aggregated(method, tensors, replies[:i] + replies[i + 1 :])) > 1e-3
-        moved = replies_of(tensors, [4, 4, 4, 4, 4])
-        moved[i] = Reply(f"c{i}", 1, tensors(i + 50), moved[i].scalars)
-        assert distance(whole, aggregated(method, tensors, moved)) > 1e-3
+        assert largest_difference(whole, aggregate_reft(name, options, replies[:i] + replies[i + 1 :])) > 1e-3
+        changed = [*replies[:i], make_reply(f"c{i}", reft_tensors(i + 50), 4), *replies[i + 1 :]]
+        assert largest_difference(whole, aggregate_reft(name, options, changed)) > 1e-3
+    for receiver in (JOINING, ClientSpec("c2", 1)):
+        forwards, backwards = (aggregate_reft(name, options, r, receiver) for r in (replies, replies[::-1]))
+        assert largest_difference(forwards, backwards) < 1e-6
 
 
-@case
-def test_order_does_not(name, options, tensors):
-    method, replies = build(name, options), replies_of(tensors, [1, 2, 3, 4, 5])
-    for receiver in (NEWCOMER, ClientSpec("c2", 1)):
-        forwards = aggregated(method, tensors, replies, receiver)
-        assert distance(forwards, aggregated(method, tensors, replies[::-1], receiver)) < 1e-6
+@reft
+def test_copies_of_one_reft_client_give_that_client(name, options):
+    result = aggregate_reft(name, options, [make_reply(f"c{i}", reft_tensors(3), 2) for i in range(4)])
+    if not options.get("align"):
+        assert largest_difference(result, reft_tensors(3)) < 1e-5
+        return
+    for r, w, b in find_interventions(result):  # the same interventions in the gauge of reference
+        parts = {name: (tensors[r].mT @ tensors[w], tensors[r].mT @ tensors[b][..., None])
+                 for name, tensors in (("result", result), ("client", reft_tensors(3)))}  # fmt: skip
+        for got, expected in zip(parts["result"], parts["client"], strict=True):
+            assert float((got - expected).abs().max()) < 1e-5
 
 
-@case
-def test_copies_of_one_client_give_that_client(name, options, tensors):
-    method = build(name, options)
-    replies = [Reply(f"c{i}", 1, tensors(3), {"examples": 2, "loss": 0.0}) for i in range(4)]
-    result = aggregated(method, tensors, replies)
-    if options.get("align"):  # the same interventions, in the gauge of reference
-        for r, w, b in find_interventions(result):
-            for part in (w, b):
-                x, y = result[part].flatten(2) if part == w else result[part][..., None], tensors(3)[part]
-                y = y if part == w else y[..., None]
-                assert torch.allclose(result[r].mT @ x, tensors(3)[r].mT @ y, atol=1e-5)
-    else:
-        assert distance(result, tensors(3)) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["fedit", "fedavg_loreft"])
-def test_examples_are_weights(name):
-    tensors = lora_tensors if name == "fedit" else reft_tensors
-    method = build(name, {} if name == "fedit" else {"retract": False})
-    result = aggregated(method, tensors, replies_of(tensors, [1, 3]))
-    for key, value in result.items():
-        expected = (tensors(0)[key].double() + 3 * tensors(1)[key].double()) / 4
-        assert torch.allclose(value.double(), expected, atol=1e-6)
-
-
-@case
-def test_what_is_sent_has_orthonormal_rows(name, options, tensors):
-    if name == "fedit" or options.get("retract") is False:
-        pytest.skip("no orthonormal rows in this case")
-    result = aggregated(build(name, options), tensors, replies_of(tensors, [4, 4, 4, 4]))
-    for r, _, _ in find_interventions(result):
-        gram = result[r] @ result[r].mT
-        assert torch.allclose(gram, torch.eye(RANK).expand_as(gram), atol=1e-5)
+@pytest.mark.parametrize("name", ["fedit", "ffa_lora", "rolora", "fedex_lora", "lora_fair", "ditto", "ifca"])
+def test_methods_that_need_one_rank_say_so_before_training(name):
+    with pytest.raises(UserError, match="levels: lowest"):
+        start_lora(build_method(name), (3, 3, 2, 3))

@@ -165,15 +165,14 @@ def test_an_entry_point_that_fails_breaks_itself_alone(install, value, reason):
 @pytest.mark.parametrize("value", ["fedpeft.methods.fedit:LoraFedAvg.__doc__", "fedpeft.methods:GROUP", "pathlib:Path"])
 def test_an_entry_point_must_be_a_method(install, value):
     install(NamedPoint("bad", value, package=None))
-    expected = r"method 'bad' of package \w.* must be a subclass of fedpeft's Method, received"
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=r"'bad' of package \w.* must be a subclass of fedpeft's Method, received"):
         find_method("bad")
 
 
 def test_one_name_of_two_packages_is_refused(install):
     install(*(NamedPoint("twice", "fedpeft.methods.fedit:FedIt", package) for package in ("b", "a")))
     assert list_methods() == [*PUBLISHED, "twice"]
-    with pytest.raises(UserError, match=r"'twice' comes from 2 packages: a, b; uninstall all but one"):
+    with pytest.raises(UserError, match="'twice' comes from 2 packages: a, b; uninstall all but one"):
         find_method("twice")
 
 
