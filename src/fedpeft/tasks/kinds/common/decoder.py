@@ -9,7 +9,7 @@ from fedpeft.adapters import TaskModel
 from fedpeft.tasks.encode import Batch, Encoded, Padding
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.kinds.base import TaskKind
-from fedpeft.tasks.kinds.common.token_losses import token_losses
+from fedpeft.tasks.kinds.common.token_losses import compute_token_losses
 from fedpeft.tasks.kinds.common.writing import generate
 from fedpeft.tasks.prompts import encode_prompts, make_prompt_function
 
@@ -33,7 +33,7 @@ class DecoderKind(TaskKind):
         return encode_prompts(examples, self.tokenizer, self.max_length, self._make_prompt)
 
     def losses(self, model: TaskModel, batch: Batch) -> Tensor:
-        return token_losses(model, batch)
+        return compute_token_losses(model, batch)
 
     def predict(
         self, model: TaskModel, examples: Sequence[Encoded], padding: Padding, **writing: Any

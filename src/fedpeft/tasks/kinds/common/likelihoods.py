@@ -29,7 +29,7 @@ class _Context:
 
 
 @torch.no_grad()
-def likelihoods(model: TaskModel, examples: Sequence[Encoded], padding: Padding) -> list[list[float]]:
+def compute_likelihoods(model: TaskModel, examples: Sequence[Encoded], padding: Padding) -> list[list[float]]:
     """By example and choice, log p(choice | prompt): the sum over the choice's tokens, not normalised by length.
 
     Choices that differ in their last token only are read from one forward pass.

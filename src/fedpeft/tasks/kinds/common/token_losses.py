@@ -10,7 +10,7 @@ from fedpeft.adapters import TaskModel
 from fedpeft.tasks.encode import IGNORE, Batch
 
 
-def token_losses(model: TaskModel, batch: Batch) -> Tensor:
+def compute_token_losses(model: TaskModel, batch: Batch) -> Tensor:
     """(batch,): cross entropy summed over the tokens of each target."""
     logits, labels = get_target_logits(model, batch)
     losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
