@@ -4,11 +4,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from helpers.ia3_kind import Ia3Options, use_ia3
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
-from fedpeft.acceleration.stacked_clients import StackedClients, copy_base_model
+from fedpeft.acceleration.stacked_clients import StackedClients, copy_base_model, find_unstackable
 from fedpeft.adapters import AdaptedModel, LoReftConfig, get_frozen_delta_names, make_lora_config
 from fedpeft.backbones import SequenceClassifier
 from fedpeft.engines.templates import attach_adapter
@@ -327,3 +328,20 @@ def test_a_head_of_several_layers_is_refused(tiny_classifier):
     deep.classifier = torch.nn.Sequential(torch.nn.Linear(32, 3))
     with pytest.raises(ValueError, match=r"one linear layer\. Received: .*classifier of Sequential"):
         StackedClients([AdaptedModel(get_peft_model(deep, LoReftConfig(modules_to_save=["classifier"])))])
+
+
+def test_an_adapter_without_a_stacked_form_is_refused_and_not_left_out(tiny_classifier):
+    plain = tiny_classifier("bert")
+    with use_ia3():
+        model = AdaptedModel(get_peft_model(plain, Ia3Options().make_config(plain, None)))
+        assert find_unstackable(model).endswith("ia3_l")
+        with pytest.raises(ValueError, match=r"LoRA or LoReFT\. Received: .*ia3_l$"):
+            StackedClients([model])
+
+
+def test_lora_masked_lora_and_loreft_with_heads_have_a_stacked_form(tiny_classifier):
+    for density in (1.0, 0.5, None):
+        plain = tiny_classifier("bert")
+        reft = LoReftConfig(modules_to_save=["classifier"])
+        config = reft if density is None else make_lora_config(plain, r=2, alpha=2, density=density)
+        assert find_unstackable(AdaptedModel(get_peft_model(plain, config))) is None

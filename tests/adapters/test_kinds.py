@@ -53,3 +53,8 @@ def test_options_are_told_apart_by_kind():
 def test_other_options_are_refused(value):
     with pytest.raises(ValidationError):
         OPTIONS.validate_python(value)
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones():
+    with pytest.raises(ValidationError, match="kind: use one of lora, loreft"):
+        OPTIONS.validate_python({"kind": "prefix"})

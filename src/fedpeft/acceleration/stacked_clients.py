@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedpeft.acceleration.row_groups import RowGroups
 from fedpeft.acceleration.stacked_layers import StackedBlock, StackedHead, StackedLayer, StackedLinear
 from fedpeft.adapters.adapted_model import AdaptedModel
-from fedpeft.adapters.names import find_interventions, find_lora_pairs
+from fedpeft.adapters.names import find_interventions, find_lora_pairs, is_head
 from fedpeft.adapters.reft.layer import LoReftLayer
 from fedpeft.adapters.reft.positions import PromptTracker
 
@@ -34,9 +34,14 @@ class StackedClients:
     """
 
     def __init__(self, models: Sequence[AdaptedModel]) -> None:
-        """Raises `ValueError` for no model, models on different backbones, and a trained head that is not linear."""
+        """Raises `ValueError` for no model, models on different backbones, another kind of adapter, and a trained head
+        that is not linear."""
         if not models:
             raise ValueError("Stacked clients have at least one model. Received: none")
+        for model in models:
+            tensor = find_unstackable(model)
+            if tensor is not None:
+                raise ValueError(f"Stacked clients have LoRA or LoReFT. Received: a model that trains {tensor}")
         self.models = tuple(models)
         self.backbone = copy_base_model(models[0])
         for i, model in enumerate(models):
@@ -151,6 +156,13 @@ class MultiClientModel:
     def _check_rows(self, ids: Tensor) -> None:
         if len(ids) != self._groups.rows:
             raise ValueError(f"The batch has {self._groups.rows} rows with clients. Received: a batch of {len(ids)}")
+
+
+def find_unstackable(model: AdaptedModel) -> str | None:
+    """The name of a tensor that `model` trains and stacked clients would leave out, or None."""
+    names = {name for _, *pair in find_lora_pairs(model.names) for name in pair}
+    names |= {name for triple in find_interventions(model.names) for name in triple}
+    return next((name for name in model.names if name not in names and not is_head(name)), None)
 
 
 def copy_base_model(model: AdaptedModel) -> nn.Module:

@@ -35,4 +35,9 @@ def _read_kind(value: Any) -> str | None:
 
 
 _options_of_kinds: Any = reduce(or_, (Annotated[kind.options, Tag(kind.name)] for kind in KINDS))
-AdapterOptions = Annotated[_options_of_kinds, Discriminator(_read_kind)]  # the options of any kind, by their `kind`
+_discriminator = Discriminator(
+    _read_kind,
+    custom_error_type="adapter_kind",
+    custom_error_message=f"kind: use one of {', '.join(kind.name for kind in KINDS)}",
+)
+AdapterOptions = Annotated[_options_of_kinds, _discriminator]  # the options of any kind, told apart by `kind`

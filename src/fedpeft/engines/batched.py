@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedpeft.acceleration.stacked_clients import StackedClients
+from fedpeft.acceleration.stacked_clients import StackedClients, find_unstackable
 from fedpeft.adapters import AdaptedModel
 from fedpeft.engines.base import EngineSetup, Outcome
 from fedpeft.engines.local import LocalEngine, has_diverged
@@ -61,6 +61,8 @@ class BatchedEngine(LocalEngine):
         """Why this client cannot train in one pass with others, as far as that is known before its round."""
         if type(self.method).train is not Method.train:
             return "the method writes its own training loop"
+        if find_unstackable(self.templates[client.spec.id]) is not None:
+            return "its kind of adapter has no stacked form"
         if client.spec.resources.micro_batch is not None:
             return "it was allotted a micro-batch"
         return "it was allotted activation checkpointing" if client.spec.resources.checkpointing else None
