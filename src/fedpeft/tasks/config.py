@@ -1,4 +1,4 @@
-"""What an experiment says of its data: the source, and how it is divided among clients."""
+"""What an experiment says of its data: the source, and how its rows come to clients."""
 
 from typing import Any, Literal
 
@@ -47,20 +47,21 @@ class TaskConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_preset(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") is not None:
-            return get_preset(given["preset"], from_hub="source" not in given) | given
-        return given
+    def _fill_in_preset(cls, config: Any) -> Any:
+        if isinstance(config, dict) and config.get("preset") is not None:
+            return get_preset(config["preset"], from_hub="source" not in config) | config
+        return config
 
     @field_validator("source", mode="before")
     @classmethod
-    def _names_something(cls, source: Any) -> Any:
-        entries = (
-            list(source.values()) if isinstance(source, dict) else source if isinstance(source, list) else [source]
-        )
-        wrong = [entry for entry in entries if entry is not None and not isinstance(entry, str)]
-        if wrong:  # said here: pydantic would tell only what it is not, once for each of the three forms
-            raise UserError(f"task.source: expected {_FORMS}, received {wrong[0]!r}")
+    def _require_names(cls, source: Any) -> Any:
+        """Checked before pydantic does, which would say once for each of the three forms what a source is not."""
+        entries = source if isinstance(source, list) else [source]
+        if isinstance(source, dict):
+            entries = list(source.values())
+        unnamed = [entry for entry in entries if entry is not None and not isinstance(entry, str)]
+        if unnamed:
+            raise UserError(f"task.source: expected {_FORMS}, received {unnamed[0]!r}")
         if not any(entry and entry.strip() for entry in entries):
             raise UserError(f"task.source is empty; give {_FORMS}")
         if not all(entry and entry.strip() for entry in entries):
@@ -69,13 +70,13 @@ class TaskConfig(BaseModel):
 
     @field_validator("kind")
     @classmethod
-    def _kind_is_known(cls, kind: str) -> str:
+    def _require_known_kind(cls, kind: str) -> str:
         if kind not in list_kinds():
             raise ValueError(f"unknown kind {kind!r}{suggest(kind, list_kinds())}; known: {', '.join(list_kinds())}")
         return kind
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "TaskConfig":
+    def _require_fitting_keys(self) -> "TaskConfig":
         kind = find_kind(self.kind)
         if self.metric is not None and self.metric not in kind.metrics:
             near = suggest(self.metric, kind.metrics)
@@ -89,22 +90,29 @@ class TaskConfig(BaseModel):
 
 
 class PartitionConfig(BaseModel):
-    """Who holds what. Every client gets training, validation and test rows of its own."""
+    """Which client gets which rows. Every client gets training, validation and test rows of its own."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     kind: Literal["natural", "distinct", "mixed", "dirichlet", "shards", "quantity", "iid"] = Field(
         description="natural: by a column; distinct: one task per client; mixed: all tasks pooled and dealt evenly; "
-        "dirichlet: label shares drawn per client; shards: few labels each; quantity: sizes differ; iid: alike"
+        "dirichlet: label fractions drawn per client; shards: few labels each; quantity: sizes differ; iid: alike"
     )
     clients: int | None = Field(None, ge=1, description="how many clients (natural, distinct: as many as there are)")
     column: str | None = Field(None, description="natural: the column whose values are the clients")
-    alpha: float = Field(0.5, gt=0, description="dirichlet, quantity: concentration; small means unlike")
+    alpha: float = Field(0.5, gt=0, description="dirichlet, quantity: concentration; small means unlike clients")
     shards_per_client: int = Field(2, ge=1, description="shards: label-sorted pieces each client gets")
-    min_size: int = Field(8, ge=2, description="training rows that each client has at least")
+    min_size: int = Field(8, ge=2, description="training rows that each client must have")
     resplit: bool = Field(False, description="pool the source's own splits and divide anew within each client")
-    validation: float = Field(0.15, gt=0, le=0.4, description="share of a client's rows, where the source has no split")
-    test: float = Field(0.2, gt=0, le=0.4, description="share of a client's rows, where the source has no split")
+    validation: float = Field(
+        0.15, gt=0, le=0.4, description="fraction of a client's rows, where there is no such split"
+    )
+    test: float = Field(0.2, gt=0, le=0.4, description="fraction of a client's rows, where there is no such split")
     max_train: int | None = Field(None, ge=2, description="training rows a client may use, drawn with the seed")
     max_validation: int | None = Field(None, ge=1, description="validation rows a client may use")
     max_test: int | None = Field(None, ge=1, description="test rows a client may use")
+
+    @property
+    def is_dealt(self) -> bool:
+        """Whether rows are dealt to clients by a draw, not by a column that names them."""
+        return self.kind not in ("natural", "distinct")

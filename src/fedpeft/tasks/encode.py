@@ -1,4 +1,4 @@
-"""Examples to token ids, and token ids to batches."""
+"""Examples as token ids, and batches of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fedpeft.tasks.examples import Example
 
-POOL = 8  # batches whose rows are sorted by length together: more means less padding and less random batches
+POOL = 8  # batches whose examples are sorted by length together: more means less padding and less random batches
 IGNORE = -100  # a token label that does not count: the field's convention
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor]  # input_ids, attention_mask (batch, length) and labels (batch,) or (batch, length)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Encoded:
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
-    """Token ids, cut to `max_length`; of a pair the longer text is cut first."""
+    """Token ids of plain texts or pairs, cut to `max_length`; of a pair the longer text is cut first."""
     if not examples:
         return []
     texts = [example.text for example in examples]
@@ -54,27 +54,25 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
 
 
 def make_batches(
-    rows: Sequence[Encoded], batch_size: int, padding: Padding, shuffle: torch.Generator | None = None
+    examples: Sequence[Encoded], batch_size: int, padding: Padding, shuffle: torch.Generator | None = None
 ) -> Iterator[Batch]:
-    """Batches padded to their longest row: input_ids and attention_mask (batch, length), labels, and rows (batch,).
+    """Batches padded to their longest example: input_ids and attention_mask (batch, length), and labels.
 
-    Longest first where no generator is given (evaluation). With one, rows are shuffled, batches are made of rows of
-    like length within pools of POOL batches, and the batches are shuffled again: little padding either way. Labels are
-    (batch,), or (batch, length) for decoders, where all but the target's tokens are IGNORE. `rows` holds each row's
-    position in `rows`.
+    Longest first where no generator is given (evaluation). With one, examples are shuffled, batches are made of
+    examples of like length within pools of POOL batches, and the batches are shuffled again: little padding either way.
+    Labels are (batch,), or (batch, length) for decoders, where all but the target's tokens are IGNORE.
     """
     if shuffle is None:
-        order = sort_by_length(rows, range(len(rows)))
+        order = sort_by_length(examples, range(len(examples)))
     else:
-        drawn = torch.randperm(len(rows), generator=shuffle).tolist()
+        drawn = torch.randperm(len(examples), generator=shuffle).tolist()
         pool = POOL * batch_size
-        order = [i for at in range(0, len(drawn), pool) for i in sort_by_length(rows, drawn[at : at + pool])]
+        order = [i for at in range(0, len(drawn), pool) for i in sort_by_length(examples, drawn[at : at + pool])]
     starts = list(range(0, len(order), batch_size))
     if shuffle is not None:
         starts = [starts[i] for i in torch.randperm(len(starts), generator=shuffle).tolist()]
     for start in starts:
-        chosen = order[start : start + batch_size]
-        yield collate([rows[i] for i in chosen], padding) | {"rows": torch.tensor(chosen)}
+        yield collate([examples[i] for i in order[start : start + batch_size]], padding)
 
 
 class _HasLength(Protocol):
@@ -82,45 +80,48 @@ class _HasLength(Protocol):
     def length(self) -> int: ...
 
 
-R = TypeVar("R", bound=_HasLength)
+T = TypeVar("T", bound=_HasLength)
 
 
-def sort_by_length(rows: Sequence[R], chosen: Sequence[int]) -> list[int]:
-    """The positions chosen, longest row first."""
-    return sorted(chosen, key=lambda i: -rows[i].length)
+def sort_by_length(items: Sequence[T], positions: Sequence[int]) -> list[int]:
+    """The positions, that of the longest item first; of equal ones the earlier."""
+    return sorted(positions, key=lambda i: -items[i].length)
 
 
-def collate(rows: Sequence[Encoded], padding: Padding) -> Batch:
-    """One batch of the rows in their order, with labels."""
-    batch = pad_rows([row.input_ids + row.target for row in rows], padding)
-    if not any(row.target for row in rows):
-        return batch | {"labels": torch.tensor([row.label for row in rows])}
-    return batch | {"labels": make_token_labels([(len(row.input_ids), row.target) for row in rows], batch, padding)}
+def collate(examples: Sequence[Encoded], padding: Padding) -> Batch:
+    """One batch of the examples in their order, with labels."""
+    batch = pad_rows([example.input_ids + example.target for example in examples], padding)
+    if not any(example.target for example in examples):
+        return batch | {"labels": torch.tensor([example.label for example in examples])}
+    targets = [(len(example.input_ids), example.target) for example in examples]
+    return batch | {"labels": make_token_labels(targets, batch, padding)}
 
 
-def make_token_labels(parts: Sequence[tuple[int, tuple[int, ...]]], batch: Batch, padding: Padding) -> Tensor:
-    """(batch, length): the ids of each row's last part, IGNORE before them and on padding; parts are (tokens before,
-    ids)."""
+def make_token_labels(targets: Sequence[tuple[int, tuple[int, ...]]], batch: Batch, padding: Padding) -> Tensor:
+    """(batch, length): the ids of each row's target, IGNORE before them and on padding.
+
+    `targets` are pairs of how many tokens stand before the target, and its ids.
+    """
     labels = torch.full_like(batch["input_ids"], IGNORE)
-    for row, (before, ids) in enumerate(parts):
+    for row, (before, ids) in enumerate(targets):
         end = labels.shape[1] if padding.side == "left" else before + len(ids)
         labels[row, end - len(ids) : end] = torch.tensor(ids, dtype=torch.long)
     return labels
 
 
 def pad_rows(rows: Sequence[Sequence[int]], padding: Padding) -> Batch:
-    """input_ids and attention_mask, (batch, length)."""
+    """input_ids and attention_mask, (rows, length of the longest)."""
     length = max(len(row) for row in rows)
-    ids = torch.full((len(rows), length), padding.id, dtype=torch.long)  # (batch, length)
+    ids = torch.full((len(rows), length), padding.id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        span = slice(length - len(row), length) if padding.side == "left" else slice(0, len(row))
-        ids[i, span] = torch.tensor(row, dtype=torch.long)
-        mask[i, span] = 1
+        columns = slice(length - len(row), length) if padding.side == "left" else slice(0, len(row))
+        ids[i, columns] = torch.tensor(row, dtype=torch.long)
+        mask[i, columns] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def count_labels(batch: Batch) -> int:
-    """How many labels of a batch count: its rows, or the tokens of its targets."""
+    """How many labels of a batch count: one for each example, or one for each token of the targets."""
     labels = batch["labels"]
     return len(labels) if labels.dim() == 1 else int((labels != IGNORE).sum())

@@ -1,4 +1,4 @@
-"""Labelled examples, and who holds them."""
+"""Examples with what is to be predicted of them, and the clients that have them."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ class Example:
     label: int
     text_pair: str | None = None
     value: float = 0.0  # regression: what is predicted
-    target: str | None = None  # decoders: the text learned after the prompt; None: the task is not a decoder's
+    target: str | None = None  # decoders: the text learned after the prompt; None where there is none to learn
     answer: str = ""  # decoders: the right answer, short
     choices: tuple[str, ...] = ()  # multiple choice: what may stand where the answer stands
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's rows, already split."""
+    """One client's examples, by split."""
 
     id: str
     train: tuple[Example, ...]

@@ -3,9 +3,9 @@
 The rules are those of LLM-Adapters (arXiv 2304.01933) and LoReFT (arXiv 2404.03592), read in their evaluation code.
 They agree on numbers and letters. On commonsense they differ: LLM-Adapters takes the first choice that occurs anywhere
 in the generation (`extract_choice`); LoReFT takes what stands after "the correct answer is " and asks that it be the
-answer and nothing else (`exact_choice`). FedReFT's (arXiv 2508.20295) is LoReFT's task set-up.
+answer and nothing else (`extract_exact_choice`). FedReFT's (arXiv 2508.20295) is LoReFT's task set-up.
 
-`text` is what the model generated, without the prompt, everywhere here.
+`text` is what the model generated, without the prompt, everywhere here; `gold` is the right answer.
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from fedpeft.errors import UserError
 
-AnswerRule = Callable[[str, str], bool]  # of the written text and the right answer
+AnswerRule = Callable[[str, str], bool]  # of the generated text and the right answer
 LETTERS = "ABCDE"
 TOLERANCE = 1e-3  # how far a number may be from the gold one, in both publications
 _NUMBER = re.compile(r"-?\d+\.?\d*")
@@ -28,17 +28,19 @@ def extract_choice(text: str, choices: Sequence[str]) -> str | None:
     (ours [choice]: the published match minds it; all published choices are lower-case).
     """
     longest_first = sorted(choices, key=len, reverse=True)
-    found = re.search("|".join(re.escape(choice.lower()) for choice in longest_first), text.lower())
-    return None if found is None else next(choice for choice in longest_first if choice.lower() == found[0])
+    match = re.search("|".join(re.escape(choice.lower()) for choice in longest_first), text.lower())
+    return None if match is None else next(choice for choice in longest_first if choice.lower() == match[0])
 
 
-def exact_choice(text: str, choices: Sequence[str], trigger: str) -> str | None:
+def extract_exact_choice(text: str, choices: Sequence[str], trigger: str) -> str | None:
     """The choice that is all there is behind the first trigger, spaces aside; None otherwise (LoReFT).
 
     Without the trigger in the text there is no answer. An empty trigger: the whole text must be the choice.
     """
-    _, found, behind = text.partition(trigger) if trigger else ("", "-", text)
-    return behind.strip() if found and behind.strip() in choices else None
+    if trigger not in text:
+        return None
+    answer = (text.partition(trigger)[2] if trigger else text).strip()
+    return answer if answer in choices else None
 
 
 def extract_number(text: str) -> float | None:
@@ -47,28 +49,28 @@ def extract_number(text: str) -> float | None:
     A minus directly before a digit is a sign, so "10-3" ends with -3; a full stop at the end belongs to nothing; ".5"
     reads as 5. All three as published.
     """
-    found = _NUMBER.findall(text.replace(",", ""))
-    return float(found[-1]) if found else None
+    numbers = _NUMBER.findall(text.replace(",", ""))
+    return float(numbers[-1]) if numbers else None
 
 
 def read_gold_number(gold: str) -> float:
     """A number ("2", "2.0", "1,000") or, as GSM8K has it, a rationale whose answer follows "####". Raises UserError."""
-    wanted = gold.rpartition("####")[2].strip()
+    answer = gold.rpartition("####")[2].strip()
     try:
-        value = float(wanted.replace(",", ""))
+        value = float(answer.replace(",", ""))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise UserError(
-            f"task.answer: expected a number, received {wanted!r}; use extract: letter or choice for others"
+            f"task.answer: expected a number, received {answer!r}; use extract: letter or choice for others"
         )
     return value
 
 
-def number_matches(found: float | None, gold: str) -> bool:
-    """Whether a number is within TOLERANCE of the gold one, which is as `gold_number` reads it."""
-    wanted = read_gold_number(gold)
-    return found is not None and abs(found - wanted) <= TOLERANCE
+def number_matches(number: float | None, gold: str) -> bool:
+    """Whether a number is within TOLERANCE of the gold one, as `read_gold_number` reads it."""
+    gold_number = read_gold_number(gold)
+    return number is not None and abs(number - gold_number) <= TOLERANCE
 
 
 def extract_letter(text: str) -> str | None:
@@ -76,12 +78,12 @@ def extract_letter(text: str) -> str | None:
 
     So "Answer: C" reads as A. LoReFT's authors note that the rule is ambiguous, and keep it; so do we.
     """
-    found = re.search(f"[{LETTERS}]", text)
-    return None if found is None else found[0]
+    match = re.search(f"[{LETTERS}]", text)
+    return None if match is None else match[0]
 
 
 def make_answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
-    """Whether a written text holds the right answer: by number, letter, first choice or the whole text."""
+    """Whether a generated text holds the right answer: by number, letter, first choice or the whole text."""
     rules: dict[str, AnswerRule] = {
         "number": lambda text, gold: number_matches(extract_number(text), gold),
         "letter": lambda text, gold: extract_letter(text) == gold.upper(),
@@ -92,7 +94,7 @@ def make_answer_rule(extract: str, choices: Sequence[str]) -> AnswerRule:
 
 
 def require_findable(gold: str, extract: str, choices: Sequence[str]) -> None:
-    """Raises UserError for a right answer that its rule finds in no text: everybody would score 0 on it."""
+    """Raises UserError for a right answer that its rule finds in no text: every model would score 0 on it."""
     if extract == "number":
         read_gold_number(gold)
     if extract == "letter" and (len(gold) != 1 or gold.upper() not in LETTERS):
@@ -103,8 +105,8 @@ def require_findable(gold: str, extract: str, choices: Sequence[str]) -> None:
 
 def read_choices(instruction: str) -> tuple[str, ...]:
     """The choices that an instruction of LLM-Adapters names in its tail "Answer format: a/b/c". Raises UserError."""
-    found = _FORMAT.search(instruction)
-    choices = tuple(choice for choice in found[1].split("/") if choice) if found else ()
+    match = _FORMAT.search(instruction)
+    choices = tuple(choice for choice in match[1].split("/") if choice) if match else ()
     if len(set(choices)) < 2 or len(set(choices)) < len(choices):
         raise UserError(
             'task.choices: expected an instruction that ends in "Answer format: a/b/c", '

@@ -1,4 +1,7 @@
-"""Who gets which training rows, and the rows of other splits in the same shares. Every kind ends, whatever is asked."""
+"""Which client gets which training rows, and the rows of other splits in the same label fractions.
+
+Works on labels and row positions only. Every kind of partition ends, whatever is asked.
+"""
 
 import math
 import zlib
@@ -9,22 +12,24 @@ import numpy as np
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig
 
-Parts = list[list[int]]  # row positions by client
+Positions = list[list[int]]  # of rows, by client
 
 
-def generator(seed: int, purpose: str) -> np.random.Generator:
+def make_generator(seed: int, purpose: str) -> np.random.Generator:
     """A generator of its own for each purpose, so that one draw never shifts another."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 
-def partition_examples(labels: Sequence[int], clients: int, config: PartitionConfig, carved: float, seed: int) -> Parts:
+def partition_examples(
+    labels: Sequence[int], clients: int, config: PartitionConfig, held_out: float, seed: int
+) -> Positions:
     """Row positions for each of `clients`, by config.kind: iid, mixed, dirichlet, shards or quantity.
 
-    Every row goes to exactly one client, and everyone has config.min_size left after a share `carved` of its rows
+    Every row goes to exactly one client, and each has config.min_size left after a fraction `held_out` of its rows
     becomes validation and test rows. Raises UserError when the rows cannot serve that many clients.
     """
     count = len(labels)
-    least = math.ceil((config.min_size + 2 * (carved > 0)) / (1 - carved))  # 2: either split may round up by one
+    least = math.ceil((config.min_size + 2 * (held_out > 0)) / (1 - held_out))  # 2: either split may round up by one
     if count < clients * least:
         ways = ["give more rows"]
         ways += [f"ask for at most {count // least} clients"] * (count >= least)
@@ -33,29 +38,31 @@ def partition_examples(labels: Sequence[int], clients: int, config: PartitionCon
             f"partition: {count} rows cannot leave {clients} clients {config.min_size} training rows each (each needs "
             f"{least} before its splits are carved out); {' or '.join(ways)}"
         )
-    draw = generator(seed, f"partition {config.kind}")
+    generator = make_generator(seed, f"partition {config.kind}")
     if config.kind == "dirichlet":
-        parts = _by_label(labels, draw.dirichlet([config.alpha] * clients, size=max(labels) + 1), draw)
+        fractions = generator.dirichlet([config.alpha] * clients, size=max(labels) + 1)  # (labels, clients)
+        parts = _deal_by_label(labels, fractions, generator)
     elif config.kind == "shards":
-        parts = _shards(labels, clients, config.shards_per_client, draw)
+        parts = _deal_shards(labels, clients, config.shards_per_client, generator)
     elif config.kind == "quantity":
-        parts = _cut(draw.permutation(count).tolist(), draw.dirichlet([config.alpha] * clients))
+        parts = _slice(generator.permutation(count).tolist(), generator.dirichlet([config.alpha] * clients))
     else:
-        parts = _cut(draw.permutation(count).tolist(), np.full(clients, 1 / clients))
-    return _top_up(parts, least, draw)
+        parts = _slice(generator.permutation(count).tolist(), np.full(clients, 1 / clients))
+    return _top_up(parts, least, generator)
 
 
-def partition_by_shares(labels: Sequence[int], shares: np.ndarray, seed: int, split: str) -> Parts:
-    """Rows of another split in the shares (labels, clients) of the training rows; everyone has at least one."""
-    clients = shares.shape[1]
+def partition_by_fractions(labels: Sequence[int], fractions: np.ndarray, seed: int, split: str) -> Positions:
+    """Rows of another split in the label fractions (labels, clients) of the training rows; each client has at least
+    one. Raises UserError where there are fewer rows than clients."""
+    clients = fractions.shape[1]
     if len(labels) < clients:
         raise UserError(f"partition: {len(labels)} {split} rows cannot serve {clients} clients; ask for fewer clients")
-    draw = generator(seed, f"follow {split}")
-    return _top_up(_by_label(labels, shares, draw), 1, draw)
+    generator = make_generator(seed, f"follow {split}")
+    return _top_up(_deal_by_label(labels, fractions, generator), 1, generator)
 
 
-def count_label_shares(parts: Parts, labels: Sequence[int], num_labels: int) -> np.ndarray:
-    """(labels, clients): which share of each label's rows each client holds; rows sum to 1."""
+def compute_label_fractions(parts: Positions, labels: Sequence[int], num_labels: int) -> np.ndarray:
+    """(labels, clients): the fraction of each label's rows that each client has; each label's sum to 1."""
     counts = np.zeros((num_labels, len(parts)))
     for client, rows in enumerate(parts):
         for row in rows:
@@ -64,37 +71,38 @@ def count_label_shares(parts: Parts, labels: Sequence[int], num_labels: int) -> 
     return np.where(totals > 0, counts / np.maximum(totals, 1), 1 / len(parts))
 
 
-def _by_label(labels: Sequence[int], shares: np.ndarray, draw: np.random.Generator) -> Parts:
-    parts: Parts = [[] for _ in range(shares.shape[1])]
-    for label, share in enumerate(shares):
-        rows = draw.permutation([i for i, own in enumerate(labels) if own == label]).astype(int).tolist()
-        for part, piece in zip(parts, _cut(rows, share), strict=True):
+def _deal_by_label(labels: Sequence[int], fractions: np.ndarray, generator: np.random.Generator) -> Positions:
+    """Each label's rows, in a random order, cut among the clients by that label's fractions (labels, clients)."""
+    parts: Positions = [[] for _ in range(fractions.shape[1])]
+    for label, of_label in enumerate(fractions):
+        rows = generator.permutation([i for i, own in enumerate(labels) if own == label]).astype(int).tolist()
+        for part, piece in zip(parts, _slice(rows, of_label), strict=True):
             part.extend(piece)
     return parts
 
 
-def _cut(rows: list[int], share: np.ndarray) -> Parts:
-    """Consecutive pieces whose sizes follow the shares; every row is in one."""
-    ends = np.round(np.cumsum(share) * len(rows)).astype(int)
+def _slice(rows: list[int], fractions: np.ndarray) -> Positions:
+    """Consecutive pieces whose sizes follow the fractions; every row is in one."""
+    ends = np.round(np.cumsum(fractions) * len(rows)).astype(int)
     ends[-1] = len(rows)
     starts = [0, *ends[:-1]]
     return [rows[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _shards(labels: Sequence[int], clients: int, each: int, draw: np.random.Generator) -> Parts:
-    """Rows sorted by label, cut into clients x each pieces, dealt at random (McMahan et al., arXiv 1602.05629)."""
-    shuffled = draw.permutation(len(labels)).tolist()
+def _deal_shards(labels: Sequence[int], clients: int, shards: int, generator: np.random.Generator) -> Positions:
+    """Rows sorted by label, cut into clients x shards pieces, dealt at random (McMahan et al., arXiv 1602.05629)."""
+    shuffled = generator.permutation(len(labels)).tolist()
     ordered = sorted(shuffled, key=lambda row: labels[row])
-    pieces = _cut(ordered, np.full(clients * each, 1 / (clients * each)))
-    order = draw.permutation(len(pieces)).tolist()
-    return [[row for p in order[c * each : (c + 1) * each] for row in pieces[p]] for c in range(clients)]
+    pieces = _slice(ordered, np.full(clients * shards, 1 / (clients * shards)))
+    order = generator.permutation(len(pieces)).tolist()
+    return [[row for p in order[c * shards : (c + 1) * shards] for row in pieces[p]] for c in range(clients)]
 
 
-def _top_up(parts: Parts, least: int, draw: np.random.Generator) -> Parts:
+def _top_up(parts: Positions, least: int, generator: np.random.Generator) -> Positions:
     """Moves random rows from the largest client to any that has too few: always ends, where redrawing may not."""
     parts = [list(part) for part in parts]
     for part in parts:
         while len(part) < least:
             largest = max(parts, key=len)
-            part.append(largest.pop(int(draw.integers(len(largest)))))
+            part.append(largest.pop(int(generator.integers(len(largest)))))
     return parts

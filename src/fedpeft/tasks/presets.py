@@ -1,4 +1,4 @@
-"""Known tasks: what an experiment would otherwise have to say of each, by the name a user writes.
+"""Known tasks: the keys that an experiment would otherwise have to give for each, by the name a user writes.
 
 Prompts, triggers and answer rules are those of LoReFT (arXiv 2404.03592), read in its task code; it takes the
 instructions and the rules from LLM-Adapters (arXiv 2304.01933), whose own header also stands before its commonsense
@@ -11,10 +11,9 @@ folders is one data set whose rows carry the folder's name as `task`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
-from fedpeft.errors import UserError
+from fedpeft.errors import UserError, suggest
 
 # The prompt strings are data: a model trained elsewhere with them answers only to the same ones.
 COMMONSENSE = "{text}\n"
@@ -63,30 +62,29 @@ def get_preset(name: str, from_hub: bool = False) -> dict[str, Any]:
 
     Raises UserError for an unknown name, and for `from_hub` where the hub's rows are not of the form needed.
     """
-    known = PRESETS.get(str(name))
-    if known is None:
-        near = get_close_matches(str(name), PRESETS, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"task.preset: unknown preset {name!r}{hint}; known: {', '.join(PRESETS)}")
-    values = {key: getattr(known, key) for key in _KEYS}
-    filled = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
+    preset = PRESETS.get(str(name))
+    if preset is None:
+        near = suggest(str(name), PRESETS)
+        raise UserError(f"task.preset: unknown preset {name!r}{near}; known: {', '.join(PRESETS)}")
+    values = {key: getattr(preset, key) for key in _KEYS}
+    keys = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
     if not from_hub:
-        return filled
-    if known.on_hub is None:
-        columns = ", ".join(c for c in (known.text, known.target, known.answer) if c)
+        return keys
+    if preset.on_hub is None:
+        columns = ", ".join(c for c in (preset.text, preset.target, preset.answer) if c)
         raise UserError(
             f"task.source is missing: preset {name!r} reads rows with {columns}, and the hub's "
-            f"{known.hub or 'data sets'} have others; "
-            f"give a folder like {known.folder} with train.jsonl.gz and test.jsonl.gz"
+            f"{preset.hub or 'data sets'} have others; "
+            f"give a folder like {preset.folder} with train.jsonl.gz and test.jsonl.gz"
         )
-    return {**filled, **known.on_hub, "source": known.hub}
+    return {**keys, **preset.on_hub, "source": preset.hub}
 
 
 _KEYS = ("kind", "text", "text_pair", "label", "labels", "target", "answer", "template", "template_pair", "trigger",
          "extract", "metric", "max_new_tokens")  # fmt: skip
 
 
-def _commonsense(folder: str, hub: str | None) -> Preset:
+def _make_commonsense(folder: str, hub: str | None) -> Preset:
     """An instruction of LLM-Adapters that ends in "Answer format: a/b"; the output is the trigger and the answer."""
     return Preset(
         "multiple_choice", f"commonsense/{folder}".rstrip("/"), "instruction", target="output", answer="answer",
@@ -94,7 +92,9 @@ def _commonsense(folder: str, hub: str | None) -> Preset:
     )  # fmt: skip
 
 
-def _arithmetic(folder: str, hub: str | None, extract: Literal["number", "letter"], target: str = "output") -> Preset:
+def _make_arithmetic(
+    folder: str, hub: str | None, extract: Literal["number", "letter"], target: str = "output"
+) -> Preset:
     """A question, a rationale that ends in the answer, and the answer: a number, or a letter A to E."""
     return Preset(
         "generation", f"arithmetic/{folder}", "instruction", target=target, answer="answer",
@@ -102,13 +102,10 @@ def _arithmetic(folder: str, hub: str | None, extract: Literal["number", "letter
     )  # fmt: skip
 
 
-def _glue(
-    name: str,
-    text: str,
-    text_pair: str | None,
-    labels: tuple[str, ...],
-    metric: str = "accuracy",
+def _make_glue(
+    name: str, text: str, text_pair: str | None, labels: tuple[str, ...], metric: str = "accuracy"
 ) -> Preset:
+    """A GLUE task of labels that a local folder holds by index; its columns are named as on the hub."""
     return Preset(
         "classification", f"glue/{name}", text, text_pair, label="label", labels=labels, metric=metric,
         hub=f"glue/{name}", on_hub={},
@@ -117,17 +114,17 @@ def _glue(
 
 PRESETS: dict[str, Preset] = {
     # ---- commonsense (LLM-Adapters' eight); `commonsense`: a folder of any of them, as they share all keys
-    "commonsense": _commonsense("", None),
-    "boolq": _commonsense("boolq", "google/boolq"),
-    "piqa": _commonsense("piqa", "ybisk/piqa"),
-    "social_i_qa": _commonsense("social_i_qa", "allenai/social_i_qa"),
-    "hellaswag": _commonsense("hellaswag", "Rowan/hellaswag"),
-    "winogrande": _commonsense("winogrande", "allenai/winogrande/winogrande_xl"),
-    "arc_easy": _commonsense("arc_easy", "allenai/ai2_arc/ARC-Easy"),
-    "arc_challenge": _commonsense("arc_challenge", "allenai/ai2_arc/ARC-Challenge"),
-    "openbookqa": _commonsense("openbookqa", "allenai/openbookqa/main"),
+    "commonsense": _make_commonsense("", None),
+    "boolq": _make_commonsense("boolq", "google/boolq"),
+    "piqa": _make_commonsense("piqa", "ybisk/piqa"),
+    "social_i_qa": _make_commonsense("social_i_qa", "allenai/social_i_qa"),
+    "hellaswag": _make_commonsense("hellaswag", "Rowan/hellaswag"),
+    "winogrande": _make_commonsense("winogrande", "allenai/winogrande/winogrande_xl"),
+    "arc_easy": _make_commonsense("arc_easy", "allenai/ai2_arc/ARC-Easy"),
+    "arc_challenge": _make_commonsense("arc_challenge", "allenai/ai2_arc/ARC-Challenge"),
+    "openbookqa": _make_commonsense("openbookqa", "allenai/openbookqa/main"),
     # ---- arithmetic
-    "aqua": _arithmetic("aqua", "deepmind/aqua_rat/raw", "letter"),
+    "aqua": _make_arithmetic("aqua", "deepmind/aqua_rat/raw", "letter"),
     # LoReFT learns the rationale with "The final answer is: " for "####"; here it stays as it is [choice]. The hub's
     # `answer` is the whole rationale, whose number follows "####".
     "gsm8k": Preset(
@@ -135,26 +132,24 @@ PRESETS: dict[str, Preset] = {
         extract="number", max_new_tokens=256, hub="openai/gsm8k/main",
         on_hub={"text": "question", "target": "answer", "answer": "answer"},
     ),
-    "mawps": _arithmetic("mawps", None, "number", target="answer"),  # the layout has no rationale: the answer is learnt
-    "svamp": _arithmetic("svamp", "ChilleD/SVAMP", "number"),
-    "addsub": _arithmetic("addsub", None, "number"),
-    "multiarith": _arithmetic("multiarith", "ChilleD/MultiArith", "number"),
-    "singleeq": _arithmetic("singleeq", None, "number"),
+    "mawps": _make_arithmetic("mawps", None, "number", target="answer"),  # no rationale: the answer is learnt
+    "svamp": _make_arithmetic("svamp", "ChilleD/SVAMP", "number"),
+    "addsub": _make_arithmetic("addsub", None, "number"),
+    "multiarith": _make_arithmetic("multiarith", "ChilleD/MultiArith", "number"),
+    "singleeq": _make_arithmetic("singleeq", None, "number"),
     # ---- GLUE; the hub withholds test labels, and of MNLI only the training split is read
-    "cola": _glue("cola", "sentence", None, ("unacceptable", "acceptable"), "matthews"),
-    "sst2": _glue("sst2", "sentence", None, ("negative", "positive")),
-    "mrpc": _glue(
-        "mrpc", "sentence1", "sentence2", ("not_equivalent", "equivalent")
-    ),
+    "cola": _make_glue("cola", "sentence", None, ("unacceptable", "acceptable"), "matthews"),
+    "sst2": _make_glue("sst2", "sentence", None, ("negative", "positive")),
+    "mrpc": _make_glue("mrpc", "sentence1", "sentence2", ("not_equivalent", "equivalent")),
     "stsb": Preset(
         "regression", "glue/stsb", "sentence1", "sentence2", label="label", metric="pearson",
         hub="glue/stsb", on_hub={},
     ),
-    "qqp": _glue("qqp", "question1", "question2", ("not_duplicate", "duplicate")),
-    "mnli": _glue("mnli", "premise", "hypothesis", ("entailment", "neutral", "contradiction")),
-    "qnli": _glue("qnli", "question", "sentence", ("entailment", "not_entailment")),
-    "rte": _glue("rte", "sentence1", "sentence2", ("entailment", "not_entailment")),
-    "wnli": _glue("wnli", "sentence1", "sentence2", ("not_entailment", "entailment")),
+    "qqp": _make_glue("qqp", "question1", "question2", ("not_duplicate", "duplicate")),
+    "mnli": _make_glue("mnli", "premise", "hypothesis", ("entailment", "neutral", "contradiction")),
+    "qnli": _make_glue("qnli", "question", "sentence", ("entailment", "not_entailment")),
+    "rte": _make_glue("rte", "sentence1", "sentence2", ("entailment", "not_entailment")),
+    "wnli": _make_glue("wnli", "sentence1", "sentence2", ("not_entailment", "entailment")),
     # ---- instructions; `input` is empty in most rows
     "alpaca": Preset(
         "generation", "alpaca", "instruction", "input", target="output", answer="output", template=INSTRUCTION,

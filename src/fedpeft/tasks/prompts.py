@@ -12,18 +12,21 @@ if TYPE_CHECKING:
 
 
 def make_prompt_function(task: "TaskConfig", tokenizer: Any) -> Callable[[Example], str]:
-    """The task's templates as a function from a row to its prompt. Raises UserError for 'chat' where the tokenizer has
-    no such template."""
+    """The task's templates as a function from an example to its prompt.
+
+    Raises UserError for the template 'chat' where the tokenizer has none of its own.
+    """
     if task.template != "chat":
-        return lambda row: render(task, row.text, row.text_pair)
+        return lambda example: render(task, example.text, example.text_pair)
     if not tokenizer.chat_template:
         raise UserError("task.template: this model's tokenizer has no chat template; write one with {text} in it")
 
-    def chat(row: Example) -> str:
-        turns = [{"role": "user", "content": row.text if row.text_pair is None else f"{row.text}\n{row.text_pair}"}]
+    def render_chat(example: Example) -> str:
+        text = example.text if example.text_pair is None else f"{example.text}\n{example.text_pair}"
+        turns = [{"role": "user", "content": text}]
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-    return chat
+    return render_chat
 
 
 def render(task: "TaskConfig", text: str, pair: str | None) -> str:
@@ -37,7 +40,7 @@ def render(task: "TaskConfig", text: str, pair: str | None) -> str:
 
 
 def encode_prompts(
-    examples: Sequence[Example], tokenizer: Any, max_length: int, prompt: Callable[[Example], str]
+    examples: Sequence[Example], tokenizer: Any, max_length: int, make_prompt: Callable[[Example], str]
 ) -> list[Encoded]:
     """Prompt, target and choices as token ids. What exceeds `max_length` is taken from the prompt's beginning.
 
@@ -45,31 +48,44 @@ def encode_prompts(
     begins every text (BOS) stays. Prompt and target are tokenised apart, so that the prompt is the same in training
     and generation [choice]. Choices have no end token, but where one begins another: "1" is always likelier than "10".
     """
-    return [_encode_prompt(example, tokenizer, max_length, prompt(example)) for example in examples]
+    return [_encode_prompt(example, tokenizer, max_length, make_prompt(example)) for example in examples]
 
 
-def _encode_prompt(example: Example, tokenizer: Any, max_length: int, prompt: str) -> Encoded:
-    def plain(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    given = tokenizer(prompt)["input_ids"]
-    if tokenizer.eos_token_id is not None and given[-1:] == [tokenizer.eos_token_id]:
-        given = given[:-1]  # some tokenizers end every text; the answer is still to come
-    if tokenizer.bos_token_id is not None and given[:2] == [tokenizer.bos_token_id] * 2:
-        given = given[1:]  # a chat template brings its own
+def _encode_prompt(example: Example, tokenizer: Any, max_length: int, text: str) -> Encoded:
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    target = plain(example.target or "") + end
-    start = (example.target or "").removesuffix(example.answer)
-    choices = tuple(plain(start + choice) for choice in example.choices)
-    if any(one != other and other[: len(one)] == one for one in choices for other in choices):
-        choices = tuple(choice + end for choice in choices)
+    prompt = _tokenize_prompt(tokenizer, text)
+    target = _tokenize(tokenizer, example.target or "") + end
+    choices = _tokenize_choices(tokenizer, example, end)
     longest = max([len(target), *(len(choice + end) for choice in choices)])  # a choice's length must tell nothing
     room = max(max_length - longest, max_length - max_length // 2)
-    whole = len(given) + len(target)
-    if len(given) > room:
-        first = given[:1] if given[0] == tokenizer.bos_token_id else []
-        given = first + given[len(given) - room + len(first) :]
-    target = target[: max_length - len(given)]
+    length = len(prompt) + len(target)  # before anything is cut
+    if len(prompt) > room:
+        first = prompt[:1] if prompt[0] == tokenizer.bos_token_id else ()
+        prompt = first + prompt[len(prompt) - room + len(first) :]
+    target = target[: max_length - len(prompt)]
     gold = example.choices.index(example.answer) if example.choices else 0
-    cut = len(given) + len(target) < whole
-    return Encoded(tuple(given), gold, target, choices, example.choices, example.answer, cut)
+    is_cut = len(prompt) + len(target) < length
+    return Encoded(prompt, gold, target, choices, example.choices, example.answer, is_cut)
+
+
+def _tokenize_prompt(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """The prompt's ids with the special tokens that begin a text and without those that end one."""
+    ids = tuple(tokenizer(text)["input_ids"])
+    if tokenizer.eos_token_id is not None and ids[-1:] == (tokenizer.eos_token_id,):
+        ids = ids[:-1]  # some tokenizers end every text; the answer is still to come
+    if tokenizer.bos_token_id is not None and ids[:2] == (tokenizer.bos_token_id,) * 2:
+        ids = ids[1:]  # a chat template brings its own
+    return ids
+
+
+def _tokenize_choices(tokenizer: Any, example: Example, end: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Each choice behind what stands before the answer in the target; with the end where one choice begins another."""
+    start = (example.target or "").removesuffix(example.answer)
+    choices = tuple(_tokenize(tokenizer, start + choice) for choice in example.choices)
+    if any(a != b and b[: len(a)] == a for a in choices for b in choices):
+        return tuple(choice + end for choice in choices)
+    return choices
+
+
+def _tokenize(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

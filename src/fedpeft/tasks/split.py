@@ -1,73 +1,70 @@
-"""Within a client: carving out splits, keeping duplicates on one side, drawing fewer rows."""
+"""Within a client: carving out splits, keeping each text in one split, drawing fewer rows."""
 
 from collections import defaultdict
-from typing import Protocol, TypeVar
 
 from fedpeft.tasks.config import PartitionConfig
-from fedpeft.tasks.examples import SPLITS, Example
-from fedpeft.tasks.partition import generator
+from fedpeft.tasks.examples import SPLITS
+from fedpeft.tasks.items import ClientSplits, Item, Splits
+from fedpeft.tasks.partition import make_generator
 
 
-class Keyed(Protocol):
-    """Anything with an example and its normalised text."""
-
-    @property
-    def example(self) -> Example: ...
-
-    @property
-    def key(self) -> str: ...
-
-
-K = TypeVar("K", bound=Keyed)
-Divided = dict[str, dict[str, list[K]]]  # by client, then by split
-
-
-def split_client(splits: dict[str, list[K]], partition: PartitionConfig, seed: int, name: str) -> dict[str, list[K]]:
+def split_client(splits: Splits, partition: PartitionConfig, seed: int, client: str) -> Splits:
     """The three splits of one client; those missing are taken from its training rows, label by label.
 
-    Rows of one text move together. Where a label has too few rows for a share of its own, the draw decides; a client
+    Rows of one text move together. Where a label has too few rows for the fraction held out, the draw decides; a client
     with rows left gets at least one row in each split.
     """
-    wanted = {split: getattr(partition, split) for split in ("test", "validation") if split not in splits}
-    groups: dict[str, list[K]] = defaultdict(list)
-    for item in splits["train"]:
-        groups[item.key].append(item)
-    by_label: dict[int, list[list[K]]] = defaultdict(list)
-    for group in groups.values():
-        by_label[group[0].example.label].append(group)
-    result: dict[str, list[K]] = {split: list(splits.get(split, [])) for split in SPLITS}
+    fractions = {split: getattr(partition, split) for split in ("test", "validation") if split not in splits}
+    result: Splits = {split: list(splits.get(split, [])) for split in SPLITS}
     result["train"] = []
-    owed = dict.fromkeys(wanted, 0.0)  # fractions of a row carried from label to label, so that shares hold in total
-    draw = generator(seed, f"carve {name}")
-    for _, own in sorted(by_label.items()):
-        order = [own[i] for i in draw.permutation(len(own)).tolist()]
-        for split, share in wanted.items():
-            owed[split] += share * len(own)
-            take = min(int(owed[split] + 0.5), len(order))
-            owed[split] -= take
-            result[split] += [item for group in order[:take] for item in group]
-            order = order[take:]
-        result["train"] += [item for group in order for item in group]
+    owed = dict.fromkeys(fractions, 0.0)  # parts of a row carried from label to label, so that fractions hold in total
+    generator = make_generator(seed, f"carve {client}")
+    for _, groups in sorted(_group_by_label(splits["train"]).items()):
+        rest = [groups[i] for i in generator.permutation(len(groups)).tolist()]
+        for split, fraction in fractions.items():
+            owed[split] += fraction * len(groups)
+            count = min(int(owed[split] + 0.5), len(rest))
+            owed[split] -= count
+            result[split] += [item for group in rest[:count] for item in group]
+            rest = rest[count:]
+        result["train"] += [item for group in rest for item in group]
     return result
 
 
-def drop_leaked(divided: Divided[K]) -> tuple[Divided[K], int]:
+def _group_by_label(items: list[Item]) -> dict[int, list[list[Item]]]:
+    """By label the groups of items of one text; a group's label is that of its first item."""
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[item.key].append(item)
+    by_label: dict[int, list[list[Item]]] = defaultdict(list)
+    for group in groups.values():
+        by_label[group[0].example.label].append(group)
+    return by_label
+
+
+def drop_repeated(items: list[Item]) -> list[Item]:
+    """The first item of each text, at the place of the text's last one."""
+    first = {item.key: item for item in reversed(items)}  # a later assignment replaces the item, not its place
+    return list(first.values())[::-1]
+
+
+def drop_leaked(clients: ClientSplits) -> tuple[ClientSplits, int]:
     """Without the training and validation rows whose text is in a test split, or training rows in a validation
     split, of any client; and how many those were. A split that is not there stays so."""
-    test = {item.key for splits in divided.values() for item in splits.get("test", [])}
-    validation = {item.key for splits in divided.values() for item in splits.get("validation", [])}
-    elsewhere = {"train": test | validation, "validation": test, "test": set()}
+    test = {item.key for splits in clients.values() for item in splits.get("test", [])}
+    validation = {item.key for splits in clients.values() for item in splits.get("validation", [])}
+    forbidden = {"train": test | validation, "validation": test, "test": set()}
     dropped = 0
-    kept: Divided[K] = {}
-    for name, splits in divided.items():
-        kept[name] = {s: [item for item in rows if item.key not in elsewhere[s]] for s, rows in splits.items()}
-        dropped += sum(len(rows) - len(kept[name][split]) for split, rows in splits.items())
-    return kept, dropped
+    result: ClientSplits = {}
+    for name, splits in clients.items():
+        result[name] = {s: [item for item in items if item.key not in forbidden[s]] for s, items in splits.items()}
+        dropped += sum(len(items) - len(result[name][split]) for split, items in splits.items())
+    return result, dropped
 
 
-def subsample(rows: list[K], limit: int | None, seed: int, purpose: str) -> list[K]:
-    """At most `limit` of the rows, drawn with the seed, in their order."""
-    if limit is None or len(rows) <= limit:
-        return rows
-    chosen = generator(seed, f"thin {purpose}").permutation(len(rows))[:limit]
-    return [rows[i] for i in sorted(chosen.tolist())]
+def subsample(items: list[Item], limit: int | None, seed: int, purpose: str) -> list[Item]:
+    """At most `limit` of the items, drawn with the seed, in their order."""
+    if limit is None or len(items) <= limit:
+        return items
+    chosen = make_generator(seed, f"thin {purpose}").permutation(len(items))[:limit]
+    return [items[i] for i in sorted(chosen.tolist())]

@@ -1,4 +1,4 @@
-"""Who holds what, as plain rows that any display can draw."""
+"""Which clients have which labels, as plain rows that any display can draw."""
 
 from collections import Counter
 from typing import Any
@@ -7,11 +7,11 @@ from fedpeft.tasks.examples import SPLITS, FederatedData
 
 
 def label_distribution(data: FederatedData) -> list[dict[str, Any]]:
-    """Per client its id, its rows by split, and the share of each label (by name) among its training rows."""
+    """Per client its id, its examples by split, and the fraction of each label, by name, among those for training."""
     rows = []
     for client in data.clients:
         counts = Counter(example.label for example in client.train)
-        shares = {name: counts[i] / len(client.train) for i, name in enumerate(data.labels)}
+        fractions = {name: counts[i] / len(client.train) for i, name in enumerate(data.labels)}
         sizes = {split: len(getattr(client, split)) for split in SPLITS}
-        rows.append({"client": client.id, **sizes, "labels": shares})
+        rows.append({"client": client.id, **sizes, "labels": fractions})
     return rows

@@ -43,7 +43,7 @@ def read_tweets() -> tuple[list[dict[str, Any]], list[str]]:
                 dropped["retweets"] += 1
             elif text.lower() in rows:
                 dropped["duplicates"] += 1
-            elif (source := _source(text)) is None:
+            elif (source := _find_source(text)) is None:
                 dropped["of no known source"] += 1
             else:
                 row = {"text": text, "label": record["sentiment"], "source": source, "@where": f"{path.name}:{number}"}
@@ -51,7 +51,7 @@ def read_tweets() -> tuple[list[dict[str, Any]], list[str]]:
     return list(rows.values()), [f"tweets: left out {', '.join(f'{n} {what}' for what, n in dropped.items())}"]
 
 
-def _source(text: str) -> str | None:
+def _find_source(text: str) -> str | None:
     lower = text.lower()
     for airline in _AIRLINES:
         if f"@{airline}" in lower:

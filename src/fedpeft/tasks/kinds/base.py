@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedpeft.tasks.columns import read_text
 from fedpeft.tasks.examples import ClientData, Example
+from fedpeft.tasks.files import Row
 from fedpeft.tasks.labels import LabelIndex
-from fedpeft.tasks.sources import Row, Tables
+from fedpeft.tasks.sources import Tables
 from fedpeft.tasks.task import Task
 
 if TYPE_CHECKING:  # the configuration asks the kinds what fits together

@@ -11,10 +11,11 @@ from fedpeft.errors import UserError
 from fedpeft.tasks.columns import read_label
 from fedpeft.tasks.encode import Batch, Encoded, Padding, collate
 from fedpeft.tasks.examples import ClientData, Example
+from fedpeft.tasks.files import Row
 from fedpeft.tasks.kinds.common.encoder import EncoderKind, get_logits, iterate_logits
 from fedpeft.tasks.labels import LabelIndex
-from fedpeft.tasks.metrics import classification_scores
-from fedpeft.tasks.sources import Row, Tables
+from fedpeft.tasks.metrics import score_labels
+from fedpeft.tasks.sources import Tables
 
 if TYPE_CHECKING:
     from fedpeft.tasks.config import TaskConfig
@@ -79,7 +80,7 @@ class Classification(EncoderKind):
             predictions += logits.argmax(-1).tolist()  # (batch,)
             labels += targets.tolist()
         return {
-            **classification_scores(predictions, labels, len(self.labels)),
+            **score_labels(predictions, labels, len(self.labels)),
             "loss": loss / len(examples),
             "examples": len(examples),
         }

@@ -12,11 +12,11 @@ from fedpeft.tasks.columns import read_answer
 from fedpeft.tasks.encode import Encoded, Padding, count_labels, make_batches
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.extract import make_answer_rule, require_findable
+from fedpeft.tasks.files import Row
 from fedpeft.tasks.kinds.common.decoder import DecoderKind
 from fedpeft.tasks.kinds.common.token_losses import compute_token_losses
 from fedpeft.tasks.kinds.common.writing import generate
 from fedpeft.tasks.labels import LabelIndex
-from fedpeft.tasks.sources import Row
 
 if TYPE_CHECKING:
     from fedpeft.tasks.config import TaskConfig
@@ -57,9 +57,8 @@ class Generation(DecoderKind):
         Nothing is written, which takes most of the time, where the metric is `token_likelihood`.
         """
         batches = list(make_batches(examples, BATCH, padding))
-        loss = sum(float(compute_token_losses(model, batch).sum()) for batch in batches) / sum(
-            map(count_labels, batches)
-        )
+        total = sum(float(compute_token_losses(model, batch).sum()) for batch in batches)
+        loss = total / sum(count_labels(batch) for batch in batches)
         scores = {"loss": loss, "token_likelihood": math.exp(-loss), "examples": len(examples)}
         if self.metric == "exact_match":
             is_right = make_answer_rule(self.config.extract, self.config.choices or ())

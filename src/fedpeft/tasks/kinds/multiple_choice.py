@@ -11,12 +11,13 @@ from fedpeft.errors import UserError
 from fedpeft.tasks.columns import read_answer
 from fedpeft.tasks.encode import Encoded, Padding
 from fedpeft.tasks.examples import Example
-from fedpeft.tasks.extract import exact_choice, extract_choice, read_choices
+from fedpeft.tasks.extract import extract_choice, extract_exact_choice, read_choices
+from fedpeft.tasks.files import Row
 from fedpeft.tasks.kinds.common.decoder import DecoderKind
 from fedpeft.tasks.kinds.common.likelihoods import compute_likelihoods
 from fedpeft.tasks.kinds.common.writing import generate
 from fedpeft.tasks.labels import LabelIndex
-from fedpeft.tasks.sources import Row, Tables
+from fedpeft.tasks.sources import Tables
 
 if TYPE_CHECKING:
     from fedpeft.tasks.config import TaskConfig
@@ -71,6 +72,6 @@ class MultipleChoice(DecoderKind):
     def _score_written(self, model: TaskModel, examples: Sequence[Encoded], padding: Padding) -> dict[str, float]:
         texts = generate(model, examples, padding, self.tokenizer, self.config.max_new_tokens)
         pairs = list(zip(texts, examples, strict=True))
-        exact = sum(exact_choice(text, e.names, self.config.trigger) == e.answer for text, e in pairs)
+        exact = sum(extract_exact_choice(text, e.names, self.config.trigger) == e.answer for text, e in pairs)
         first = sum(extract_choice(text, e.names) == e.answer for text, e in pairs)
         return {"generated_accuracy": exact / len(pairs), "generated_first_choice": first / len(pairs)}

@@ -11,10 +11,10 @@ from fedpeft.adapters import TaskModel
 from fedpeft.tasks.columns import read_number
 from fedpeft.tasks.encode import Batch, Encoded, Padding, collate
 from fedpeft.tasks.examples import Example
+from fedpeft.tasks.files import Row
 from fedpeft.tasks.kinds.common.encoder import EncoderKind, get_logits, iterate_logits
 from fedpeft.tasks.labels import LabelIndex
-from fedpeft.tasks.metrics import regression_scores
-from fedpeft.tasks.sources import Row
+from fedpeft.tasks.metrics import score_numbers
 
 if TYPE_CHECKING:
     from fedpeft.tasks.config import TaskConfig
@@ -51,7 +51,7 @@ class Regression(EncoderKind):
             values += targets.tolist()
         squares = [(p - v) ** 2 for p, v in zip(predictions, values, strict=True)]
         return {
-            **regression_scores(predictions, values),
+            **score_numbers(predictions, values),
             "loss": sum(squares) / len(examples),
             "examples": len(examples),
         }

@@ -1,0 +1,48 @@
+"""Rows read as examples, with what dividing them among clients needs."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fedpeft.errors import UserError
+from fedpeft.tasks.config import TaskConfig
+from fedpeft.tasks.examples import Example
+from fedpeft.tasks.files import Row
+from fedpeft.tasks.kinds.base import TaskKind
+from fedpeft.tasks.labels import LabelIndex
+
+_CLIENT_ID = re.compile(r"[^/\\\x00-\x1f.*][^/\\\x00-\x1f]{0,99}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example, its normalised text, by which repetitions are found, and the client that a column names, or ""."""
+
+    example: Example
+    key: str
+    client: str
+
+
+Splits = dict[str, list[Item]]  # by split; one that the source lacks is not there
+ClientSplits = dict[str, Splits]  # by client
+
+
+def make_item(row: Row, kind: type[TaskKind], task: TaskConfig, client_column: str | None, labels: LabelIndex) -> Item:
+    """One row as an item. Raises UserError, with the row's place, for a value that will not do."""
+    example = kind.make_example(task, row, labels)
+    texts = [example.text] if example.text_pair is None else [example.text, example.text_pair]
+    key = "\x1f".join(" ".join(text.lower().split()) for text in texts)
+    if client_column is None:
+        return Item(example, key, "")
+    return Item(example, key, require_client_id(row[client_column], f"{row['@where']}: column {client_column!r}"))
+
+
+def require_client_id(value: Any, where: str) -> str:
+    """The value as the id of a client, which names a folder. Raises UserError when it cannot be one."""
+    name = "" if value is None else str(value).strip()
+    if not _CLIENT_ID.fullmatch(name):
+        raise UserError(
+            f"{where} names a client {name!r}; a client id is 1 to 100 characters, "
+            "no slash or control character, no leading '.' or '*': rename it"
+        )
+    return name
