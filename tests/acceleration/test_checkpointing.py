@@ -97,6 +97,13 @@ def test_the_edit_of_loreft_runs_once(build, padded):
     assert edits == [1]
 
 
+def test_without_gradients_keys_and_values_are_returned(build, padded):
+    model, batch = build("lora", "llama"), padded("left")
+    set_checkpointing_(model.base, True)
+    with torch.no_grad():
+        assert model.base.backbone(**batch).past_key_values.get_seq_length() == 11
+
+
 def test_decoding_under_gradients_is_refused(build, padded):
     model, batch = build("lora", "llama"), padded("left")
     backbone = model.base.backbone

@@ -45,11 +45,13 @@ def test_a_sliding_window_still_slides(build, padded):
     assert (narrow["logits"] - wide["logits"]).norm() > 1e-2 * wide["logits"].norm()
 
 
-def test_installed_twice_is_once_and_clones_have_it(build, padded):
+def test_installed_twice_is_once_and_clones_have_it(build, padded, caplog):
     model, batch = build("lora", "bert"), padded()
     expected = step(model, batch)
-    for _ in range(2):
-        PaddingFree().install_(model)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            PaddingFree().install_(model)
+    assert not caplog.records  # which would say that the blocks keep their padding
     for tested in (model, model.clone()):
         assert_no_padding(tested, batch, expected)
     block = get_blocks(model)[0]
@@ -90,6 +92,15 @@ def test_a_call_for_hidden_states_keeps_its_padding(build, padded):
     remove_padding_(model.base)
     shapes = record_shapes(model)
     assert model.model(**batch, output_hidden_states=True).logits.shape == (3, 3)
+    assert set(shapes) == {WITH_PADDING}
+
+
+def test_a_configuration_for_hidden_states_keeps_the_padding(build, padded):
+    model, batch = build("lora", "bert"), padded()
+    remove_padding_(model.base)
+    model.base.config.output_hidden_states = True
+    shapes = record_shapes(model)
+    model.model(**batch)
     assert set(shapes) == {WITH_PADDING}
 
 

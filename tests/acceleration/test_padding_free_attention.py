@@ -1,5 +1,7 @@
 """Batches without padding, and attention over them."""
 
+import weakref
+
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -71,6 +73,14 @@ def test_an_argument_that_all_blocks_share_is_converted_once(batch):
     ids = torch.arange(9).view(3, 3)
     assert batch.drop_padding_of(ids) is batch.drop_padding_of(ids)
     assert batch.drop_padding_of(ids.clone()) is not batch.drop_padding_of(ids)
+
+
+def test_a_converted_argument_is_kept_so_that_no_other_gets_its_id(batch):
+    ids = torch.arange(9).view(3, 3)
+    original = weakref.ref(ids)
+    batch.drop_padding_of(ids)
+    del ids
+    assert original() is not None
 
 
 @pytest.mark.parametrize("is_causal", [True, False])

@@ -7,12 +7,16 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from fedpeft.acceleration.checkpointing import set_checkpointing_
 from fedpeft.adapters import AdaptedModel, LoReftConfig, MaskedLoraConfig, make_lora_config
 
 STEPS, SIZES = 6, (11, 4, 1)  # tokens written; tokens of the prompts of `padded`
 KINDS = ("lora", "merged", "masked", "masked and merged", "f2+l2", "f2+l2 tied", "all", "f3", "l2 of one block")
 ARCHITECTURES = ("llama", "gpt2")
+
+
+@pytest.fixture
+def set_checkpointing_():
+    return pytest.importorskip("fedpeft.acceleration.checkpointing").set_checkpointing_
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_sampling_from_equal_seeds_is_equal_with_and_without_cache(adapted, padd
 
 
 @pytest.mark.parametrize("kind", ["lora", "masked", "f2+l2"])
-def test_checkpointing_does_not_touch_generation(kind, adapted, padded):
+def test_checkpointing_does_not_touch_generation(kind, adapted, padded, set_checkpointing_):
     adapted, batch = adapted(kind, "llama"), padded("left")
     expected = generate(adapted.model, batch)
     set_checkpointing_(adapted.base, True)
@@ -108,7 +112,7 @@ def test_checkpointing_does_not_touch_generation(kind, adapted, padded):
 
 
 @pytest.mark.parametrize("kind", ["lora", "masked and merged", "f2+l2", "all"])
-def test_recomputed_gradients_of_the_answer_are_bit_equal(kind, adapted, padded):
+def test_recomputed_gradients_of_the_answer_are_bit_equal(kind, adapted, padded, set_checkpointing_):
     """The causal language model itself; test_checkpointing has the classifiers."""
     adapted, batch = adapted(kind, "llama"), padded()
     labels = batch["input_ids"].where(batch["attention_mask"].cumsum(-1) > 3, -100)  # the answer: after 3 tokens

@@ -1,10 +1,12 @@
 import re
 
 import pytest
+from peft import get_peft_model
 from torch import nn
 from transformers import AutoModel, T5Config
 
-from fedpeft.backbones.blocks import find_blocks, make_block_pattern, resolve_layers
+from fedpeft.adapters import LoReftConfig
+from fedpeft.backbones.blocks import count_blocks, find_blocks, make_block_pattern, resolve_layers, unwrap_block
 from fedpeft.errors import UserError
 
 PLACES = {
@@ -48,7 +50,24 @@ def test_the_pattern_matches_the_chosen_blocks_and_nothing_inside(tiny):
     assert matched == ["encoder.layer.1", "encoder.layer.10"]
 
 
+def test_layers_come_sorted_and_each_once(tiny):
+    model = tiny("bert")
+    assert resolve_layers(model, [2, 0, 2], 3) == [0, 2]
+    assert resolve_layers(model, (1,), 3) == [1]
+    assert resolve_layers(model, "all", 3) == [0, 1, 2]
+    assert count_blocks(model) == 3
+
+
 @pytest.mark.parametrize("layers", [[3], [-1], [], "some", [0.5]])
 def test_layers_that_are_not_there_are_refused(layers, tiny):
     with pytest.raises(UserError, match=r"BertModel has blocks 0 to 2.*Received"):
         resolve_layers(tiny("bert"), layers, 3)
+
+
+def test_an_adapter_around_a_block_is_unwrapped_and_one_inside_stays(tiny):
+    model = tiny("bert")
+    blocks = list(find_blocks(model)[1])
+    adapted = get_peft_model(model, LoReftConfig(layers=[1])).get_base_model()
+    wrapped = find_blocks(adapted)[1]
+    assert wrapped[1] is not blocks[1]
+    assert [unwrap_block(block) for block in wrapped] == blocks

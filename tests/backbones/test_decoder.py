@@ -1,9 +1,11 @@
 """Decoders by folder: what generation needs is set, greedy decoding is greedy."""
 
+import pytest
 import torch
 from transformers import GenerationConfig
 
-from fedpeft.backbones import load_decoder
+from fedpeft.backbones import DTYPES, load_decoder
+from fedpeft.backbones.decoder import OutputLinear
 
 
 def test_a_folder_gives_the_saved_model_ready_to_generate(folder, tiny, padded):
@@ -43,3 +45,21 @@ def test_bfloat16_and_a_device_map(folder):
     name = folder(eos_token="</s>")
     model, _ = load_decoder(name, dtype="bfloat16", device_map="auto")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_autocast_leaves_the_output_layer_in_its_stored_dtype(dtype, folder):
+    model, _ = load_decoder(folder(eos_token="</s>"), dtype=dtype)
+    hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(hidden.to(model.dtype), model.lm_head.weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model.lm_head(hidden)
+    assert logits.dtype == DTYPES[dtype] and torch.equal(logits, expected)
+
+
+def test_a_tied_output_layer_stays_tied(tiny, folder):
+    name = folder(eos_token="</s>")
+    tiny("llama", tie_word_embeddings=True).save_pretrained(name)
+    model, _ = load_decoder(name)
+    assert type(model.lm_head) is OutputLinear and model.lm_head.weight is model.model.embed_tokens.weight

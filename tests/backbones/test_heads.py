@@ -5,7 +5,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from fedpeft.adapters import LoReftConfig, make_lora_config
-from fedpeft.backbones.heads import pool
+from fedpeft.backbones.heads import SequenceClassifier, pool
 from fedpeft.errors import UserError
 
 ARCHITECTURES = ("bert", "roberta", "mpnet", "llama", "qwen2", "qwen3", "mistral", "gpt2")
@@ -54,6 +54,13 @@ def test_the_head_stays_float32_on_a_bfloat16_backbone(tiny_classifier, padded):
     assert logits.dtype == plain.classifier.weight.dtype == torch.float32
 
 
+def test_with_one_output_the_loss_is_the_mean_squared_error(tiny, padded):
+    model, labels = SequenceClassifier(tiny("bert"), 1, "mean"), torch.tensor([0.5, -3, 2])
+    out = model(**padded(), labels=labels)
+    assert out.logits.shape == (3, 1)
+    torch.testing.assert_close(out.loss, (out.logits[:, 0] - labels).square().mean())
+
+
 @pytest.mark.parametrize("kind", ["lora", "reft"])
 def test_head_is_trained_saved_and_loaded_with_the_adapter(kind, tiny_classifier, padded, stir, tmp_path):
     plain, batch = tiny_classifier("bert"), padded()
@@ -72,7 +79,9 @@ def test_head_is_trained_saved_and_loaded_with_the_adapter(kind, tiny_classifier
         assert not torch.equal(loaded(**batch).logits, plain(**batch).logits)
 
 
-def test_wrong_values_are_refused(tiny_classifier):
+def test_wrong_values_are_refused(tiny, tiny_classifier):
+    with pytest.raises(UserError, match=r"num_labels: give 1 for regression.*Received: 0"):
+        SequenceClassifier(tiny("bert"), 0, "mean")
     with pytest.raises(UserError, match=r"pooling: use one of mean, cls, last. Received: 'max'"):
         tiny_classifier("bert", "max")
 

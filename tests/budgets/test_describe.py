@@ -42,8 +42,8 @@ def test_a_probe_is_a_line_for_each_point_and_the_errors_of_the_model(shape, mem
     assert "libraries 490 MiB and weights 84 MiB" in meaning and "all included" in heading
     percents = [100 * (ratio - 1) for ratio in probe.compare_predictions()]
     for line, size, layers, figures, percent in (
-        (first, "16 rows x 128 tokens", 6, "800 MiB 0.250 s a step", percents[0]),
-        (second, "4 rows x 64 tokens", 1, "640 MiB 0.062 s a step", percents[1]),
+        (first, "16 examples x 128 tokens", 6, "800 MiB 0.250 s a step", percents[0]),
+        (second, "4 examples x 64 tokens", 1, "640 MiB 0.062 s a step", percents[1]),
     ):
         words = f"{size} rank 8, top {layers} of 6 layers {figures} predicted {percent:+.1f} %"
         assert line.split() == words.split()

@@ -44,10 +44,10 @@ def test_progress_is_reported_before_each_dry_step(dry_steps):
 
 
 def test_predictions_are_compared_with_the_peak_that_was_measured(dry_steps, tiny_shape):
-    found = probe(WORKLOAD)
-    assert len(found.points) == 6 and found.shape == tiny_shape
-    for point, ratio in zip(found.points, found.compare_predictions(), strict=True):
-        predicted = found.memory.predict(tiny_shape, point.length, point.rows, point.resources)
+    result = probe(WORKLOAD)
+    assert len(result.points) == 6 and result.shape == tiny_shape
+    for point, ratio in zip(result.points, result.compare_predictions(), strict=True):
+        predicted = result.memory.predict(tiny_shape, point.length, point.rows, point.resources)
         assert ratio == pytest.approx(predicted / max(point.training_mib, 590.0))
         assert 1 <= ratio < 1.1  # above by the margin
 
@@ -59,18 +59,18 @@ def test_the_highest_peak_of_loading_and_of_libraries_is_kept(tiny_shape):
     own = ClientResources(8)
     figures = [(400.0, 500.0), (420.0, 480.0), (410.0, 495.0), (400.0, 499.0)]
     measured = [(4, 16 // (i + 1), own, make_figures(*pair)) for i, pair in enumerate(figures)]
-    found = fit_models(WORKLOAD, measured)
-    assert (found.memory.libraries_mib, found.memory.loading_mib) == (420.0, 500.0)
-    assert found.workload == WORKLOAD
-    assert [(p.rows, p.length) for p in found.points] == [(4, 16), (4, 8), (4, 5), (4, 4)]
-    assert found.points[0].training_mib == 612.0 and found.points[0].step_seconds == 0.01
+    result = fit_models(WORKLOAD, measured)
+    assert (result.memory.libraries_mib, result.memory.loading_mib) == (420.0, 500.0)
+    assert result.workload == WORKLOAD
+    assert [(p.rows, p.length) for p in result.points] == [(4, 16), (4, 8), (4, 5), (4, 4)]
+    assert result.points[0].training_mib == 612.0 and result.points[0].step_seconds == 0.01
 
 
 def test_where_loading_takes_more_than_training_predictions_are_compared_with_loading(dry_steps, tiny_shape):
     points = probe(WORKLOAD).points
     figures = Measured(490.0, 5000.0, 612.0, 0.01, 9000, 370, tiny_shape)
-    found = fit_models(WORKLOAD, [(p.rows, p.length, p.resources, figures) for p in points])
-    assert found.compare_predictions() == [pytest.approx((5000 + MARGIN_MIB) / 5000)] * 6
+    result = fit_models(WORKLOAD, [(p.rows, p.length, p.resources, figures) for p in points])
+    assert result.compare_predictions() == [pytest.approx((5000 + MARGIN_MIB) / 5000)] * 6
 
 
 def test_the_margin_is_part_of_a_prediction(dry_steps, tiny_shape):

@@ -5,7 +5,6 @@ import logging
 import pytest
 import torch
 from helpers.engines import (
-    EXAMPLES,
     LIKE,
     LORA,
     PAD,
@@ -24,8 +23,6 @@ from helpers.engines import (
 )
 from helpers.tasks import make_classification
 
-from fedpeft.acceleration import make_accelerations
-from fedpeft.acceleration.prefix_cache import PrefixCache
 from fedpeft.backbones import SequenceClassifier
 from fedpeft.engines.batched import BatchedEngine, concat_batches
 from fedpeft.federation.message import Message
@@ -229,35 +226,3 @@ def test_every_method_that_writes_its_own_loop_is_known():
     """A reminder: what the two engines share is `Method.train`; the rest is alone."""
     own = {name for name in list_built_in() if find_method(name).train is not Method.train}
     assert {"ditto", "fedhft"} <= own
-
-
-def widths_seen(backbone):
-    """A list that grows by (rows, tokens) whenever a first block runs, in clones too."""
-    seen = []
-    dense = backbone.backbone.encoder.layer[0].intermediate.dense
-    dense.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[:2])))
-    return seen
-
-
-def test_the_local_engine_leaves_padding_out():
-    backbone, method = classifier(), made("fedit", **LORA)
-    seen = widths_seen(backbone)
-    engine, state = built(method, backbone, make_classification(), [ClientResources()] * 5)
-    rounds(method, engine, state, 1)
-    assert any(rows == 1 and tokens > 12 for rows, tokens in seen)  # no row has more than 12
-
-
-def test_a_cache_is_filled_with_rows_of_like_length_together():
-    results, method = [], made("fedit", adapter=LORA["adapter"] | {"layers": [1]})
-    for cache in (None, PrefixCache(1)):
-        backbone = classifier()
-        seen = widths_seen(backbone)
-        engine, state = built(
-            method, backbone, make_classification(), [ClientResources()] * 4 + [ClientResources(micro_batch=2)]
-        )
-        engine.accelerations = make_accelerations() if cache is None else (*make_accelerations(), cache)
-        results.append(rounds(method, engine, state))
-    assert largest_difference(results[1], results[0]) < 1e-6
-    assert cache.stats.sequences == cache.stats.computed == sum(EXAMPLES)
-    found_out = 3  # runs that ask whether the model can be packed
-    assert sorted(rows for rows, _ in seen[found_out:]) == [3, 4, 8, 9, 13]  # each client's rows at once

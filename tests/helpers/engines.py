@@ -7,7 +7,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from fedpeft.backbones import SequenceClassifier
 from fedpeft.backbones.heads import pool
-from fedpeft.engines.batched import BatchedEngine
+from fedpeft.engines import find_engine
 from fedpeft.engines.local import LocalEngine
 from fedpeft.engines.templates import TemplateCache
 from fedpeft.federation.client import Client, ClientSpec
@@ -82,7 +82,8 @@ def built(method, backbone, task, allotments, target=False, max_clients=None, se
         splits = {"train": rows(i, spec.examples, target), "validation": rows(100 + i, 5, target)}
         clients.append(Client(spec, splits, task, padding, templates[spec.id].read(), 0))
     arguments = (method, clients, templates, settings, 0, 1)
-    engine = LocalEngine(*arguments) if max_clients is None else BatchedEngine(*arguments)
+    kind = LocalEngine if max_clients is None else find_engine("batched")
+    engine = kind(*arguments)
     if max_clients is not None:
         engine.max_clients = max_clients
     dimensions = {name: template.get_dimensions() for name, template in templates.items()}

@@ -23,7 +23,7 @@ def describe_probe(probe: Probe) -> list[str]:
         "measured (each fitted), MiB: peak, all included",
     ]
     for point, ratio in zip(probe.points, ratios, strict=True):
-        size = f"{point.rows:4d} rows x {point.length:4d} tokens"
+        size = f"{point.rows:4d} examples x {point.length:4d} tokens"
         lines.append(
             f"  {size}  {describe_resources(point.resources, shape.blocks):46s}{point.training_mib:7.0f} MiB  "
             f"{point.step_seconds:7.3f} s a step  predicted {100 * (ratio - 1):+.1f} %"

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedpeft.acceleration import make_accelerations
+from fedpeft.acceleration import ON_REQUEST, make_accelerations
 from fedpeft.config import Experiment, PrefixCacheConfig
+from fedpeft.engines import list_engines
 from fedpeft.runs.build import RunContext, assemble, default_workers, load_model
 from fedpeft.tasks.load import load_task
 
@@ -54,8 +55,10 @@ def list_options(experiment: Experiment) -> Iterator[EngineOption]:
     yield EngineOption("1 worker", plain, "exact")
     if workers > 1:
         yield EngineOption(f"{workers} workers", several, "the same to the bit")
-    yield EngineOption("prefix cache", several | {"prefix_cache": cache}, "the same but for rounding")
-    yield EngineOption("batched engine", several | {"engine": "batched"}, "the same but for rounding")
+    if "prefix_cache" in ON_REQUEST:
+        yield EngineOption("prefix cache", several | {"prefix_cache": cache}, "the same but for rounding")
+    if "batched" in list_engines():
+        yield EngineOption("batched engine", several | {"engine": "batched"}, "the same but for rounding")
     yield EngineOption("bfloat16 products", several | {AUTOCAST: "bfloat16"}, "rounded: compare the scores")
 
 
