@@ -304,8 +304,8 @@ def _resolve_budgets(experiment: "Experiment") -> "Experiment":
 
 @contextmanager
 def _gc_paused() -> Iterator[None]:
-    """Around imports of torch and all upon it: Python's garbage collector waits. The million objects that they make
-    stay, and looking through them again and again would take a fifth of the time, and some later."""
+    """Context manager that pauses garbage collection during heavy imports: the million objects that these make stay,
+    and looking through them again and again would take a fifth of the time, and some later."""
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return

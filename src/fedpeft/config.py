@@ -1,7 +1,6 @@
 """The experiment as typed models: what the YAML file may say, and one clear line when it says something else."""
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from fedpeft.backbones import DTYPES
 from fedpeft.engines import list_engines
-from fedpeft.errors import UserError
+from fedpeft.errors import UserError, suggest
 from fedpeft.federation.method import Method
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods import find_method, list_methods
@@ -116,7 +115,7 @@ class Experiment(BaseModel):
     @classmethod
     def _engine_is_known(cls, name: str) -> str:
         if name not in list_engines():
-            near = suggestion(name, list_engines())
+            near = suggest(name, list_engines())
             raise ValueError(f"no engine {name!r}{near}; known: {', '.join(list_engines())}")
         return name
 
@@ -124,7 +123,7 @@ class Experiment(BaseModel):
     def _crossed_methods_are_known(self) -> "Experiment":
         for label in self.cross_evaluation if isinstance(self.cross_evaluation, list) else []:
             if label not in self.methods:
-                near = suggestion(label, list(self.methods))
+                near = suggest(label, list(self.methods))
                 raise ValueError(f"cross_evaluation: no method {label!r}{near}; in the file: {', '.join(self.methods)}")
         return self
 
@@ -139,17 +138,17 @@ class Experiment(BaseModel):
 
     def method_name(self, label: str) -> str:
         """The method that a label stands for. Raises UserError when there is none of that name."""
+        methods = list_methods()
         if label not in self.methods:
-            known = [label for label in self.methods if label not in list_methods()] + list_methods()
-            if label not in list_methods():
-                raise UserError(f"unknown method {label!r}{suggestion(label, known)}; known: {', '.join(known)}")
+            known = [label for label in self.methods if label not in methods] + methods
+            if label not in methods:
+                raise UserError(f"unknown method {label!r}{suggest(label, known)}; known: {', '.join(known)}")
             return label
         name = self.methods[label].get("method", label)
-        if not isinstance(name, str) or name not in list_methods():
+        if not isinstance(name, str) or name not in methods:
             where = f"methods.{label}" + (".method" if "method" in self.methods[label] else "")
             raise UserError(
-                f"{where}: unknown method {name!r}{suggestion(str(name), list_methods())}; "
-                f"known: {', '.join(list_methods())}"
+                f"{where}: unknown method {name!r}{suggest(str(name), methods)}; known: {', '.join(methods)}"
             )
         return name
 
@@ -255,7 +254,7 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[st
     where = ".".join((*prefix, *place))
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, place[:-1])
-        return f"unknown key {where!r}{suggestion(place[-1], known)}; known: {', '.join(known)}"
+        return f"unknown key {where!r}{suggest(place[-1], known)}; known: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"
     if problem["type"] == "value_error":  # of keys that do not go together: the message says what was received
@@ -271,9 +270,3 @@ def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
     return list(model.model_fields)
-
-
-def suggestion(word: str, known: list[str]) -> str:
-    """`, did you mean 'x'?` when a known name is near, else nothing."""
-    near = get_close_matches(word, known, 1)
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -6,10 +6,9 @@ A scenario is a set of overrides of an experiment; what it does not name stays a
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from fedpeft.errors import UserError
+from fedpeft.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,5 @@ SCENARIOS = {
 def get_overrides(name: str) -> list[str]:
     """The scenario's overrides as `KEY=VALUE`, in the form that `--set` takes. Raises UserError for an unknown name."""
     if name not in SCENARIOS:
-        near = get_close_matches(name, SCENARIOS, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown scenario {name!r}{hint}; known: {', '.join(SCENARIOS)}")
+        raise UserError(f"unknown scenario {name!r}{suggest(name, SCENARIOS)}; known: {', '.join(SCENARIOS)}")
     return [f"{key}={json.dumps(value)}" for key, value in SCENARIOS[name].overrides.items()]  # JSON is YAML

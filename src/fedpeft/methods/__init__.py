@@ -12,12 +12,10 @@ Provenance marks in docstrings and comments say where a rule comes from:
 - [choice], [ours]: ours, because the sources are silent or because it serves our users better
 """
 
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import isabstract
-from pkgutil import iter_modules
 from typing import Any
 
+from fedpeft.discovery import find_class, list_files
 from fedpeft.errors import UserError
 from fedpeft.federation.method import Method
 
@@ -27,7 +25,7 @@ _registered: dict[str, type[Method[Any]]] = {}
 
 def list_built_in() -> list[str]:
     """The names of the methods in this folder, sorted."""
-    return sorted(module.name for module in iter_modules(__path__) if not module.ispkg)
+    return list_files(__path__)
 
 
 def list_methods() -> list[str]:
@@ -50,7 +48,7 @@ def find_method(name: str) -> type[Method[Any]]:
     Raises UserError for an unknown name, a file without exactly one method, or an entry point that cannot be used.
     """
     if name in list_built_in():
-        return _find_class(name)
+        return find_class(__name__, name, Method, "method", "method class")
     if name in _registered:
         return _registered[name]
     points = list(entry_points(group=GROUP, name=name))
@@ -60,20 +58,6 @@ def find_method(name: str) -> type[Method[Any]]:
         packages = ", ".join(sorted(_name_package(point) for point in points))
         raise UserError(f"method {name!r} comes from {len(points)} packages: {packages}; uninstall all but one of them")
     return _load(points[0])
-
-
-def _find_class(name: str) -> type[Method[Any]]:
-    module = import_module(f"{__name__}.{name}")
-    kinds = [
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
-    ]
-    concrete = [kind for kind in kinds if not isabstract(kind)]
-    if len(concrete) != 1:
-        names = ", ".join(kind.__name__ for kind in concrete) or "none"
-        raise UserError(f"method {name!r}: {module.__file__} must define one method class, received: {names}")
-    return concrete[0]
 
 
 def _load(point: EntryPoint) -> type[Method[Any]]:

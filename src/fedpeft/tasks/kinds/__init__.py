@@ -5,11 +5,9 @@ what to write. `common/` holds what several kinds share.
 """
 
 from collections.abc import Sequence
-from importlib import import_module
-from inspect import isabstract
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from fedpeft.discovery import find_class, list_files
 from fedpeft.errors import UserError
 
 if TYPE_CHECKING:  # configurations are checked by kinds, and a program that only reads them needs no model
@@ -22,7 +20,7 @@ if TYPE_CHECKING:  # configurations are checked by kinds, and a program that onl
 
 def list_kinds() -> list[str]:
     """The names that `task.kind` takes, sorted."""
-    return sorted(module.name for module in iter_modules(__path__) if not module.ispkg and module.name != "base")
+    return list_files(__path__, without=["base"])
 
 
 def find_kind(name: str) -> "type[TaskKind]":
@@ -31,17 +29,7 @@ def find_kind(name: str) -> "type[TaskKind]":
 
     if name not in list_kinds():
         raise UserError(f"task.kind: unknown kind {name!r}; known: {', '.join(list_kinds())}")
-    module = import_module(f"{__name__}.{name}")
-    kinds = [
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, TaskKind) and kind.__module__ == module.__name__
-    ]
-    concrete = [kind for kind in kinds if not isabstract(kind)]
-    if len(concrete) != 1:
-        names = ", ".join(kind.__name__ for kind in concrete) or "none"
-        raise UserError(f"task.kind {name!r}: {module.__file__} must define one kind of task, received: {names}")
-    return concrete[0]
+    return find_class(__name__, name, TaskKind, "task.kind", "kind of task")
 
 
 def make_task(
