@@ -1,6 +1,11 @@
 """Registration of our tuners with PEFT's own tables."""
 
+import copy
+import json
+import pickle
+
 import pytest
+from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from fedpeft.adapters import LoReftConfig, LoReftModel, MaskedLoraConfig
@@ -36,3 +41,11 @@ def test_a_name_that_is_taken_is_refused_and_stays_the_others(monkeypatch):
     with pytest.raises(ImportError, match=r"already has a method named LOREFT: builtins\.dict"):
         register("LOREFT", LoReftConfig, LoReftModel)
     assert PEFT_TYPE_TO_TUNER_MAPPING["LOREFT"] is dict
+
+
+def test_our_types_are_members_like_pefts_own():
+    for member in (LoReftConfig().peft_type, MaskedLoraConfig(target_modules=["x"]).peft_type):
+        assert member in list(PeftType) and member.value == member.name
+        assert PeftType(member.value) is PeftType[member.name] is getattr(PeftType, member.name) is member
+        assert copy.deepcopy(member) is pickle.loads(pickle.dumps(member)) is member
+        assert json.dumps(member) == f'"{member.value}"'

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
-from fedpeft.adapters.register import register
+from fedpeft.adapters.register import add_peft_type, register
 from fedpeft.errors import UserError
 
 PEFT_TYPE = "MASKED_LORA"
@@ -29,7 +29,7 @@ class MaskedLoraConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = add_peft_type(PEFT_TYPE)
         if not 0 < self.density <= 1:
             raise UserError(f"density: the fraction of trained rows lies in (0, 1]. Received: {self.density!r}")
         if self.use_dora or self.lora_bias:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from peft import PeftConfig
 
 from fedpeft.adapters.reft.positions import Positions
+from fedpeft.adapters.register import add_peft_type
 from fedpeft.errors import UserError
 
 PEFT_TYPE = "LOREFT"
@@ -37,7 +38,7 @@ class LoReftConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = add_peft_type(PEFT_TYPE)
         if not isinstance(self.r, int) or self.r < 1:
             raise UserError(f"r: the rank is a whole number of at least 1. Received: {self.r!r}")
         if self.variant not in get_args(Variant):

@@ -14,6 +14,7 @@ from fedpeft.adapters.reft.config import LoReftConfig
 from fedpeft.adapters.reft.layer import LoReftLayer, orthonormalise_rows
 from fedpeft.adapters.reft.positions import PromptTracker
 from fedpeft.backbones.blocks import make_block_pattern
+from fedpeft.errors import UserError
 
 
 class LoReftModel(BaseTuner):
@@ -81,6 +82,11 @@ class LoReftModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise UserError(
+                "adapter_names: LoReFT edits a whole batch with the active adapters; give each adapter a batch of its "
+                f"own. Received: {kwargs['adapter_names']!r}"
+            )
         # PEFT enters this context around one forward and around one `generate`: both have exactly one prompt.
         tokens = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         with self.tracker.hold_prompt(None if tokens is None else tokens.shape[1]):
