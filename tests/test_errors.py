@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedpeft.errors import LIMIT, NoQuorum, UserError, printable, suggest
+from fedpeft.errors import LIMIT, NoQuorum, UserError, preview, printable, suggest
 
 
 @pytest.mark.parametrize("kind", [UserError, NoQuorum])
@@ -41,3 +41,12 @@ def test_ordinary_text_is_left_as_it_is():
 def test_a_near_name_is_suggested_and_a_far_one_is_not():
     assert suggest("fedti", ["fedit", "ifca"]) == ", did you mean 'fedit'?"
     assert suggest("zzz", ["fedit"]) == ""
+
+
+def test_a_preview_shows_a_value_shortened_whatever_its_size():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert preview({"a": 1}) == "{'a': 1}" and preview("a") == "'a'"
+    for value in (deep, ["x" * 10**6] * 10**3, {str(i): i for i in range(10**5)}, "\x1b" * 10**6):
+        assert preview(value).isprintable() and len(preview(value)) <= 80

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Any
 
 LIMIT = 480  # characters of an error's line
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 
 
 class UserError(Exception):
@@ -33,6 +37,11 @@ def printable(text: str, limit: int = LIMIT) -> str:
         return line
     end = limit // 3
     return f"{line[: limit - end - 5]} ... {line[len(line) - end :]}"
+
+
+def preview(value: Any, limit: int = 80) -> str:
+    """The value as Python writes it, shortened to `limit` printable characters, whatever its size and nesting."""
+    return printable(_REPR.repr(value), limit)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from fedpeft.config import read_yaml
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import TEMPORARY, load_checkpoint, save_checkpoint, write_atomically
@@ -55,9 +56,9 @@ class RunFolder:
         file = self.path / "experiment.yaml"
         helps = f"put it back, or remove {self.path} and start the run again"
         try:
-            kept = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{file} cannot be read as YAML ({' '.join(str(error).split())}); {helps}") from error
+            kept = read_yaml(file)
+        except UserError as error:
+            raise UserError(f"{error}; {helps}") from error
         if not _are_settings(kept):
             raise UserError(f"{file} does not hold the settings of one run, received {_begun(kept)}; {helps}")
         return kept

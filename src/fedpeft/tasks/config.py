@@ -43,7 +43,7 @@ class TaskConfig(BaseModel):
         "number", description="generation: how the answer is found in what was written"
     )
     generated: bool = Field(False, description="multiple_choice: score what the model writes, too")
-    max_new_tokens: int = Field(32, ge=1, description="most tokens written when answers are generated")
+    max_new_tokens: int = Field(32, ge=1, le=100_000, description="most tokens written when answers are generated")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,10 +98,14 @@ class PartitionConfig(BaseModel):
         description="natural: by a column; distinct: one task per client; mixed: all tasks pooled and dealt evenly; "
         "dirichlet: label fractions drawn per client; shards: few labels each; quantity: sizes differ; iid: alike"
     )
-    clients: int | None = Field(None, ge=1, description="how many clients (natural, distinct: as many as there are)")
+    clients: int | None = Field(
+        None, ge=1, le=1_000_000, description="how many clients (natural, distinct: as many as there are)"
+    )
     column: str | None = Field(None, description="natural: the column whose values are the clients")
-    alpha: float = Field(0.5, gt=0, description="dirichlet, quantity: concentration; small means unlike clients")
-    shards_per_client: int = Field(2, ge=1, description="shards: label-sorted pieces each client gets")
+    alpha: float = Field(
+        0.5, gt=0, le=1_000_000, description="dirichlet, quantity: concentration; small means unlike clients"
+    )
+    shards_per_client: int = Field(2, ge=1, le=100_000, description="shards: label-sorted pieces each client gets")
     min_size: int = Field(8, ge=2, description="training rows that each client must have")
     resplit: bool = Field(False, description="pool the source's own splits and divide anew within each client")
     validation: float = Field(

@@ -1,0 +1,203 @@
+"""The experiment as typed models: every key of the YAML file, with its bounds."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from fedpeft.backbones import DTYPES
+from fedpeft.config.validation import first_error
+from fedpeft.engines import list_engines
+from fedpeft.errors import UserError, preview, suggest
+from fedpeft.federation.method import Method
+from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.methods import find_method, list_built_in, list_methods
+from fedpeft.tasks.config import PartitionConfig, TaskConfig
+from fedpeft.tasks.kinds import find_kind
+
+# Bounds far above any use, so that a slip of the finger is told at once and not by the machine.
+MAX_MIB = 2.0**30  # a PiB
+MAX_SECONDS = 1e9
+MAX_SEED = 2**31 - 1
+
+
+class ModelConfig(BaseModel):
+    """The frozen backbone that every client holds."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(description="hub id, local folder, or package:DISTRIBUTION for a model that a package ships")
+    pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
+    max_length: int = Field(
+        64, ge=4, le=1_000_000, description="tokens kept of each text; for decoders 512 unless stated"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    autocast: Literal["bfloat16"] | None = Field(
+        None,
+        description="what the backbone multiplies matrices in; fast where the processor has it; null: as stored",
+    )
+    device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
+    quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the frozen weights, by bitsandbytes")
+    device_map: str | dict[str, int | str] | None = Field(
+        None, description="spreads a model over devices as transformers does; auto for one it finds"
+    )
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What `autocast` names."""
+        return None if self.autocast is None else DTYPES[self.autocast]
+
+
+class ResourceLevel(BaseModel):
+    """What a group of clients can carry; what is left out stays as the method's options say."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    fraction: float = Field(1.0, gt=0, le=1_000_000, description="of the clients, in proportion to the other levels'")
+    rank: int | None = Field(None, ge=1, le=65_536, description="rank of their LoRA")
+    layers: int | None = Field(None, ge=1, le=10_000, description="blocks they adapt, counted from the top")
+    density: float = Field(1.0, gt=0, le=1, description="fraction of the rows of every B (fedhft)")
+    micro_batch: int | None = Field(
+        None, ge=1, le=65_536, description="examples per forward pass; gradients add up to the batch"
+    )
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
+    memory_mib: float | None = Field(
+        None, gt=0, le=MAX_MIB, description="what the device has; rank, layers and the rest follow"
+    )
+    uplink_mib_per_round: float | None = Field(None, gt=0, le=MAX_MIB, description="most it may send in a round")
+    seconds_per_round: float | None = Field(
+        None, gt=0, le=MAX_SECONDS, description="most its training may take in a round"
+    )
+
+
+class PrefixCacheConfig(BaseModel):
+    """Hidden states below the first adapted block, computed once per row and kept in memory."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    limit_mib: float = Field(
+        1024, gt=0, le=MAX_MIB, description="most it may hold; 1,000 rows of 64 tokens of width 384: 94 MiB"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="kept rounded to; null: as computed")
+    folder: str | None = Field(None, description="on disk, mapped into memory, instead of in memory")
+
+
+class Experiment(BaseModel):
+    """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(description="names the run's folder")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="of data split, start and shuffling; `compare` counts on from here"
+    )
+    model: ModelConfig
+    task: TaskConfig
+    partition: PartitionConfig
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    resources: list[ResourceLevel] = Field(default_factory=list, description="levels of clients; empty: all alike")
+    methods: dict[str, dict[str, Any]] = Field(
+        min_length=1,
+        description="options by label; `method:` names the method where the label does not; "
+        "a list of learning rates is tuned on validation by `compare`",
+    )
+    cross_evaluation: bool | list[str] = Field(
+        False, description="of which methods to score every client's personal model on every client's test rows"
+    )
+    engine: str = Field(
+        "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"
+    )
+    prefix_cache: PrefixCacheConfig | None = Field(
+        None, description="for adapters in upper blocks only: what lies below them is computed once per row"
+    )
+    max_clients: int = Field(
+        8, ge=1, le=10_000, description="batched: most clients in one forward; fewer where memory does not hold them"
+    )
+    workers: int | None = Field(
+        None, ge=1, le=1_024, description="clients trained at once; default: the machine's cores; on a GPU 1"
+    )
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="after")
+    def _kind_decides_length(self) -> "Experiment":
+        if "max_length" not in self.model.model_fields_set:
+            self.model.max_length = find_kind(self.task.kind).default_max_length
+        return self
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_is_known(cls, name: str) -> str:
+        if name not in list_engines():
+            near = suggest(name, list_engines())
+            raise ValueError(f"no engine {preview(name)}{near}; known: {', '.join(list_engines())}")
+        return name
+
+    @model_validator(mode="after")
+    def _crossed_methods_are_known(self) -> "Experiment":
+        for label in self.cross_evaluation if isinstance(self.cross_evaluation, list) else []:
+            if label not in self.methods:
+                near = suggest(label, list(self.methods))
+                raise ValueError(
+                    f"cross_evaluation: no method {preview(label)}{near}; in the file: {', '.join(self.methods)}"
+                )
+        return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the file: keys that have a new name."""
+        return self._notes
+
+    def requested_accelerations(self) -> dict[str, dict[str, Any]]:
+        """The accelerations that the file asks for, with their settings, by key."""
+        return {} if self.prefix_cache is None else {"prefix_cache": self.prefix_cache.model_dump()}
+
+    def method_name(self, label: str) -> str:
+        """The method that a label stands for. Raises UserError when there is none of that name."""
+        if label not in self.methods:
+            if not _is_method(label):
+                known = list(dict.fromkeys([*self.methods, *list_methods()]))
+                raise UserError(f"unknown method {preview(label)}{suggest(label, known)}; known: {', '.join(known)}")
+            return label
+        name = self.methods[label].get("method", label)
+        if not isinstance(name, str) or not _is_method(name):
+            where = f"methods.{label}" + (".method" if "method" in self.methods[label] else "")
+            known = list_methods()
+            raise UserError(
+                f"{where}: unknown method {preview(name)}{suggest(str(name), known)}; known: {', '.join(known)}"
+            )
+        return name
+
+    def learning_rates(self, label: str) -> list[float | None]:
+        """The rates to choose from where the file gives a list; else [None], the one that the method has."""
+        rates = self.methods.get(label, {}).get("lr")
+        if not isinstance(rates, list):
+            return [None]
+        if not rates:
+            raise UserError(f"methods.{label}.lr is an empty list; give at least one learning rate")
+        return [self._make_method(label, rate).options.lr for rate in rates]  # checked, and numbers
+
+    def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
+        """The method with its options checked; `lr` replaces the file's. Raises UserError."""
+        stated = self.methods.get(label, {}).get("lr")
+        if lr is None and isinstance(stated, list):
+            first = f"={preview(stated[0])}" if stated else ""
+            raise UserError(
+                f"methods.{label}.lr is a list, received {preview(stated)}; `compare` tunes over it, "
+                f"a single run needs one: --set methods.{label}.lr{first}"
+            )
+        return self._make_method(label, stated if lr is None else lr)
+
+    def _make_method(self, label: str, lr: Any) -> Method[Any]:
+        kind = find_method(self.method_name(label))
+        options = {key: value for key, value in self.methods.get(label, {}).items() if key != "method"}
+        if lr is not None or "lr" in options:
+            options["lr"] = lr
+        try:
+            return kind(kind.Options.model_validate(options))
+        except ValidationError as error:
+            raise UserError(first_error(error, kind.Options, ("methods", label))) from error
+
+
+def _is_method(name: str) -> bool:
+    # Those of this package first: for others every installed package's metadata is read.
+    return name in list_built_in() or name in list_methods()

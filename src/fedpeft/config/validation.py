@@ -1,0 +1,46 @@
+"""A failed validation as one line."""
+
+import re
+
+from pydantic import BaseModel, ValidationError
+
+from fedpeft.errors import preview, printable, suggest
+
+# What pydantic puts into a place for each form that a value may have: `layers.list[int].0`.
+_FORM = re.compile(r"(literal|list|dict|constrained-\w+|function-\w+)\[.*\]|str|bool|int|float|none")
+_PART = 60  # characters of a key that a message shows
+
+
+def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...] = ()) -> str:
+    """The first problem of a validation as one line: where, what, the value received, and a near name."""
+    problems = error.errors(include_url=False)
+    problem = problems[0]
+    place = _without_forms(problem["loc"])
+    where = ".".join(printable(part, _PART) for part in (*prefix, *place))
+    if problem["type"] == "extra_forbidden":
+        known = _list_fields(model, place[:-1])
+        return f"unknown key {where!r}{suggest(place[-1], known)}; known: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"missing key {where!r}"
+    if problem["type"] == "value_error":  # of keys that do not go together: the message says what was received
+        return ": ".join(part for part in (where, str(problem["ctx"]["error"])) if part)
+    reasons = [_lower(other["msg"]) for other in problems if _without_forms(other["loc"]) == place]
+    return f"{where}: {' or '.join(dict.fromkeys(reasons))}, received {preview(problem['input'])}"
+
+
+def _without_forms(place: tuple[int | str, ...]) -> list[str]:
+    """The keys and indices of a place, without the forms that a value was tried as."""
+    return [str(part) for part in place if isinstance(part, int) or not _FORM.fullmatch(part)]
+
+
+def _lower(message: str) -> str:
+    return message[0].lower() + message[1:]
+
+
+def _list_fields(model: type[BaseModel], place: list[str]) -> list[str]:
+    """The keys of the model at a place inside a model."""
+    for part in place:
+        field = model.model_fields.get(part)
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return list(model.model_fields)
