@@ -8,6 +8,8 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor
 
+from fedpeft.adapters.stored import StoredConfig
+
 if TYPE_CHECKING:
     from fedpeft.adapters.adapted_model import AdaptedModel
 
@@ -24,6 +26,8 @@ class AdapterKind:
     # Its options in an experiment, a pydantic model: `kind: Literal[<name>]` and
     # `make_config(model, resources) -> PeftConfig`.
     options: ClassVar[type[Any]]
+    # The fields of its folders' `adapter_config.json`; None: its folders are for PEFT alone, `predict` reads none.
+    stored: ClassVar[type[StoredConfig] | None] = None
 
     def is_decayed(self, name: str) -> bool:
         """Whether weight decay applies to the named tensor."""

@@ -1,25 +1,25 @@
 """Each client's personal adapter as an ordinary PEFT folder."""
 
-import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from pydantic import BaseModel, ValidationError
 
 from fedpeft.adapters.export import CARD
+from fedpeft.adapters.load import read_small_file
 from fedpeft.config import Experiment, ModelConfig
+from fedpeft.config.validation import first_error
 from fedpeft.errors import UserError
 from fedpeft.runs.folder import RunFolder
 from fedpeft.tasks.config import TaskConfig
 
 
-@dataclass(frozen=True)
-class Card:
-    """Where an exported adapter lies and what it was trained on, for whom predicts with it."""
+class Card(BaseModel):
+    """What an exported adapter was trained on, for whom predicts with it."""
 
-    folder: Path
     model: ModelConfig
     task: TaskConfig
     labels: list[str]
@@ -30,10 +30,11 @@ def make_card(experiment: Experiment, labels: Sequence[str]) -> dict[str, Any]:
     return {"model": experiment.model.model_dump(), "task": experiment.task.model_dump(), "labels": list(labels)}
 
 
-def damaged_export(run: Path, client: str, what: str) -> UserError:
-    """The mistake of an exported folder that is not as it was written; `what` is wrong with it."""
+def make_damage_error(run: Path, client: str, what: str) -> UserError:
+    """Builds the error for a client's exported folder that is not as it was written; `what` is wrong with it."""
+    what = what.replace(f"{get_adapter_folder(run, client)}{os.sep}", "")
     return UserError(
-        f"the adapter of client {client!r} is incomplete or damaged: {' '.join(what.split())}; "
+        f"the adapter of client {client!r} is incomplete or damaged: {what}; "
         f"put {run / 'clients' / client} back, or remove {run / 'result.json'}: "
         f"`fedpeft resume {run}` then exports the run's clients again"
     )
@@ -44,28 +45,38 @@ def read_card(run: Path, client: str) -> Card:
 
     Raises UserError when there is no such run or client, or its folder is incomplete or damaged.
     """
-    folder = run / "clients" / client / "adapter"
-    if not folder.is_dir():
-        raise _not_exported(run, client)
+    clients = _list_clients(run)
+    if client not in clients:  # it is no path: "../x" is no client
+        raise _explain_absence(run, client, clients)
+    folder = get_adapter_folder(run, client)
     missing = [name for name in (CARD, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (folder / name).is_file()]
     if missing:
-        raise damaged_export(run, client, f"{', '.join(missing)} missing in {folder}")
+        raise make_damage_error(run, client, f"{', '.join(missing)} missing")
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        labels = [str(label) for label in card["labels"]]
-        return Card(folder, ModelConfig(**card["model"]), TaskConfig(**card["task"]), labels)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged_export(run, client, f"{folder / CARD} cannot be read ({error})") from error
+        return Card.model_validate_json(read_small_file(folder / CARD))
+    except ValidationError as error:
+        raise make_damage_error(run, client, f"{folder / CARD} cannot be read ({first_error(error, Card)})") from error
+    except UserError as error:  # of the task's source, too
+        raise make_damage_error(run, client, f"{folder / CARD} cannot be read ({error})") from error
 
 
-def _not_exported(run: Path, client: str) -> UserError:
-    held = sorted(path.name for path in (run / "clients").glob("*") if not path.name.startswith("."))
-    if held:
-        return UserError(f"no adapter of client {client!r} in {run}; clients: {', '.join(held)}")
+def get_adapter_folder(run: Path, client: str) -> Path:
+    """The folder of a client's exported adapter, an ordinary PEFT folder."""
+    return run / "clients" / client / "adapter"
+
+
+def _list_clients(run: Path) -> list[str]:
+    """The clients that the run has exported, sorted: every folder that an id names."""
+    return sorted(path.name for path in (run / "clients").glob("*") if path.is_dir() and not path.name.startswith("."))
+
+
+def _explain_absence(run: Path, client: str, clients: list[str]) -> UserError:
+    if clients:
+        return UserError(f"no adapter of client {client!r} in {run}; clients: {', '.join(clients)}")
     folder = RunFolder(run)
     folder.require_run()
     if folder.result is None:
         return UserError(f"{run} is not finished, so it has no adapters yet; finish it first: fedpeft resume {run}")
     if not (run / "checkpoint.safetensors").is_file():
         return UserError(f"no adapters in {run}: `fedpeft compare` exports none; `fedpeft run` does")
-    return damaged_export(run, client, f"{run / 'clients'} is missing or empty")
+    return make_damage_error(run, client, f"{run / 'clients'} is missing or empty")

@@ -1,18 +1,17 @@
 """Predictions of one client's exported adapter: labels, numbers or texts."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
 
-from fedpeft.adapters import AdaptedModel
+from fedpeft.adapters.load import read_adapter
 from fedpeft.errors import UserError
 from fedpeft.runs.build import load_model
-from fedpeft.runs.export import damaged_export, read_card
+from fedpeft.runs.export import get_adapter_folder, make_damage_error, read_card
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Padding
 from fedpeft.tasks.examples import Example
@@ -31,8 +30,8 @@ def predict(
 
     `pairs` are the second texts, one for each text, where the run's task has pairs; a decoder's may be empty. A decoder
     writes at most `new_tokens` (default: as the task says), greedily at temperature 0 or None, else sampled with
-    torch's global generator. Raises UserError when the run exported no such client or its adapter is damaged, for an
-    empty or a missing text, and for options that the task has no use for.
+    torch's global generator. Raises UserError when the run exported no such client or its adapter is damaged or none of
+    ours, for an empty or a missing text, and for options that the task has no use for.
     """
     card = read_card(run, client)
     config = card.model
@@ -41,9 +40,11 @@ def predict(
         _require_unset(card.task, {"--temperature": temperature, "--max-new-tokens": new_tokens})
     if temperature is not None and not 0 <= temperature < math.inf:  # nan, too
         raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
-    adapter = _read_adapter_config(run, client, card.folder)
+    with _name_damage(run, client):  # before a model is loaded
+        adapter = read_adapter(get_adapter_folder(run, client))
     backbone, tokenizer = load_model(config, card.task, len(card.labels), seed=0)  # a head is loaded over the one drawn
-    model = AdaptedModel(PeftModel.from_pretrained(backbone, str(card.folder), config=adapter))
+    with _name_damage(run, client):
+        model = adapter.attach(backbone)
     task = make_task(card.task, card.labels, tokenizer, config.max_length, config.autocast_dtype)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     writing: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
@@ -51,8 +52,20 @@ def predict(
         writing["new_tokens"] = new_tokens
     with torch.inference_mode():
         predictions = task.predict(model, task.encode(examples), padding, **writing)
+    numbers = [value for prediction in predictions for value in prediction.values() if isinstance(value, float)]
+    if not all(map(math.isfinite, numbers)):
+        raise make_damage_error(run, client, "what it predicts is not a finite number")
     queries = [{"text": e.text} | ({} if e.text_pair is None else {"text_pair": e.text_pair}) for e in examples]
     return [query | prediction for query, prediction in zip(queries, predictions, strict=True)]
+
+
+@contextmanager
+def _name_damage(run: Path, client: str) -> Iterator[None]:
+    """Context manager in which what is wrong with a folder is said of the client's adapter, with what to do."""
+    try:
+        yield
+    except UserError as error:
+        raise make_damage_error(run, client, str(error)) from error
 
 
 def _make_examples(task: TaskConfig, texts: list[str], pairs: list[str] | None) -> list[Example]:
@@ -79,16 +92,3 @@ def _require_unset(task: TaskConfig, options: dict[str, Any]) -> None:
         if value not in (None, []):
             what = f"is {task.kind}, nothing is written" if name != "--text-pair" else "has no text_pair"
             raise UserError(f"{name}: the run's task {what}; leave it out. Received {value}")
-
-
-def _read_adapter_config(run: Path, client: str, folder: Path) -> PeftConfig:
-    """The adapter's configuration. Raises UserError, before a model is loaded, where it or the weights are damaged."""
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt"):
-            pass  # opening reads the header, and that the file is as long as it says
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged_export(run, client, f"{folder} cannot be read ({error!r})") from error
-    if config.peft_type is None:
-        raise damaged_export(run, client, f"{folder / CONFIG_NAME} names no kind of adapter")
-    return config

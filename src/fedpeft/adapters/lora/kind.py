@@ -7,6 +7,7 @@ from peft.tuners.lora import LoraModel
 
 from fedpeft.adapters.kind import AdapterKind
 from fedpeft.adapters.lora.options import LoraOptions
+from fedpeft.adapters.lora.stored import StoredLora
 
 if TYPE_CHECKING:
     from fedpeft.adapters.adapted_model import AdaptedModel
@@ -18,6 +19,7 @@ class LoraKind(AdapterKind):
     name = "lora"
     tuner = LoraModel
     options = LoraOptions
+    stored = StoredLora
 
     def make_exportable(self, model: "AdaptedModel") -> PeftModel:
         """The model itself, or ordinary LoRA where it has a frozen delta or masked rows, which PEFT does not know."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedpeft.adapters.kind import AdapterKind
 from fedpeft.adapters.reft.model import LoReftModel
 from fedpeft.adapters.reft.options import ReftOptions
+from fedpeft.adapters.reft.stored import StoredReft
 
 
 class ReftKind(AdapterKind):
@@ -17,6 +18,7 @@ class ReftKind(AdapterKind):
     name = "loreft"
     tuner = LoReftModel
     options = ReftOptions
+    stored = StoredReft
 
     def is_decayed(self, name: str) -> bool:
         """Whether weight decay applies to the named tensor: to all but R, whose rows must keep their length."""
