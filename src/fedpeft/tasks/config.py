@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from fedpeft.errors import UserError, suggest
 from fedpeft.tasks.kinds import find_kind, list_kinds
+from fedpeft.tasks.limits import DEFAULT_MIB
 from fedpeft.tasks.presets import get_preset
 
 _FORMS = "a folder, a file, a list of files, files by split, or a hub data set"
@@ -21,6 +22,9 @@ class TaskConfig(BaseModel):
         "files by split, a hub data set (glue/sst2), or package:DISTRIBUTION"
     )
     preset: str | None = Field(None, description="a known task (gsm8k, boolq, mrpc ...) that fills in what follows")
+    max_mib: int = Field(
+        DEFAULT_MIB, ge=1, le=2**20, description="the most memory that the rows may take: files may be compressed"
+    )
     tasks: list[str] | None = Field(None, description="of a folder of folders: which; default all")
     kind: str = Field(
         "classification", description="what is predicted and how it is scored: a file of fedpeft/tasks/kinds"

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft.errors import UserError
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
+from fedpeft.tasks.limits import CELL, SizeLimit
 
 _OWNERS = {"glue": "nyu-mll/glue", "super_glue": "aps/super_glue"}  # the short names people write
 
 
-def read_hub(source: str, path: Path, splits: Mapping[str, str]) -> tuple[dict[str, list[Row]], list[str]]:
+def read_hub(
+    source: str, path: Path, splits: Mapping[str, str], limit: SizeLimit
+) -> tuple[dict[str, list[Row]], list[str]]:
     """Rows of `glue/sst2`, `owner/name` or `owner/name/config` by split, and notes.
 
     `splits` are our names of splits by the hub's; others are left out, and so is a split whose labels are withheld. A
@@ -24,7 +27,7 @@ def read_hub(source: str, path: Path, splits: Mapping[str, str]) -> tuple[dict[s
     try:
         data = load_dataset(name, *config)
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"task.source: {source!r} is neither at {path} nor a hub data set in reach ({reason})"
         ) from error
@@ -33,6 +36,7 @@ def read_hub(source: str, path: Path, splits: Mapping[str, str]) -> tuple[dict[s
         if split not in splits:
             notes.append(f"{source}: split {split!r} is not used")
             continue
+        limit.add(table.data.nbytes + CELL * table.num_rows * (table.num_columns + 1), f"{source} {split}")
         names = {c: f.names for c, f in table.features.items() if isinstance(f, ClassLabel)}
         rows = [_name_labels(row, names) | {"@where": f"{source} {split}, row {i}"} for i, row in enumerate(table, 1)]
         if names and all(row[c] == -1 for row in rows for c in names):
