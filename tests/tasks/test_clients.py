@@ -110,3 +110,10 @@ def test_a_joining_client_can_only_bring_more():
     require(8, 1, 1, 8, joins=True)
     with pytest.raises(UserError, match=r"needs 8 \(partition\.min_size\), 1 and 1: give it more rows$"):
         require(7, 1, 1, 8, joins=True)
+
+
+@pytest.mark.parametrize("names", [("North", "north"), ("é", "e\u0301"), ("STRASSE", "straße")])
+def test_clients_that_differ_by_case_or_accents_only_are_one_line(names):
+    items = [item for name in names for item in make_items(20, clients=[name])]
+    with pytest.raises(UserError, match=r"^partition\.column: clients '.*' and '.*' differ by case or accents only;"):
+        assign({"train": items}, "natural", column="site")

@@ -40,8 +40,17 @@ def test_an_id_that_names_a_folder(value):
     assert require_client_id(value, "--id") == str(value)
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", ".", "..", ".hidden", "*", "a/b", "a\\b", "a\nb", "x" * 101])
+@pytest.mark.parametrize(
+    "value",
+    [".", "..", ".hidden", "*", "a/b", "a\\b", "a\nb", "a\x9bb", "a\ud800", "a\u2028b", "x" * 101, "北" * 70, ["a"]],
+)
 def test_an_id_that_cannot_name_a_folder_is_one_line(value):
     with pytest.raises(UserError, match=r"--id names a client .*: rename it") as caught:
         require_client_id(value, "--id")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "nan", "NaN", float("nan"), "<NA>"])
+def test_a_missing_id_is_one_line(value):
+    with pytest.raises(UserError, match=r"^a\.csv:2 names no client, received .*; fill it or remove the row$"):
+        require_client_id(value, "a.csv:2")

@@ -1,5 +1,7 @@
 """From items by split to every client's own."""
 
+import unicodedata
+
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig
 from fedpeft.tasks.examples import SPLITS, ClientData
@@ -24,10 +26,24 @@ def _group_by_client(items: Splits, partition: PartitionConfig, num_labels: int,
         raise UserError(
             f"partition.clients: the data has {len(names)} clients, received {partition.clients}; leave it out"
         )
+    _require_distinct(names)
     return {
         name: {split: [item for item in of_split if item.client == name] for split, of_split in items.items()}
         for name in names
     }
+
+
+def _require_distinct(names: list[str]) -> None:
+    """Raises UserError where two ids are one by case or by how an accent is written: mostly a slip, and one folder on
+    some file systems."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise UserError(
+                f"partition.column: clients {other!r} and {name!r} differ by case or accents only; write them alike, "
+                "or rename one"
+            )
 
 
 def _deal_items(items: Splits, partition: PartitionConfig, num_labels: int, seed: int) -> ClientSplits:

@@ -7,11 +7,13 @@ from typing import Any
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.examples import Example
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
 from fedpeft.tasks.kinds.base import TaskKind
 from fedpeft.tasks.labels import LabelIndex
+from fedpeft.tasks.values import GAPS, has_control, quote
 
-_CLIENT_ID = re.compile(r"[^/\\\x00-\x1f.*][^/\\\x00-\x1f]{0,99}")
+MAX_ID_BYTES = 200  # file systems take names of 255, and a folder may have a suffix
+_CLIENT_ID = re.compile(r"[^/\\.*][^/\\]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,12 @@ def make_item(row: Row, kind: type[TaskKind], task: TaskConfig, client_column: s
 def require_client_id(value: Any, where: str) -> str:
     """The value as the id of a client, which names a folder. Raises UserError when it cannot be one."""
     name = "" if value is None else str(value).strip()
-    if not _CLIENT_ID.fullmatch(name):
+    if not name or name in GAPS:
+        raise UserError(f"{where} names no client, received {quote(value)}; fill it or remove the row")
+    is_one = not isinstance(value, list | dict | bytes) and not has_control(name)
+    if not (is_one and _CLIENT_ID.fullmatch(name) and len(name.encode()) <= MAX_ID_BYTES):
         raise UserError(
-            f"{where} names a client {name!r}; a client id is 1 to 100 characters, "
-            "no slash or control character, no leading '.' or '*': rename it"
+            f"{where} names a client {quote(value)}; a client id is 1 to 100 characters of at most "
+            f"{MAX_ID_BYTES} bytes, no slash or control character, no leading '.' or '*': rename it"
         )
     return name
