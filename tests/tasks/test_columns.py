@@ -39,7 +39,7 @@ def test_a_number_is_finite(value, number):
 
 def test_what_is_no_number_is_one_line():
     for value in ("two", "nan", float("inf")):
-        refuse(read_number, value, f"expected a number as label, received {str(value)!r}")
+        refuse(read_number, value, f"expected a number as label, received {value!r}")
 
 
 def test_an_answer_is_a_text_without_the_space_around_it():
@@ -49,3 +49,30 @@ def test_an_answer_is_a_text_without_the_space_around_it():
         refuse(read_answer, value, "the answer (column 'column') is empty; fill it or remove the row")
     with pytest.raises(UserError, match=r"the target \(column 'column'\) is empty"):
         read_answer(make_row(""), "column", "target")
+
+
+@pytest.mark.parametrize("value", ["nan", " NaN", "<NA>", "NaT"])
+def test_what_pandas_writes_for_a_gap_is_no_label_unless_it_is_known(value):
+    refuse(
+        read_label,
+        value,
+        f"the label (column 'column') is {value.strip()!r}, which stands for a missing value; fill it, remove the row, "
+        "or name it in task.labels",
+    )
+    assert read_label(make_row(value), "column", known=(value.strip(),)) == value.strip()
+
+
+def test_a_gap_of_a_table_of_numbers_is_empty():
+    for read, name in ((read_label, "label"), (read_number, "label"), (read_answer, "answer")):
+        refuse(read, float("nan"), f"the {name} (column 'column') is empty; fill it or remove the row")
+
+
+def test_several_values_are_no_label_and_no_answer():
+    for value in (["a"], {"a": 1}, b"pos", ("a", "b")):
+        refuse(read_label, value, f"expected one label in column 'column', received {value!r}")
+        refuse(read_answer, value, f"expected one answer in column 'column', received {value!r}")
+
+
+@pytest.mark.parametrize("value", ["x" * 201, "two\nlines", "\x1b[2J", "\ud800"])
+def test_a_label_is_a_short_line(value):
+    refuse(read_label, value, "expected a label of one line and at most 200 characters in column 'column', received '")

@@ -148,7 +148,11 @@ def test_pairs(tmp_path):
         (rows(60), {"kind": "natural", "column": "site", "clients": 5}, "the data has 3 clients, received 5"),
         ([*rows(60), dict(rows(1)[0], text="x", site="lonely")], {"kind": "natural", "column": "site"}, "'lonely' has"),
         ([*rows(60), dict(rows(1)[0], site="a/b")], {"kind": "natural", "column": "site"}, "a client 'a/b'"),
-        ([*rows(60), dict(rows(1)[0], site=None)], {"kind": "natural", "column": "site"}, "a client ''"),
+        (
+            [*rows(60), dict(rows(1)[0], site=None)],
+            {"kind": "natural", "column": "site"},
+            "names no client, received None",
+        ),
         ([*rows(60), dict(rows(1)[0], text=" ")], {"kind": "iid", "clients": 2}, "expected a text in column 'text'"),
         (
             [*rows(60), dict(rows(1)[0], label=None)],
@@ -273,3 +277,9 @@ def test_real_reviews_and_sst2():
     task = TaskConfig(source=str(folder / "glue/sst2"), text="sentence")
     sst2 = load_task(task, PartitionConfig(kind="dirichlet", clients=8, alpha=0.3, min_size=2000), 0, Path())
     assert sum(len(c.test) for c in sst2.clients) == 1821
+
+
+def test_labels_that_look_wrong_are_noted_with_their_rows(tmp_path):
+    table = [dict(row, label=("pos", "Pos", "neg")[i % 3]) for i, row in enumerate(rows(90))]
+    data = load(write(tmp_path / "a.jsonl", table), "iid", clients=2)
+    assert "labels that may be one and the same: 'Pos' (30 rows), 'pos' (30 rows); if so write them alike" in data.notes

@@ -5,6 +5,7 @@ own rows. A text never stands in two splits: training and validation rows that a
 are dropped.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     kind = find_kind(task.kind)
     labels = kind.list_labels(task, tables)
     items = _make_items(kind, task, tables, column, labels)
+    counts = Counter(item.example.label for of_split in items.values() for item in of_split)
+    notes += kind.find_problems(labels, [counts[i] for i in range(len(labels))])
     if partition.resplit or partition.is_dealt:  # a repeated text could come to two splits: its first row stays
         once = drop_repeated(items["train"])
         if len(once) < len(items["train"]):

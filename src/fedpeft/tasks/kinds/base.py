@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedpeft.tasks.columns import read_text
 from fedpeft.tasks.examples import ClientData, Example
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
 from fedpeft.tasks.labels import LabelIndex
 from fedpeft.tasks.sources import Tables
 from fedpeft.tasks.task import Task
@@ -84,6 +84,11 @@ class TaskKind(Task):
     @classmethod
     def check_clients(cls, clients: Sequence[ClientData], labels: Sequence[str]) -> None:
         """Raises UserError where the clients' examples cannot be learned or scored. Here nothing is asked of them."""
+
+    @classmethod
+    def find_problems(cls, labels: Sequence[str], counts: Sequence[int]) -> list[str]:
+        """Lines on what looks wrong with the labels, of which `counts` are the rows. Here nothing."""
+        return []
 
     # ---- the task of its clients: what else `Task` asks for is left to each kind
 

@@ -11,9 +11,10 @@ from fedpeft.errors import UserError
 from fedpeft.tasks.columns import read_label
 from fedpeft.tasks.encode import Batch, Encoded, Padding, collate
 from fedpeft.tasks.examples import ClientData, Example
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
 from fedpeft.tasks.kinds.common.encoder import EncoderKind, get_logits, iterate_logits
-from fedpeft.tasks.labels import LabelIndex
+from fedpeft.tasks.label_warnings import find_label_problems
+from fedpeft.tasks.labels import LabelIndex, is_whole_number, require_labels, sort_labels
 from fedpeft.tasks.metrics import score_labels
 from fedpeft.tasks.sources import Tables
 
@@ -35,13 +36,9 @@ class Classification(EncoderKind):
         """Those given, or the distinct values of all rows but the test split's, numbers in order of size."""
         labels = config.labels
         if labels is None:
-            values = {read_label(row, config.label) for s, rows in tables.items() if s != "test" for row in rows}
-            if len(values) < 2:
-                raise UserError(
-                    f"task.label: column {config.label!r} holds one value only ({', '.join(values)}); nothing to learn"
-                )
-            are_numbers = all(value.lstrip("-").isdigit() for value in values)
-            labels = sorted(values, key=int) if are_numbers else sorted(values)
+            rows = [row for split, of_split in tables.items() if split != "test" for row in of_split]
+            labels = sort_labels({read_label(row, config.label) for row in rows})
+            require_labels(labels, len(rows), config.label)
         if config.metric == "f1" and len(labels) != 2:
             raise UserError(f"task.metric: f1 is of label 1 of two, received labels {', '.join(labels)}; use macro_f1")
         return labels
@@ -49,11 +46,16 @@ class Classification(EncoderKind):
     @classmethod
     def make_example(cls, config: "TaskConfig", row: Row, labels: LabelIndex) -> Example:
         text, pair = cls.read_texts(config, row)
-        name = read_label(row, config.label)
-        is_index = config.labels is not None and name.isdigit() and int(name) < len(config.labels)
-        if is_index and name not in labels.positions:  # the task names the labels that the column holds by index
-            return Example(text, int(name), pair)
+        name = read_label(row, config.label, known=labels.positions)
+        if config.labels is not None and name not in labels.positions and is_whole_number(name):
+            index = int(name)  # the task names the labels that the column holds by index
+            if 0 <= index < len(config.labels):
+                return Example(text, index, pair)
         return Example(text, labels.require(name, row["@where"]), pair)
+
+    @classmethod
+    def find_problems(cls, labels: Sequence[str], counts: Sequence[int]) -> list[str]:
+        return find_label_problems(dict(zip(labels, counts, strict=True)))
 
     @classmethod
     def check_clients(cls, clients: Sequence[ClientData], labels: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from fedpeft.tasks.columns import read_answer
 from fedpeft.tasks.encode import Encoded, Padding, count_labels, make_batches
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.extract import make_answer_rule, require_findable
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
 from fedpeft.tasks.kinds.common.decoder import DecoderKind
 from fedpeft.tasks.kinds.common.token_losses import compute_token_losses
 from fedpeft.tasks.kinds.common.writing import generate

@@ -12,7 +12,7 @@ from fedpeft.tasks.columns import read_answer
 from fedpeft.tasks.encode import Encoded, Padding
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.extract import extract_choice, extract_exact_choice, read_choices
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
 from fedpeft.tasks.kinds.common.decoder import DecoderKind
 from fedpeft.tasks.kinds.common.likelihoods import compute_likelihoods
 from fedpeft.tasks.kinds.common.writing import generate

@@ -11,7 +11,7 @@ from fedpeft.adapters import TaskModel
 from fedpeft.tasks.columns import read_number
 from fedpeft.tasks.encode import Batch, Encoded, Padding, collate
 from fedpeft.tasks.examples import Example
-from fedpeft.tasks.files import Row
+from fedpeft.tasks.formats import Row
 from fedpeft.tasks.kinds.common.encoder import EncoderKind, get_logits, iterate_logits
 from fedpeft.tasks.labels import LabelIndex
 from fedpeft.tasks.metrics import score_numbers
