@@ -1,5 +1,6 @@
 """A tiny real model and a small real task, made on the spot, so that whole runs take seconds and need no download."""
 
+import gc
 import json
 import random
 from pathlib import Path
@@ -15,6 +16,12 @@ pytest_plugins = ["helpers.tiny_adapted"]
 POSITIVE = ["good", "great", "fine", "lovely", "superb"]
 NEGATIVE = ["bad", "poor", "awful", "dull", "broken"]
 FILLER = ["the", "a", "film", "book", "plane", "was", "very", "really", "we", "saw", "it", "today", "again"]
+
+
+def pytest_collection_finish():
+    """The libraries stay for good: a collection of garbage need not walk them, and every run begins with one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import random
 import pytest
 from runs.test_runner import Nobody, contents, settings
 
-from fedpeft.methods import list_built_in
 from fedpeft.runs.runner import resume, start
 
 WORDS = {0: ["good", "great", "fine"], 1: ["bad", "poor", "dull"], 2: ["film", "book", "plane"]}
@@ -43,15 +42,3 @@ def test_fifty_clients_of_three_classes(experiment_file, three_classes, tmp_path
         start(settings(experiment_file, label, overrides), tmp_path / "broken", Nobody(3))
     resume(tmp_path / "broken", Nobody())
     assert contents(tmp_path / "broken") == contents(tmp_path / "run")
-
-
-@pytest.mark.parametrize("label", list_built_in())
-def test_forgetting_what_clients_trained_changes_no_method(experiment_file, tmp_path, label):
-    """A method that reads it in a later round must say so: `remembers`."""
-    results = []
-    for keep in ("true", "false"):
-        overrides = [f"training.before_aggregation={keep}", "training.participation=0.6"]
-        results.append(start(settings(experiment_file, label, overrides), tmp_path / keep, Nobody()))
-    kept, forgotten = results
-    assert forgotten["test"]["personal"] == kept["test"]["personal"]
-    assert set(forgotten["test"]) == {"personal"}

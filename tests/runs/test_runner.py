@@ -44,7 +44,9 @@ def contents(path):
 
 @pytest.mark.parametrize("label", list_built_in())
 def test_every_method_learns_the_task_and_exports_every_client(experiment_file, tmp_path, label):
-    result = start(settings(experiment_file, label, ["training.rounds=8"]), tmp_path / "run", Nobody())
+    result = start(
+        settings(experiment_file, label, ["training.rounds=8", "training.evaluate_every=0"]), tmp_path / "run", Nobody()
+    )
     learned = result["test"]["personal"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
     assert learned == (label != "zero_shot")
     assert len(contents(tmp_path / "run")[1]) == 3
@@ -58,25 +60,43 @@ def test_every_method_learns_the_task_and_exports_every_client(experiment_file, 
         assert trained < result["bytes_up"] < trained + 8000
 
 
+def resume_after(file, tmp_path, label, stop_after, overrides):
+    """The folder of a run that was broken off after a round and resumed."""
+    with pytest.raises(KeyboardInterrupt):
+        start(settings(file, label, overrides), tmp_path / "broken", Nobody(stop_after))
+    assert not (tmp_path / "broken" / "result.json").exists()
+    resumed = resume(tmp_path / "broken", Nobody())
+    assert resume(tmp_path / "broken", Nobody()) == resumed  # a finished run is left as it is
+    return tmp_path / "broken"
+
+
 @pytest.mark.parametrize("label", list_built_in())
-def test_the_number_of_workers_changes_no_bit(experiment_file, tmp_path, label):
+def test_neither_workers_nor_a_break_nor_what_clients_keep_changes_a_bit(experiment_file, tmp_path, label):
+    """One run with one worker, against one with three that was broken off and resumed, and one that keeps less."""
+    overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
+    whole = start(settings(experiment_file, label, [*overrides, "workers=1"]), tmp_path / "whole", Nobody())
+    resumed = resume_after(experiment_file, tmp_path, label, 1, [*overrides, "workers=3"])
+    assert contents(resumed) == contents(tmp_path / "whole")
+    # A method that reads in a later round what clients trained says so: `uses_client_state`.
+    overrides.append("training.before_aggregation=false")
+    forgetful = start(settings(experiment_file, label, overrides), tmp_path / "forgetful", Nobody())
+    assert forgetful["test"]["personal"] == whole["test"]["personal"]
+    assert set(forgetful["test"]) == {"personal"} < set(whole["test"])
+
+
+@pytest.mark.parametrize(("label", "stop_after"), [("fedreft", 2), ("fedreft", 3), ("fedhft", 3)])
+def test_a_later_break_changes_no_bit(experiment_file, tmp_path, label, stop_after):
+    overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
+    start(settings(experiment_file, label, overrides), tmp_path / "whole", Nobody())
+    resumed = resume_after(experiment_file, tmp_path, label, stop_after, overrides)
+    assert contents(resumed) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("label", ["fedit", "fedreft"])
+def test_the_number_of_workers_changes_no_bit_where_all_take_part(experiment_file, tmp_path, label):
     for workers in (1, 3):
         start(settings(experiment_file, label, [f"workers={workers}"]), tmp_path / str(workers), Nobody())
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
-
-
-@pytest.mark.parametrize(
-    ("label", "stop_after"), [*((label, 1) for label in list_built_in()), ("fedreft", 2), ("fedreft", 3), ("fedhft", 3)]
-)
-def test_resume_is_equal_to_the_bit(experiment_file, tmp_path, label, stop_after):
-    overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
-    start(settings(experiment_file, label, overrides), tmp_path / "whole", Nobody())
-    with pytest.raises(KeyboardInterrupt):
-        start(settings(experiment_file, label, overrides), tmp_path / "broken", Nobody(stop_after))
-    assert not (tmp_path / "broken" / "result.json").exists()
-    resumed = resume(tmp_path / "broken", Nobody())
-    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
-    assert resume(tmp_path / "broken", Nobody()) == resumed  # a finished run is left as it is
 
 
 LEVELS = (
