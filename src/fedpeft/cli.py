@@ -370,21 +370,31 @@ def _show_result(result: dict, path: Path) -> None:
 
 def main() -> None:
     """The entry point: a user's mistake is one line on standard error and exit code 2, an interrupt is 130."""
+    from fedpeft.engines.workers import exit_past_abandoned
+
     # Progress bars and advice of the libraries below are not ours to show.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=os.environ.get("FEDPEFT_LOG", "ERROR").upper(), format="%(levelname)s %(message)s")
+    code = _run_command()
+    exit_past_abandoned(code)
+    if code:
+        sys.exit(code)
+
+
+def _run_command() -> int:
     try:
         if app(standalone_mode=False) == INTERRUPTED:  # typer returns this code where it caught ctrl-C itself
             raise KeyboardInterrupt
     except UserError as error:
-        sys.exit(_fail(str(error), 2))
+        return _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_fail(f"interrupted{_RESUME_HINTS.get(sys.argv[1] if sys.argv[1:] else '', '')}", INTERRUPTED))
+        return _fail(f"interrupted{_RESUME_HINTS.get(sys.argv[1] if sys.argv[1:] else '', '')}", INTERRUPTED)
     except click.ClickException as error:
-        sys.exit(_fail(error.format_message(), 2))
+        return _fail(error.format_message(), 2)
+    return 0
 
 
 def _fail(line: str, code: int) -> int:

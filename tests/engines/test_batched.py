@@ -1,6 +1,7 @@
 """Clients trained in one pass, against the local engine: the same batches, steps, replies and states."""
 
 import logging
+import threading
 
 import pytest
 import torch
@@ -167,6 +168,26 @@ def test_one_clients_failure_is_its_own(passes):
     assert broken.local.trained is None
     for name in ("c0", "c1", "c2", "c4"):
         assert of_tensors(outcomes[name].reply.tensors, wanted[name].reply.tensors) == 0.0
+
+
+def test_of_a_group_that_hangs_each_client_trains_alone(passes):
+    release = threading.Event()
+
+    class Hanging(Classification):
+        def losses(self, model, batch):
+            if (batch["input_ids"] == 2).any():
+                release.wait(60)
+            return super().losses(model, batch)
+
+    method, backbone = made("fedit", **LORA), classifier()
+    engine, state = built(method, backbone, make_classification(kind=Hanging), LIKE, max_clients=5)
+    engine.by_id["c3"].splits["train"][0] = Encoded((2, 3), 0)
+    messages = [Message(name, 1, method.send(state, client.spec)) for name, client in engine.by_id.items()]
+    outcomes = {outcome.client: outcome for outcome in engine.train(messages, deadline=0.2)}
+    release.set()
+    assert sorted(outcomes) == sorted(passes[0]) == ["c0", "c1", "c2", "c3", "c4"] and passes[1] == [5]
+    assert "no reply after 0.2 s" in outcomes["c3"].failure
+    engine.close()
 
 
 def test_clients_that_memory_does_not_hold_together_train_in_smaller_groups(passes, caplog):

@@ -1,6 +1,7 @@
 """The contract of `engines/base.py`: every engine that runs in one process passes the same tests."""
 
 import inspect
+import threading
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from fedpeft.engines import find_engine, list_engines
 from fedpeft.engines.base import Engine, EngineSetup
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
+from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded
 
 NAMES = list_engines()
+SPOILT = 2  # a token that no example has
 
 
 @pytest.fixture(params=NAMES)
@@ -34,12 +37,23 @@ def make(request):
         engine.close()
 
 
+@pytest.fixture
+def release():
+    """An event that ends what a test leaves hanging."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 class Task:
     """Cross entropy; scores are the mean loss and the number of examples."""
 
     metric = "loss"
+    fail = None  # called before the losses of a batch that holds the token SPOILT
 
     def losses(self, model, batch):
+        if self.fail is not None and (batch["input_ids"] == SPOILT).any():
+            self.fail()
         logits = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
 
@@ -86,6 +100,56 @@ def test_a_failure_is_an_outcome_and_leaves_the_client_as_it_was(make):
     failures = {outcome.client: outcome.failure for outcome in engine.train(send(method, engine, state))}
     assert {client for client, failure in failures.items() if failure} == {"c3"}
     assert engine.save(1)["c3"] == before
+
+
+def spoil(engine, client, fail):
+    """Has `fail` called in this client's local training, in whichever batch its first example stands."""
+    clients = engine.by_id
+    clients[client].splits["train"][0] = Encoded((SPOILT, 3), 0)
+    clients[client].task.fail = fail
+
+
+def test_a_client_that_never_returns_has_missed_its_deadline_and_changes_nothing(make, release):
+    method = made("fedit", **LORA)
+    engine, state = make(method, [LIKE[0], ClientResources(micro_batch=2), *LIKE[2:]])  # which trains alone everywhere
+    spoil(engine, "c1", release.wait)
+    outcomes = {outcome.client: outcome for outcome in engine.train(send(method, engine, state), deadline=1)}
+    assert sorted(outcomes) == ["c0", "c1", "c2", "c3", "c4"]
+    failures = {client: outcome.failure for client, outcome in outcomes.items() if outcome.failure}
+    assert failures == {"c1": "no reply after 1 s, its deadline (training.deadline_seconds)"}
+    assert outcomes["c1"].reply is None and 1 <= outcomes["c1"].seconds < 10
+    trained = engine.save(1)
+    release.set()  # it returns after all
+    engine.by_id["c1"].task.fail = None
+    assert not any(outcome.failure for outcome in engine.train(send(method, engine, state, 2)))
+    assert trained["c1"].trained is None and trained["c0"].trained is not None
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()])
+def test_a_client_that_would_end_the_process_has_failed(make, error):
+    def fail():
+        raise error
+
+    method = made("fedit", **LORA)
+    engine, state = make(method)
+    spoil(engine, "c2", fail)
+    failures = {outcome.client: outcome.failure for outcome in engine.train(send(method, engine, state))}
+    assert failures.pop("c2").startswith(type(error).__name__)
+    assert list(failures.values()) == [None] * 4
+    assert engine.save(1)["c2"].trained is None
+
+
+def test_who_stops_listening_ends_the_round(make, release):
+    method = made("fedit", **LORA)
+    engine, state = make(method)
+    before = engine.save(0)
+    spoil(engine, "c0", release.wait)
+    outcomes = engine.train(send(method, engine, state), deadline=30)
+    threading.Timer(0.2, release.set).start()
+    first = next(outcomes)
+    outcomes.close()
+    kept = engine.save(0)
+    assert {name for name in kept if kept[name] != before[name]} <= {first.client}
 
 
 def test_scores_come_in_the_messages_order_and_read_the_split_asked_for(make):

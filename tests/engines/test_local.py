@@ -1,52 +1,52 @@
-"""How the local engine hands clients to its workers; what they compute is tested with the methods and the runner."""
+"""What the local engine does about clients that fail in their own ways; what they compute is tested elsewhere."""
+
+import threading
+import time
 
 import pytest
+import torch
+from helpers.engines import LIKE, LORA, built, classifier, made
+from helpers.tasks import make_classification
 
-from fedpeft.engines import local
-from fedpeft.engines.local import LocalEngine
+from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
-from fedpeft.federation.training_config import TrainingConfig
-
-MESSAGES = [Message(f"c{i}", 1, {}) for i in range(50)]
+from fedpeft.tasks.kinds.classification import Classification
 
 
-@pytest.fixture(params=[1, 3])
-def engine(request):
-    engine = LocalEngine(None, [], {}, TrainingConfig(), 0, request.param)
-    yield engine
+def send(method, engine, state, round_=1):
+    return [Message(spec.id, round_, method.send(state, spec)) for spec in engine.clients()]
+
+
+def test_an_evaluation_that_leaves_the_process_is_an_error_that_names_the_client():
+    class Leaving(Classification):
+        def scores(self, model, rows, padding):
+            raise SystemExit(0)
+
+    method = made("fedit", **LORA)
+    engine, state = built(method, classifier(), make_classification(kind=Leaving), LIKE)
+    with pytest.raises(UserError, match=r"^client 'c0' ended with SystemExit: 0$"):
+        engine.evaluate(send(method, engine, state), "validation", "personal")
     engine.close()
 
 
-@pytest.mark.parametrize("hand_over", [0.0, 60.0])
-def test_every_message_is_worked_on_once(engine, monkeypatch, hand_over):
-    monkeypatch.setattr(local, "HAND_OVER", hand_over)
-    for count in (0, 1, len(MESSAGES)):
-        seen = []
+def test_an_abandoned_client_stops_at_its_next_forward():
+    """Whoever trains or evaluates: the models look, not the loops."""
+    engine, _ = built(made("fedit", **LORA), classifier(), make_classification(), LIKE)
+    begun, ended = threading.Event(), threading.Event()
 
-        def work(message, seen=seen):
-            seen.append(message.client)
-            return message.client
-
-        results = list(engine._each(work, MESSAGES[:count]))
-        assert sorted(results) == sorted(seen) == sorted(message.client for message in MESSAGES[:count])
-
-
-def test_an_error_reaches_the_caller_and_the_engine_goes_on(engine):
     def work(message):
-        if message.client == "c7":
-            raise RuntimeError("of c7")
-        return message.client
+        model = engine._get_model(message.client)
+        batch = {"input_ids": torch.tensor([[3, 4]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+        try:
+            while True:
+                model.model(**batch)
+                begun.set()
+        finally:
+            ended.set()
 
-    with pytest.raises(RuntimeError, match="of c7"):
-        list(engine._each(work, MESSAGES))
-    assert len(list(engine._each(lambda message: message.client, MESSAGES))) == len(MESSAGES)
-
-
-def test_who_stops_listening_stops_the_clients_that_have_not_begun(engine, monkeypatch):
-    monkeypatch.setattr(local, "HAND_OVER", 0.0)  # every client comes back at once
-    seen = []
-    results = engine._each(seen.append, MESSAGES)
-    next(results)
-    results.close()
-    engine.close()  # waits for those under way
-    assert 1 <= len(seen) <= 2 * engine._workers
+    results = engine._each(work, [Message("c0", 1, {})])
+    threading.Thread(target=lambda: next(results, None), daemon=True).start()
+    assert begun.wait(10)
+    start = time.monotonic()
+    engine.close()
+    assert ended.wait(1) and time.monotonic() - start < 4

@@ -29,6 +29,12 @@ class Outcome:
     seconds: float
 
 
+def make_overdue_outcome(client: str, deadline: float, seconds: float) -> Outcome:
+    """The outcome of a client that did not return by its deadline: the same words in every engine."""
+    failure = f"no reply after {deadline:g} s, its deadline (training.deadline_seconds)"
+    return Outcome(client, None, failure, seconds)
+
+
 @dataclass(frozen=True)
 class EngineSetup:
     """What a run gives to the engine that it chose. `templates` are the clients' models at their start, by id."""
@@ -60,8 +66,13 @@ class Engine(ABC):
         """What the server may know of each client, sorted by id."""
 
     @abstractmethod
-    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
-        """One local round per message; yields outcomes as clients finish, in any order. A failure is an outcome."""
+    def train(self, messages: Sequence[Message], deadline: float | None = None) -> Iterator[Outcome]:
+        """One local round per message; yields outcomes as clients finish, in any order. A failure is an outcome.
+
+        `deadline` is how many seconds a client may take from when it begins; then its outcome is
+        `make_overdue_outcome`, and whatever it still does changes nothing. When the caller stops listening, those that
+        have no outcome yet count as never asked.
+        """
 
     @abstractmethod
     def evaluate(self, messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, Scores]:
@@ -91,4 +102,4 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Lets clients in progress end and starts no other."""
+        """Stops the clients in progress, without waiting for one that hangs. May be called again."""

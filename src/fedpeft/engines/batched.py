@@ -12,7 +12,7 @@ The prefix cache serves those and evaluation, not the joint pass.
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from fedpeft.acceleration.stacked_clients import StackedClients, find_unstackable
 from fedpeft.adapters import AdaptedModel
-from fedpeft.engines.base import EngineSetup, Outcome
-from fedpeft.engines.local import LocalEngine, has_diverged
+from fedpeft.engines.base import EngineSetup, Outcome, make_overdue_outcome
+from fedpeft.engines.local import LocalEngine, Trained, has_diverged
+from fedpeft.engines.workers import Abandoned, stop_if_abandoned
 from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Scalar
 from fedpeft.federation.method import Method
@@ -51,11 +52,24 @@ class BatchedEngine(LocalEngine):
         engine.max_clients = setup.max_clients
         return engine
 
-    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
-        """One local round per message, longest clients first; yields outcomes as groups of clients finish."""
-        groups = {group[0].client: group for group in self._groups(messages)}
-        for outcomes in self._each(lambda m: self._train_group(groups[m.client]), [g[0] for g in groups.values()]):
-            yield from outcomes
+    def train(self, messages: Sequence[Message], deadline: float | None = None) -> Iterator[Outcome]:
+        """One local round per message, longest clients first; yields outcomes as groups of clients finish.
+
+        A group has its clients' seconds together. Of one that takes longer each client trains once more, alone.
+        """
+        overdue: list[Message] = []
+        for ended in self._workers.run(self._train_group, list(self._groups(messages)), deadline, size=len):
+            if ended.error is None:
+                yield from map(self._keep, ended.result or [])
+            elif deadline is None or not isinstance(ended.error, TimeoutError):
+                raise ended.error
+            elif len(ended.item) > 1:
+                log.warning("clients %s hang together: each trains alone", ", ".join(m.client for m in ended.item))
+                overdue += ended.item
+            else:
+                yield make_overdue_outcome(ended.item[0].client, deadline, ended.seconds)
+        if overdue:
+            yield from super().train(overdue, deadline)
 
     def reason_to_train_alone(self, client: Client) -> str | None:
         """Why this client cannot train in one pass with others, as far as that is known before its round."""
@@ -81,88 +95,85 @@ class BatchedEngine(LocalEngine):
         for same in kinds.values():
             yield from (same[start : start + self.max_clients] for start in range(0, len(same), self.max_clients))
 
-    def _train_group(self, group: Sequence[Message]) -> list[Outcome]:
+    def _train_group(self, group: Sequence[Message]) -> list[Trained]:
         if len(group) == 1:
             return [self._train_one(group[0])]
         size = self.max_clients
         if len(group) <= size:
-            before = {message.client: self.by_id[message.client].local for message in group}
             try:
                 return self._train_together(group)
+            except Abandoned:
+                raise
             except torch.OutOfMemoryError:
                 size = len(group) // 2
-                if (
-                    len(group) == self.max_clients
-                ):  # a smaller group may hold the longest texts: it says little of others
+                if len(group) == self.max_clients:  # fewer may hold the longest texts: that says little of others
                     self.max_clients = size
                 log.warning("memory does not hold these %d clients in one pass: %d at once", len(group), size)
-            except Exception as error:  # of one of them, but of which? Alone each answers for itself
-                size = 1
-                log.warning("clients %s train one by one: %s: %s", ", ".join(before), type(error).__name__, error)
-            for name, local in before.items():
-                self.by_id[name].local = local
+            except BaseException as error:  # of one of them, but of which? Alone each answers for itself
+                size, names = 1, ", ".join(message.client for message in group)
+                log.warning("clients %s train one by one: %s: %s", names, type(error).__name__, error)
         parts = [group[start : start + size] for start in range(0, len(group), size)]
-        return [outcome for part in parts for outcome in self._train_group(part)]
+        return [trained for part in parts for trained in self._train_group(part)]
 
-    def _train_together(self, group: Sequence[Message]) -> list[Outcome]:
+    def _train_together(self, group: Sequence[Message]) -> list[Trained]:
         began = time.perf_counter()
-        stack, places = self._stack(group)
-        members, others = [], []
-        for message, place in zip(group, places, strict=True):
-            client, slot = self.by_id[message.client], stack.models[place]
-            with self._accelerate(slot, client):  # it may look at scores
-                reported = self.method.receive(slot, message, client)
-            if self.method.penalty(slot, message, client) is None:
-                names, lr = self.method.trainable_names(slot, message), self.method.lr(message, self.training)
+        stack, indices = self._stack(group)
+        members, alone = [], []
+        for message, index in zip(group, indices, strict=True):
+            client, model = self._copy_client(message.client), stack.models[index]
+            with self._accelerate(model, message.client):  # `receive` may look at scores
+                reported = self.method.receive(model, message, client)
+            if self.method.penalty(model, message, client) is None:
+                names, lr = self.method.trainable_names(model, message), self.method.lr(message, self.training)
                 shuffle = generator(self.seed, "shuffle", message.round, message.client)
-                trainer = LocalTrainer(slot, client, names, lr, self.training, shuffle)
-                members.append(Member(message, place, reported, trainer))
+                trainer = LocalTrainer(model, client, names, lr, self.training, shuffle)
+                members.append(Member(message, index, reported, trainer))
             else:
                 log.info("client %s trains alone: the method adds a penalty to its loss", message.client)
-                others.append(message)
+                alone.append(message)
         train_together(stack, members)
-        outcomes = []
+        results = []
         for member in members:
             trainer, client = member.trainer, member.trainer.client
-            before, client.local = client.local, replace(client.local)
             reply = self.method.finish(trainer.model, member.message, client, trainer.loss(), member.reported)
-            if not has_diverged(client.local):
-                self._forget(client)
-                seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
-                outcomes.append(Outcome(client.spec.id, reply, None, seconds))
-            else:
-                client.local = before
-                others.append(member.message)  # diverged, and the local engine's code says so
-        return outcomes + [self._train_one(message) for message in others]
+            if has_diverged(client.local):
+                alone.append(member.message)  # diverges there too, and the local engine's code says so
+                continue
+            seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
+            results.append(Trained(Outcome(client.spec.id, reply, None, seconds), self._get_kept(client)))
+        return results + [self._train_one(message) for message in alone]
 
     def _stack(self, group: Sequence[Message]) -> tuple[StackedClients, list[int]]:
-        """This worker's stack, and which of its slots each client takes; grows with unlike templates met together."""
-        slots: list[tuple[AdaptedModel, AdaptedModel]] = self._own.__dict__.setdefault("stacked", [])  # template, clone
-        places: list[int] = []
+        """This worker's stack, and which of its models each client takes; grows with unlike templates met together."""
+        stacked: list[AdaptedModel] = self._own.__dict__.setdefault("stacked", [])  # the template of each model
+        indices: list[int] = []
         for message in group:
             template = self.templates[message.client]
-            free = [i for i, (kind, _) in enumerate(slots) if kind is template and i not in places]
+            free = [i for i, other in enumerate(stacked) if other is template and i not in indices]
             if not free:
-                slots.append((template, template.clone()))
-            places.append(free[0] if free else len(slots) - 1)
+                stacked.append(template)
+            indices.append(free[0] if free else len(stacked) - 1)
         stack: StackedClients | None = self._own.__dict__.get("stack")
-        if stack is None or len(stack.models) != len(slots):
-            stack = self._own.__dict__["stack"] = StackedClients([clone for _, clone in slots])
-        return stack, places
+        if stack is None or len(stack.models) != len(stacked):
+            models = stack.models if stack is not None else ()
+            models = (*models, *(template.clone() for template in stacked[len(models) :]))
+            stack = self._own.__dict__["stack"] = StackedClients(models)
+            stack.backbone.register_forward_pre_hook(lambda *_: stop_if_abandoned())
+        return stack, indices
 
 
 @dataclass(frozen=True)
 class Member:
-    """One client of a group: its place in the stack, and what `receive` reported."""
+    """One client of a group: which of the stack's models is its own, and what `receive` reported."""
 
     message: Message
-    slot_index: int
+    index: int
     reported: dict[str, Scalar]
     trainer: LocalTrainer
 
 
 def train_together(stack: StackedClients, members: Sequence[Member]) -> None:
-    """Takes every course to its end, one forward and one backward for all that still have a batch.
+    """Trains every member to its end, one forward and one backward for all that still have a batch.
 
     The gradient is that of the sum of the clients' mean losses, and so each client's own.
     """
@@ -172,7 +183,7 @@ def train_together(stack: StackedClients, members: Sequence[Member]) -> None:
             return
         client = drawn[0][0].trainer.client  # all have its task and its padding
         sizes = [len(batch["input_ids"]) for _, batch in drawn]
-        rows = stack.assign_rows([m.slot_index for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
+        rows = stack.assign_rows([m.index for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
         losses = client.task.losses(rows, concat_batches([batch for _, batch in drawn], client.padding))  # (rows,)
         sums = [own.sum() for own in losses.split(sizes)]
         means = [loss / count_labels(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]

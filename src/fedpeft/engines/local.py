@@ -9,20 +9,21 @@ import hashlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 
 from fedpeft.acceleration import Acceleration, make_accelerations
 from fedpeft.adapters import AdaptedModel
 from fedpeft.adapters.export import save_adapter
-from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Outcome, Scores
+from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Outcome, Scores, make_overdue_outcome
+from fedpeft.engines.workers import Abandoned, Ended, Workers, stop_if_abandoned
+from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec, ClientState
 from fedpeft.federation.message import Message, Reply, Tensors
 from fedpeft.federation.method import Method
@@ -32,7 +33,15 @@ from fedpeft.federation.training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-HAND_OVER = 0.01  # seconds: what a worker ends within it comes back together, so short rounds wake nobody each
+DIVERGED = "local training diverged: its tensors are not finite"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One client's round: its outcome, and the state to keep of it; None where it failed."""
+
+    outcome: Outcome
+    state: ClientState | None
 
 
 class LocalEngine(Engine):
@@ -52,9 +61,9 @@ class LocalEngine(Engine):
         self.accelerations = make_accelerations() if accelerations is None else tuple(accelerations)
         self.by_id = {client.spec.id: client for client in clients}
         self.templates = templates
-        self._workers, self._own = workers, threading.local()
+        self._workers = Workers(workers, prepare=partial(torch.set_num_threads, 1))
+        self._own = threading.local()  # what each worker has of its own
         self._scored: dict[tuple[str, str], dict[bytes, Scores]] = {}
-        self._pool = ThreadPoolExecutor(workers, "client", initializer=torch.set_num_threads, initargs=(1,))
 
     @classmethod
     def make(cls, setup: EngineSetup) -> "LocalEngine":
@@ -71,10 +80,16 @@ class LocalEngine(Engine):
     def clients(self) -> list[ClientSpec]:
         return sorted((client.spec for client in self.by_id.values()), key=lambda spec: spec.id)
 
-    def train(self, messages: Sequence[Message]) -> Iterator[Outcome]:
+    def train(self, messages: Sequence[Message], deadline: float | None = None) -> Iterator[Outcome]:
         """One local round per message, longest clients first; yields outcomes as clients finish."""
         longest_first = sorted(messages, key=lambda m: -self.by_id[m.client].spec.examples)
-        yield from self._each(self._train_one, longest_first)
+        for ended in self._workers.run(self._train_one, longest_first, deadline):
+            if ended.result is not None:
+                yield self._keep(ended.result)
+            elif deadline is not None and isinstance(ended.error, TimeoutError):
+                yield make_overdue_outcome(ended.item.client, deadline, ended.seconds)
+            else:
+                raise _as_exception(ended)
 
     def evaluate(self, messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, Scores]:
         def evaluate_one(message: Message) -> tuple[str, Scores]:
@@ -107,35 +122,22 @@ class LocalEngine(Engine):
             self.by_id[name].local = ClientState(state["trained"], state["kept"])
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._workers.close()
 
     # ---- inside
 
     def _each(self, work: Callable[[Message], T], messages: Sequence[Message]) -> Iterator[T]:
-        waiting = deque(messages)
+        """What `work` returns for each message, as it ends; raises what it raises."""
+        for ended in self._workers.run(work, messages):
+            if ended.error is not None:
+                raise _as_exception(ended)
+            yield cast(T, ended.result)
 
-        def work_for_a_while() -> list[T]:
-            results, until = [], time.perf_counter() + HAND_OVER
-            while waiting:
-                try:
-                    message = waiting.popleft()
-                except IndexError:  # another worker was faster
-                    break
-                results.append(work(message))
-                if time.perf_counter() > until:
-                    break
-            return results
-
-        running: set[Future[list[T]]] = set()
-        try:
-            while waiting or running:
-                ahead = 2 * self._workers - len(running)  # one each under way and one waiting: nobody idles
-                running |= {self._pool.submit(work_for_a_while) for _ in range(ahead if waiting else 0)}
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    yield from future.result()
-        finally:
-            waiting.clear()
+    def _keep(self, trained: Trained) -> Outcome:
+        """Gives the client what its round left, in the caller's thread: an abandoned round never comes here."""
+        if trained.state is not None:
+            self.by_id[trained.outcome.client].local = trained.state
+        return trained.outcome
 
     def _get_model(self, client: str) -> AdaptedModel:
         """This worker's own model for a client; clients of one template share it."""
@@ -143,50 +145,59 @@ class LocalEngine(Engine):
         template = self.templates[client]
         if id(template) not in models:
             model = template.clone()
+            for module in (model.model, model.base):  # `generate` calls the second alone
+                module.register_forward_pre_hook(lambda *_: stop_if_abandoned())
             for acceleration in self.accelerations:
                 acceleration.install_(model)
             models[id(template)] = model
         return models[id(template)]
 
-    def _train_one(self, message: Message) -> Outcome:
-        client, model = self.by_id[message.client], self._get_model(message.client)
-        shuffle = generator(self.seed, "shuffle", message.round, message.client)
+    def _train_one(self, message: Message) -> Trained:
+        """One client's round, on a copy of its state: one that fails, or is abandoned, leaves the client as it was."""
         began = time.perf_counter()
         reply: Reply | None = None
-        failure: str | None = None
-        before, client.local = client.local, replace(client.local)  # a round that fails leaves the client as it was
+        client = self._copy_client(message.client)
         try:
-            with self._accelerate(model, client):
+            model = self._get_model(message.client)
+            shuffle = generator(self.seed, "shuffle", message.round, message.client)
+            with self._accelerate(model, message.client):
                 reply = self.method.train(model, message, client, self.training, shuffle)
-        except Exception as error:  # the boundary between a client and the federation: any failure is one client's
+            failure = DIVERGED if has_diverged(client.local) else None
+        except Abandoned:
+            raise
+        except BaseException as error:  # the boundary between a client and the federation, also for `sys.exit`
             failure = f"{type(error).__name__}: {error}"
             log.exception("client %s failed in round %d", message.client, message.round)
-        if failure is None and has_diverged(client.local):
-            reply, failure = None, "local training diverged: its tensors are not finite"
+        seconds = time.perf_counter() - began
         if failure is not None:
-            client.local = before
-        self._forget(client)
-        return Outcome(message.client, reply, failure, time.perf_counter() - began)
+            return Trained(Outcome(message.client, None, failure, seconds), None)
+        return Trained(Outcome(message.client, reply, None, seconds), self._get_kept(client))
 
-    def _forget(self, client: Client) -> None:
-        """Drops what nobody will ask for: with thousands of clients it would be most of the memory."""
+    def _copy_client(self, name: str) -> Client:
+        """The client as a round may change it; its examples are shared."""
+        client = self.by_id[name]
+        return replace(client, local=ClientState(client.local.trained, dict(client.local.kept)))
+
+    def _get_kept(self, client: Client) -> ClientState:
+        """What is kept of a round's state: with thousands of clients, what nobody asks for would fill the memory."""
         if not self.training.before_aggregation and not self.method.uses_client_state:
             client.local.trained = None
+        return client.local
 
     def _load(self, message: Message, choice: ModelChoice) -> AdaptedModel:
         client, model = self.by_id[message.client], self._get_model(message.client)
         if choice == "trained" and client.local.trained is not None:
             model.restore(client.local.trained)
         else:
-            with self._accelerate(model, client):
+            with self._accelerate(model, message.client):
                 self.method.load_personal(model, message, client)
         return model
 
     @contextmanager
-    def _accelerate(self, model: AdaptedModel, client: Client) -> Iterator[None]:
+    def _accelerate(self, model: AdaptedModel, client: str) -> Iterator[None]:
         with ExitStack() as stack:
-            for acceleration in self.accelerations:
-                stack.enter_context(acceleration.apply(model, client))
+            for acceleration in self.accelerations:  # which know a client by its object: not by a round's copy
+                stack.enter_context(acceleration.apply(model, self.by_id[client]))
             yield
 
     def _score(self, model: AdaptedModel, client: str, split: str) -> Scores:
@@ -195,11 +206,18 @@ class LocalEngine(Engine):
         key = digest_tensors(model.snapshot())
         scores = known.get(key)  # personal and trained are often one and the same model
         if scores is None:
-            with self._accelerate(model, self.by_id[client]):
+            with self._accelerate(model, client):
                 scores = known[key] = self.by_id[client].scores(model, split)
             for stale in list(known)[: -len(get_args(ModelChoice))]:
                 known.pop(stale, None)  # another worker may have been here
         return scores
+
+
+def _as_exception(ended: Ended[Message, Any]) -> Exception:
+    """What stopped a client's thread, as an error that the process may be ended by: not `sys.exit(0)`."""
+    if isinstance(ended.error, Exception):
+        return ended.error
+    return UserError(f"client {ended.item.client!r} ended with {type(ended.error).__name__}: {ended.error}")
 
 
 def has_diverged(state: ClientState) -> bool:

@@ -91,7 +91,7 @@ class Federation:
         self, messages: list[Message], record: RoundRecord, finished: "Callable[[Outcome], None]"
     ) -> list[Reply]:
         replies = []
-        for outcome in self.engine.train(messages):
+        for outcome in self.engine.train(messages, self.training.deadline_seconds):
             record.client_seconds[outcome.client] = outcome.seconds
             if outcome.reply is None:
                 record.quarantined[outcome.client] = outcome.failure or "no reply"

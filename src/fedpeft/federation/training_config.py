@@ -15,6 +15,13 @@ class TrainingConfig(BaseModel):
     lr_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate after each round")
     participation: float = Field(1.0, gt=0, le=1, description="share of the clients drawn for each round")
     quorum: float = Field(0.5, gt=0, le=1, description="share of the round's clients whose replies must be usable")
+    deadline_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e7,
+        description="most seconds that a client's round may take, from when it begins; one that takes longer is left "
+        "out of the round; null: no limit, so that results depend on no machine's speed",
+    )
     norm_limit: float | None = Field(
         30.0,
         gt=1,
