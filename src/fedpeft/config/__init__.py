@@ -2,7 +2,7 @@
 
 from fedpeft.config.experiment import Experiment, ModelConfig, PrefixCacheConfig, ResourceLevel
 from fedpeft.config.load import load_experiment, parse_experiment, rename_old_keys
-from fedpeft.config.yaml_reader import read_yaml
+from fedpeft.config.yaml_reader import parse_yaml, read_yaml
 
 __all__ = [
     "Experiment",
@@ -11,6 +11,7 @@ __all__ = [
     "ResourceLevel",
     "load_experiment",
     "parse_experiment",
+    "parse_yaml",
     "read_yaml",
     "rename_old_keys",
 ]

@@ -48,7 +48,7 @@ def compare(
     chosen_seeds = [experiment.seed + i for i in range(seeds)]
     grid = {label: experiment.learning_rates(label) for label in labels}
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
-        _require_startable(experiment, grid, base)
+        require_comparable(experiment, labels, base)
     shared: dict[int, tuple[Acceleration, ...]] = {}  # of the seed under way
     total = sum(len(rates) - 1 + seeds for rates in grid.values())
     done = 0
@@ -102,13 +102,15 @@ def compare(
     return comparison
 
 
-def _require_startable(experiment: Experiment, grid: dict[str, list[float | None]], base: Path) -> None:
-    """Raises UserError for a method that cannot start on this backbone with these clients, before any has trained."""
+def require_comparable(experiment: Experiment, labels: Sequence[str], base: Path) -> None:
+    """Raises UserError for a method, a learning rate, data or an adapter that will not do, before any has trained."""
+    rates = {label: experiment.learning_rates(label) for label in labels}
+    methods = {label: experiment.build_method(label, rates[label][0]) for label in labels}
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
     backbone, _ = load_model(experiment.model, experiment.task, len(data.labels), experiment.seed)
-    for label, rates in grid.items():
+    for label, method in methods.items():
         try:
-            require_startable(experiment, experiment.build_method(label, rates[0]), data, backbone)
+            require_startable(experiment, method, data, backbone)
         except UserError as error:
             raise UserError(f"methods.{label}: {error}") from error
 

@@ -5,49 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 import pytest
 import yaml
+from helpers.commands import refused
 from transformers import AutoTokenizer
-
-from fedpeft.cli import main
 
 TIMEOUT = 120
 UNLIKE = "resources=[{rank: 4}, {rank: 2}]"
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def fedpeft(monkeypatch, capsys):
-    """Runs a command in this process (starting a new one takes longer than the run), as `main` does."""
-
-    def call(*arguments, cwd) -> Done:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["fedpeft", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = left.code or 0
-        said = capsys.readouterr()
-        return Done(code, said.out, said.err)
-
-    return call
-
-
-def refused(done, *words):
-    assert done.returncode == 2, done
-    (line,) = (line for line in done.stderr.strip().splitlines() if line and "it/s]" not in line)  # progress
-    for word in words:
-        assert word in line
 
 
 def test_run_predict_ls_and_resume(fedpeft, experiment_file, tmp_path):
@@ -182,7 +147,7 @@ def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):
         (["join", "runs/none", "--data", "experiment.yaml", "--id", "a"], ["no run at"]),
         (["ls", "none"], ["no runs under"]),
         (["predict", "runs/none", "--client", "a", "--text", "b"], ["no run at"]),
-        (["runn"], ["No such command 'runn'"]),
+        (["runn"], ["no such command 'runn', did you mean 'run'?"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(fedpeft, experiment_file, tmp_path, arguments, words):

@@ -1,0 +1,16 @@
+"""The commands, thin: each reads its arguments, calls one function of ours and shows what it returns.
+
+Heavy libraries are imported inside the commands, so that `fedpeft --help` answers at once.
+"""
+
+from fedpeft.cli.app import app
+from fedpeft.cli.entry import main
+from fedpeft.cli.files import init, ls, validate
+from fedpeft.cli.measuring import bench, budget
+from fedpeft.cli.personal import join, predict
+from fedpeft.cli.training import compare, demo, resume, run
+
+__all__ = ["app", "main"]
+
+for command in (init, validate, demo, run, resume, compare, ls, predict, join, bench, budget):  # as help lists them
+    app.command()(command)

@@ -1,0 +1,162 @@
+"""Commands that train: one method, several, a demo, and going on with a run."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedpeft.cli.app import (
+    ExperimentFile,
+    Overrides,
+    console,
+    gc_paused,
+    hint_on_interrupt,
+    load,
+    print_line,
+    read_template,
+    resolve_budgets,
+    show_label_distribution,
+)
+from fedpeft.errors import UserError
+from fedpeft.scenarios import SCENARIOS, get_overrides
+
+if TYPE_CHECKING:
+    from fedpeft.config import Experiment
+
+Out = Annotated[Path, typer.Option(help="where runs are written")]
+_SCENARIO_HELP = "settings over the file's, before --set; each has a folder and a table of its own: " + "; ".join(
+    f"{name}: {scenario.about}" for name, scenario in SCENARIOS.items()
+)
+
+
+def run(
+    experiment: ExperimentFile,
+    method: Annotated[str | None, typer.Option(help="a label or a method's name; default: the file's first")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="instead of the file's")] = None,
+    overrides: Overrides = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Run one method, export every client's adapter, and show the result."""
+    with gc_paused():
+        from fedpeft.display import ProgressDisplay
+        from fedpeft.runs.folder import RunFolder
+        from fedpeft.runs.runner import start
+        from fedpeft.runs.spec import RunSpec
+
+    loaded = load(experiment, overrides)
+    label = next(iter(loaded.methods)) if method is None else method
+    seed = loaded.seed if seed is None else seed
+    loaded.build_method(label)  # its mistakes first
+    path = out / f"{loaded.name}-{label}-{seed}"
+    RunFolder.require_free(path)
+    spec = RunSpec(resolve_budgets(loaded), label, seed, None, experiment.parent)
+    with hint_on_interrupt(path / "experiment.yaml", _resume_hint(path)), ProgressDisplay(console) as display:
+        result = start(spec, path, display)
+    _show_result(result, path)
+
+
+def resume(path: Annotated[Path, typer.Argument(help="the folder of a run")]) -> None:
+    """Continue a run that was broken off, to the same result to the bit."""
+    with gc_paused():
+        from fedpeft.display import ProgressDisplay
+        from fedpeft.runs.runner import resume as resume_run
+
+    with hint_on_interrupt(path / "experiment.yaml", _resume_hint(path)), ProgressDisplay(console) as display:
+        result = resume_run(path, display)
+    _show_result(result, path)
+
+
+def compare(
+    experiment: ExperimentFile,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME]", help="labels or methods; default: the file's")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="how many seeds, from the file's on")] = 1,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="where; default runs/NAME-compare")] = None,
+    scenario: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help=_SCENARIO_HELP)] = None,
+) -> None:
+    """Run several methods over several seeds on the same data, and show one table. Resumable."""
+    scenarios = [None] if scenario is None else _split(scenario)
+    loaded = {name: load(experiment, (get_overrides(name) if name else []) + (overrides or [])) for name in scenarios}
+    with gc_paused():
+        from fedpeft.runs.compare import require_comparable
+
+    labels = {name: _split(methods) if methods is not None else list(loaded[name].methods) for name in scenarios}
+    resolved = {name: resolve_budgets(loaded[name]) for name in scenarios}
+    if len(scenarios) > 1:  # of several, the last one's mistake would be found after the others' hours
+        for name in scenarios:
+            try:
+                require_comparable(resolved[name], labels[name], experiment.parent)
+            except UserError as error:
+                raise UserError(f"scenario {name}: {error}") from error
+    root = out or Path("runs") / f"{loaded[scenarios[0]].name}-compare"
+    for name in scenarios:
+        _compare(resolved[name], labels[name], seeds, experiment.parent, root / name if name else root, name)
+
+
+def demo(
+    out: Out = Path("runs/demo"),
+    fresh: Annotated[bool, typer.Option(help="remove what an earlier demo left in --out first")] = False,
+) -> None:
+    """FedReFT against FedIT and local training on tweets from several sources: the whole thing in minutes."""
+    with gc_paused():
+        from fedpeft.config import parse_experiment, parse_yaml
+
+    if fresh and (out / "compare.json").exists():
+        shutil.rmtree(out)
+    where = "the demo's experiment"
+    loaded = parse_experiment(parse_yaml(read_template().decode(), where), [], where)
+    show_label_distribution(loaded, Path())  # its notes come with the comparison
+    _compare(loaded, list(loaded.methods), 1, Path(), out)
+    print_line(
+        "\nWhere to go next:\n"
+        "  fedpeft init                              write this experiment to a file and make it yours\n"
+        "  fedpeft run experiment.yaml --method fedreft    one method, each client's adapter exported\n"
+        "  fedpeft compare experiment.yaml --seeds 3       with a spread over seeds\n"
+        "  fedpeft predict runs/tweets-fedreft-0 --client apple --text 'the new phone is great'"
+    )
+
+
+def _split(names: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in names.split(",")))
+
+
+def _resume_hint(path: Path) -> str:
+    return f"`fedpeft resume {path}` goes on"
+
+
+def _compare(
+    experiment: "Experiment", labels: Sequence[str], seeds: int, base: Path, out: Path, scenario: str | None = None
+) -> None:
+    from fedpeft.display import ProgressDisplay
+    from fedpeft.runs.compare import compare as compare_methods
+
+    hint = f"the same command goes on where this one was, in {out}"
+    with hint_on_interrupt(out, hint), ProgressDisplay(console) as display:
+        comparison = compare_methods(experiment, labels, seeds, base, out, display, display.planned, scenario)
+    _show_comparison(comparison)
+    print_line(f"written to {out}/compare.json")
+
+
+def _show_result(result: dict[str, Any], path: Path) -> None:
+    from fedpeft.display import cross_table
+    from fedpeft.runs.compare import summarise_method
+
+    label = result["label"]
+    row = summarise_method(label, [result])
+    _show_comparison({"name": path.name, "seeds": [result["seed"]], "rows": [row], "runs": {label: [result]}})
+    if "cross" in result:
+        console.print(cross_table(result))
+    adapters = path / "clients"
+    missing = [client for client in result["clients"] if not (adapters / client / "adapter").is_dir()]
+    but = f" but none of {', '.join(missing)}" if missing else ""
+    print_line(f"written to {path}" + f"; adapters in {adapters}{but}" * adapters.is_dir())
+
+
+def _show_comparison(comparison: dict[str, Any]) -> None:
+    from fedpeft.display import comparison_table
+
+    console.print(comparison_table(comparison))
