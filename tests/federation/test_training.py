@@ -142,3 +142,12 @@ def test_what_is_not_named_is_not_trained_and_leaves_no_gradient():
     trainer = LocalTrainer(model, client, trained, 1e-3, TrainingConfig(), torch.Generator().manual_seed(0))
     train_locally(trainer)
     assert torch.equal(parameters[frozen], before) and parameters[frozen].grad is None
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_the_loss_of_micro_batches_is_that_of_the_whole_batch(micro_batch):
+    whole, parts = (
+        train_locally(make_trainer(build("lora"), TrainingConfig(batch_size=8), resources))
+        for resources in (None, ClientResources(micro_batch=micro_batch))
+    )
+    assert parts == pytest.approx(whole, rel=1e-12)

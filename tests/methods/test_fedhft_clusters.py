@@ -149,3 +149,10 @@ def test_floors_that_leave_nothing_to_divide_are_refused(clusters, floor, is_ref
             FedHftOptions(clusters=clusters, floor=floor)
     else:
         FedHftOptions(clusters=clusters, floor=floor)
+
+
+def test_a_clients_newest_features_replace_those_of_earlier_rounds():
+    method = build_fedhft(warmup=1, clusters=2)
+    (first, specs), (second, _) = (run_rounds(method, count) for count in (1, 2))
+    for spec in specs:
+        assert not torch.equal(first.features[spec.id], second.features[spec.id])
