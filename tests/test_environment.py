@@ -12,6 +12,7 @@ from fedpeft.environment import (
     MIB,
     count_usable_cores,
     describe_environment,
+    keep_threads,
     read_peak_mib,
     read_resident_mib,
     reset_peak_memory,
@@ -74,3 +75,11 @@ def test_freed_tensors_go_back_to_the_system():
     kept = tensors[::2]
     del tensors
     assert len(kept) == 200 and before - read_resident_mib() > 45
+
+
+def test_threads_are_as_before_whatever_happened_in_between():
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError), keep_threads():
+        torch.set_num_threads(1)
+        raise RuntimeError
+    assert torch.get_num_threads() == 2

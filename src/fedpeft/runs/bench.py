@@ -15,6 +15,7 @@ from typing import Any
 from fedpeft.acceleration import ON_REQUEST, make_accelerations
 from fedpeft.config import Experiment, PrefixCacheConfig
 from fedpeft.engines import list_engines
+from fedpeft.environment import keep_threads
 from fedpeft.runs.build import RunContext, assemble, default_workers, load_model
 from fedpeft.tasks.load import load_task
 
@@ -69,6 +70,7 @@ def apply_option(experiment: Experiment, option: EngineOption) -> Experiment:
     return experiment.model_copy(update=others | {"model": model})
 
 
+@keep_threads()
 def bench(
     experiment: Experiment, label: str, base: Path, report: Callable[[str], None], rounds: int = ROUNDS
 ) -> list[TimedOption]:

@@ -12,6 +12,7 @@ from typing import Any
 from fedpeft.budgets.levels import joining_resources
 from fedpeft.engines import find_engine
 from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Scores
+from fedpeft.environment import keep_threads
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import load_checkpoint
 from fedpeft.federation.client import ClientState
@@ -26,6 +27,7 @@ from fedpeft.tasks.items import require_client_id
 from fedpeft.tasks.load import load_client
 
 
+@keep_threads()
 def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     """Writes `<run>/clients/<client>/adapter`; returns the joining client's scores on its own test examples, by model:
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from fedpeft.acceleration import Acceleration
 from fedpeft.engines.base import ModelChoice, Scores
-from fedpeft.environment import read_peak_mib, reset_peak_memory
+from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.federation import RoundRecord
 from fedpeft.runs.build import RunContext, build
@@ -18,6 +18,7 @@ from fedpeft.runs.result import cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
 
 
+@keep_threads()
 def start(
     spec: RunSpec,
     path: Path,
@@ -41,6 +42,7 @@ def start(
         raise
 
 
+@keep_threads()
 def resume(
     path: Path, observer: NullObserver, export: bool = True, accelerations: Sequence[Acceleration] | None = None
 ) -> dict[str, Any]:
