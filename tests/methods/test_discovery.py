@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from fedpeft import methods
+from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.method import Method
-from fedpeft.methods import find_method, list_built_in, list_methods, register_method
+from fedpeft.methods import find_method, list_built_in, list_methods, list_rivals, register_method
 from fedpeft.methods.fedit import FedIt
 
 PUBLISHED = [
@@ -140,9 +141,17 @@ def test_methods_of_packages_come_after_ours(install):
 
 
 def test_an_entry_point_does_not_replace_one_of_ours(install):
-    install(NamedPoint("fedit", "fedpeft.methods.ditto:Ditto"))
-    assert list_methods() == PUBLISHED
+    install(NamedPoint("fedit", "fedpeft.methods.ditto:Ditto"), NamedPoint("mine", "fedpeft.methods.ditto:Ditto"))
+    assert list_methods() == [*PUBLISHED, "mine"]
     assert find_method("fedit") is FedIt
+    assert (list_rivals("fedit"), list_rivals("mine"), list_rivals("ditto")) == (["other-package"], [], [])
+
+
+def test_an_experiment_says_who_would_replace_one_of_ours(install, experiment_file):
+    install(NamedPoint("fedit", "no_such_module:Method"), NamedPoint("hetlora", "no_such_module:Method"))
+    notes = load_experiment(experiment_file, ["methods={fedit: {}, mine: {method: fedit}, local: {}}"]).notes
+    reason = "package other-package brings a method 'fedit' too; fedpeft's own is used"
+    assert notes == tuple(f"{experiment_file}: methods.{label}: {reason}" for label in ("fedit", "mine"))
 
 
 @pytest.mark.parametrize(
@@ -160,6 +169,13 @@ def test_an_entry_point_that_fails_breaks_itself_alone(install, value, reason):
     with pytest.raises(UserError, match=expected) as refused:
         find_method("bad")
     assert "\n" not in str(refused.value)
+
+
+def test_an_entry_point_that_leaves_the_process_is_one_line_too(install, write_method):
+    write_method("leaving", "import sys\nsys.exit(0)\n")
+    install(NamedPoint("bad", "fedpeft.methods.leaving:Method"))
+    with pytest.raises(UserError, match=r"method 'bad' of package other-package cannot be imported .*SystemExit: 0"):
+        find_method("bad")
 
 
 @pytest.mark.parametrize("value", ["fedpeft.methods.fedit:LoraFedAvg.__doc__", "fedpeft.methods:GROUP", "pathlib:Path"])

@@ -11,6 +11,7 @@ from fedpeft.config.experiment import Experiment
 from fedpeft.config.validation import first_error
 from fedpeft.config.yaml_reader import MAX_DEPTH, parse_yaml, read_yaml
 from fedpeft.errors import UserError, preview, printable
+from fedpeft.methods import list_rivals
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # it becomes part of a folder's name
 
@@ -31,7 +32,6 @@ def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
     notes = rename_old_keys(raw)
     try:
         experiment = Experiment.model_validate(raw)
-        experiment._notes = tuple(f"{where}: {note}" for note in notes)
     except ValidationError as error:
         raise UserError(f"{where}: {first_error(error, Experiment)}") from error
     has_rank = [level.rank is not None for level in experiment.resources if level.memory_mib is None]
@@ -44,6 +44,10 @@ def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
         _require_safe(f"{where}: methods", label)
         for lr in experiment.learning_rates(label):
             experiment.build_method(label, lr)
+        name = experiment.method_name(label)
+        for package in list_rivals(name):
+            notes.append(f"methods.{label}: package {package} brings a method {name!r} too; fedpeft's own is used")
+    experiment._notes = tuple(f"{where}: {note}" for note in notes)
     return experiment
 
 

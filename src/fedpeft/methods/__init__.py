@@ -60,11 +60,17 @@ def find_method(name: str) -> type[Method[Any]]:
     return _load(points[0])
 
 
+def list_rivals(name: str) -> list[str]:
+    """The packages whose entry point has the name of a method in this folder, sorted. They do not replace it."""
+    points = entry_points(group=GROUP, name=name) if name in list_built_in() else ()
+    return sorted(_name_package(point) for point in points)
+
+
 def _load(point: EntryPoint) -> type[Method[Any]]:
     where = f"method {point.name!r} of package {_name_package(point)}"
     try:
         kind = point.load()
-    except Exception as error:  # whatever another package's code raises is that package's fault alone
+    except (Exception, SystemExit) as error:  # whatever another package's code raises is that package's fault alone
         raise UserError(
             f"{where} cannot be imported from {point.value}: {type(error).__name__}: {error}; repair or uninstall it"
         ) from error
