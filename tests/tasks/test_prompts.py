@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedpeft.errors import UserError
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.prompts import encode_prompts, make_prompt_function
@@ -31,6 +32,47 @@ def test_chat_is_the_tokenizers_own_template(tokenizer):
     chat = make_prompt(tokenizer, template="chat")
     assert chat(Example("one", 0)) == "<user>one<say>"
     assert chat(Example("one", 0, "two")) == "<user>one\ntwo<say>"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages.__class__.__mro__ }}", r"fails \(SecurityError: access to attribute '__class__'"),
+        ("{{ cycler.__init__.__globals__.os.system('touch pwned') }}", r"fails \(SecurityError"),
+        ("{{ raise_exception('no system role') }}", r"fails \(TemplateError: no system role\)"),
+        ("{% for i in range(10**9) %}x{% endfor %}", r"fails \(OverflowError: Range too big"),
+        ("{{ messages[5].content }}", r"fails \(UndefinedError"),
+        ("{% if %}", r"fails \(TemplateSyntaxError"),
+        ("{{ 1 / 0 }}", r"fails \(ZeroDivisionError"),
+        ("{{ bos_token }}", "leaves the text out"),
+    ],
+)
+def test_a_strangers_chat_template_that_fails_is_one_line(tokenizer, template, reason):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    chat = make_prompt(tokenizer, template="chat")
+    with pytest.raises(UserError, match=rf"^task\.template: the chat template of this model {reason}"):
+        chat(Example("one", 0))
+
+
+HOSTILE = (
+    "{0.__class__}",
+    "{text.__class__.__mro__}",
+    "{x:>1000000000}",
+    "{text:>1000000000}",
+    "%1000000000s",
+    "{",
+    "}{",
+)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_braces_in_templates_and_texts_are_characters(piece):
+    """Nothing is formatted: no attribute is reached, no width is filled."""
+    prompt = make_prompt(template="{text}" + piece, template_pair=piece + "{text}{text_pair}")
+    assert prompt(Example("one", 0)) == "one" + piece
+    assert prompt(Example(piece, 0)) == piece + piece
+    assert prompt(Example("one", 0, piece)) == piece + "one" + piece
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_target_stays(tokenizer):

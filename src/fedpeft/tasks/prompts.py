@@ -24,7 +24,15 @@ def make_prompt_function(task: "TaskConfig", tokenizer: Any) -> Callable[[Exampl
     def render_chat(example: Example) -> str:
         text = example.text if example.text_pair is None else f"{example.text}\n{example.text_pair}"
         turns = [{"role": "user", "content": text}]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            prompt = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # the model's author wrote a program, which runs in a sandbox and fails in any way
+            reason = f"fails ({type(error).__name__}: {error})"
+        else:
+            if text.strip() in prompt:
+                return prompt
+            reason = "leaves the text out"
+        raise UserError(f"task.template: the chat template of this model {reason}; write one with {{text}} in it")
 
     return render_chat
 
