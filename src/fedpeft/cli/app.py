@@ -115,11 +115,11 @@ def show_label_distribution(experiment: "Experiment", base: Path) -> list[str]:
     """Prints how many examples each client has of each label; returns the notes on the data."""
     from fedpeft.display import label_table
     from fedpeft.tasks.load import load_task
-    from fedpeft.tasks.summary import label_distribution
+    from fedpeft.tasks.summary import describe_data, label_distribution
 
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
     console.print(label_table(label_distribution(data), data.labels))
-    return list(data.notes)
+    return [*data.notes, *describe_data(data, experiment.model.max_length)]
 
 
 def read_template() -> bytes:
