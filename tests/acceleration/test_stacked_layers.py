@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from fedpeft.acceleration.row_groups import RowGroups
 from fedpeft.acceleration.stacked_layers import StackedBlock, StackedHead, StackedLinear, read_factors
 from fedpeft.adapters import LoReftConfig, MaskedLoraConfig
-from fedpeft.adapters.reft.positions import PromptTracker
+from fedpeft.adapters.reft.prompt import PromptTracker
 from fedpeft.engines.templates import attach_adapter
 
 WIDTH, CLIENTS, LENGTH = 6, [0, 0, 2, 2, 1, 1], 5

@@ -18,7 +18,7 @@ from fedpeft.acceleration.stacked_layers import StackedBlock, StackedHead, Stack
 from fedpeft.adapters.adapted_model import AdaptedModel
 from fedpeft.adapters.names import find_interventions, find_lora_pairs, is_head
 from fedpeft.adapters.reft.layer import LoReftLayer
-from fedpeft.adapters.reft.positions import PromptTracker
+from fedpeft.adapters.reft.prompt import PromptTracker
 
 PEFT_PREFIX = "base_model.model."  # begins every module name in a PEFT model
 

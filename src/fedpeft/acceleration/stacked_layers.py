@@ -15,7 +15,7 @@ from fedpeft.acceleration.row_groups import RowGroups
 from fedpeft.adapters.lora.frozen_delta import get_frozen_delta
 from fedpeft.adapters.lora.masked import MaskedRows
 from fedpeft.adapters.reft.layer import LoReftLayer
-from fedpeft.adapters.reft.positions import PromptTracker
+from fedpeft.adapters.reft.prompt import PromptTracker
 
 
 class StackedLayer(Protocol):
@@ -74,7 +74,7 @@ class StackedBlock:
             self._loaded = groups, down, up, bias
 
     def _edit_output(self, block: nn.Module, args: Any, output: Any) -> Any:
-        if self._loaded is None or not self._tracker.is_editing:
+        if self._loaded is None or self._tracker.prompt is None:
             return output
         if isinstance(output, tuple):
             return (self._edit(output[0], *self._loaded), *output[1:])
@@ -107,7 +107,8 @@ class StackedBlock:
         """The mask (batch, length, k) of 0 and 1 at the client's positions; None: every position."""
         layer, adapter = self._layers[client]
         positions, tied, _ = layer.settings[adapter]
-        return self._tracker.get_mask(positions, tied, layer.reft_R[adapter].shape[1], dtype)
+        assert self._tracker.prompt is not None  # else nothing is edited
+        return self._tracker.prompt.get_mask(positions, tied, layer.reft_R[adapter].shape[1], dtype)
 
 
 class StackedHead:

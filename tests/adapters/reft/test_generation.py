@@ -113,3 +113,12 @@ def test_candidate_tokens_behind_the_prompt_are_refused(wrapped):
     ids = torch.tensor([[9, 8, 3, 4, 5, 6, 7, 3, 4]])  # "3 4" was seen before, so "5 6" are guessed to follow
     with pytest.raises(UserError, match=r"whole prompt of 9 tokens.*Received: 11"):
         wrapped("llama").generate(input_ids=ids, max_new_tokens=4, prompt_lookup_num_tokens=2)
+
+
+def test_an_adapter_that_was_there_before_another_still_keeps_its_prompt(wrapped, padded):
+    model, batch = wrapped("llama"), padded("left")
+    expected, _ = generate(model, batch, use_cache=True)
+    model.add_adapter("second", LoReftConfig(r=2))
+    without_cache, _ = generate(model, batch, use_cache=False)
+    assert torch.equal(without_cache, expected)
+    assert not model.unload()._forward_pre_hooks

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedpeft.adapters.reft.positions import Positions, PromptTracker
+from fedpeft.adapters.reft.positions import Positions
 from fedpeft.errors import UserError
 
 
@@ -46,73 +46,3 @@ def test_the_number_of_groups():
 def test_other_spellings_are_refused(text):
     with pytest.raises(UserError, match="Received"):
         Positions.parse(text)
-
-
-class Model(torch.nn.Module):
-    def forward(self, input_ids=None, attention_mask=None, labels=None, past_key_values=None):
-        return None
-
-
-class Cache:
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def get_seq_length(self) -> int:
-        return self.size
-
-
-@pytest.fixture
-def tracker() -> PromptTracker:
-    return PromptTracker(Model())
-
-
-def chosen(tracker: PromptTracker, text: str) -> list[list[int]] | None:
-    mask = tracker.get_mask(Positions.parse(text), True, 1, torch.float32)
-    return None if mask is None else [row.nonzero().flatten().tolist() for row in mask[..., 0]]
-
-
-def test_the_prompt_ends_before_the_first_answer_label(tracker):
-    labels = torch.tensor([[-100, -100, 5, -100, 6], [-100, -100, -100, -100, -100]])
-    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
-    ids = torch.zeros(2, 5, dtype=torch.long)
-    tracker.begin(Model(), (), {"input_ids": ids, "attention_mask": mask, "labels": labels})
-    assert chosen(tracker, "l1") == [[1], [4]]
-    assert chosen(tracker, "all") == [[0, 1], [1, 2, 3, 4]]
-
-
-def test_class_labels_are_not_taken_for_token_labels(tracker):
-    ids = torch.zeros(2, 2, dtype=torch.long)
-    tracker.begin(Model(), (ids,), {"labels": torch.tensor([1, 0])})
-    assert chosen(tracker, "all") is None  # every position, without a mask
-    assert chosen(tracker, "l1") == [[1], [1]]
-
-
-def test_arguments_given_by_position_are_read(tracker):
-    ids = torch.zeros(1, 3, dtype=torch.long)
-    tracker.begin(Model(), (ids, torch.tensor([[0, 1, 1]]), torch.tensor([[-100, -100, 7]])), {})
-    assert chosen(tracker, "f1") == [[1]]
-
-
-def test_tokens_behind_a_filled_cache_are_not_prompt(tracker):
-    ids = torch.zeros(1, 3, dtype=torch.long)
-    tracker.begin(Model(), (ids,), {"past_key_values": Cache(0)})
-    assert tracker.is_editing
-    tracker.begin(Model(), (ids,), {"past_key_values": Cache(4)})
-    assert not tracker.is_editing
-
-
-def test_generation_without_a_cache_keeps_the_first_prompt_and_then_forgets_it(tracker):
-    with tracker.hold_prompt():
-        tracker.begin(Model(), (torch.zeros(1, 3, dtype=torch.long),), {})
-        assert chosen(tracker, "l1") == [[2]]
-        tracker.begin(Model(), (torch.zeros(1, 5, dtype=torch.long),), {})
-        assert chosen(tracker, "l1") == [[2]]
-        assert chosen(tracker, "all") == [[0, 1, 2]]
-    tracker.begin(Model(), (torch.zeros(1, 5, dtype=torch.long),), {})
-    assert chosen(tracker, "l1") == [[4]]
-
-
-def test_a_mask_that_is_not_batch_by_length_is_refused(tracker):
-    ids = torch.zeros(1, 3, dtype=torch.long)
-    with pytest.raises(UserError, match=r"\(1, 3\).*Received: \(1, 1, 3, 3\)"):
-        tracker.begin(Model(), (ids,), {"attention_mask": torch.ones(1, 1, 3, 3)})

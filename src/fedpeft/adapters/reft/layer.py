@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from fedpeft.adapters.kind import OutputEdit
 from fedpeft.adapters.reft.config import LoReftConfig
-from fedpeft.adapters.reft.positions import Positions, PromptTracker
+from fedpeft.adapters.reft.positions import Positions
+from fedpeft.adapters.reft.prompt import Prompt, PromptTracker
 from fedpeft.errors import UserError
+
+PROMPT_ARGUMENT = "reft_prompt"  # the keyword argument by which a block is told the prompt of its forward
 
 
 def orthonormalise_rows(matrix: Tensor) -> Tensor:
@@ -53,14 +56,16 @@ class LoReftLayer(nn.Module, BaseTunerLayer, OutputEdit):
         self.reft_b = nn.ParameterDict()
         self.settings: dict[str, EditSettings] = {}  # by adapter
         self.merged_adapters: list[str] = []
-        # A hook on the block instead of code in forward(), because transformers records `output_hidden_states` with
+        self._prompt: Prompt | None = None  # of the block's forward that is running; None: nothing is edited
+        # Hooks on the block instead of code in forward(), because transformers records `output_hidden_states` with
         # hooks on the block itself, which must see the edited state.
-        self._handle = base_layer.register_forward_hook(self._edit_output, prepend=True)
+        self._handles = (
+            base_layer.register_forward_pre_hook(self._take_prompt, with_kwargs=True, prepend=True),
+            base_layer.register_forward_hook(self._edit_output, prepend=True),
+        )
 
     def update_layer(self, adapter_name: str, config: LoReftConfig, width: int) -> None:
-        """Adds an adapter for hidden states of `width` d. Raises `UserError` when its rank is larger than d."""
-        if config.r > width:
-            raise UserError(f"r: the rank cannot exceed the hidden size {width}. Received: {config.r}")
+        """Adds an adapter for hidden states of `width` d, at least its rank."""
         positions = Positions.parse(config.positions)
         groups = positions.count_groups(config.tied)
         weight = next(self.base_layer.parameters())
@@ -74,17 +79,29 @@ class LoReftLayer(nn.Module, BaseTunerLayer, OutputEdit):
         self.settings[adapter_name] = EditSettings(positions, config.tied, config.variant != "direft")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.base_layer(*args, **kwargs)
+        # transformers up to 5.22 checkpoints a block with its hooks, and runs both again in the backward pass, with
+        # these arguments, when another forward may have begun: the prompt is bound here.
+        return self.base_layer(*args, **kwargs, **{PROMPT_ARGUMENT: self.tracker.prompt})
+
+    def _take_prompt(self, block: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        self._prompt = kwargs.pop(PROMPT_ARGUMENT, self.tracker.prompt)
+        return args, kwargs
 
     def _edit_output(self, block: nn.Module, args: Any, output: Any) -> Any:
-        if self.disable_adapters or not self.tracker.is_editing:
+        prompt, self._prompt = self._prompt, None
+        if self.disable_adapters or prompt is None:
             return output
-        if isinstance(output, tuple):
-            return (self.edit(output[0]), *output[1:])
-        return self.edit(output)
+        if isinstance(output, tuple | list):
+            return type(output)((self.edit(output[0], prompt), *output[1:]))
+        if not isinstance(output, Tensor):
+            raise UserError(
+                "LoReFT edits the hidden states that a block returns, alone or first in a tuple; use LoRA for this "
+                f"model. Received: a {type(output).__name__} from {type(block).__name__}"
+            )
+        return self.edit(output, prompt)
 
-    def edit(self, hidden: Tensor) -> Tensor:
-        """The edited states, of the shape (batch, length, d) and dtype of `hidden`.
+    def edit(self, hidden: Tensor, prompt: Prompt) -> Tensor:
+        """The states edited at the prompt's positions, of the shape (batch, length, d) and dtype of `hidden`.
 
         All groups share one projection to width g * r and one back.
         """
@@ -94,9 +111,14 @@ class LoReftLayer(nn.Module, BaseTunerLayer, OutputEdit):
                 continue
             positions, tied, subtracts_R = self.settings[name]
             R, W, b = self.reft_R[name], self.reft_W[name], self.reft_b[name]
+            if hidden.shape[-1] != R.shape[-1]:
+                raise UserError(
+                    f"LoReFT edits hidden states (batch, length, {R.shape[-1]}), the last as config.hidden_size says; "
+                    f"the blocks of this model have others: use LoRA. Received: {tuple(hidden.shape)}"
+                )
             down = (W - R if subtracts_R else W).flatten(0, 1).to(hidden.dtype)  # (g * r, d)
             inner = nn.functional.linear(hidden, down, b.flatten().to(hidden.dtype))  # (batch, length, g * r)
-            mask = self.tracker.get_mask(positions, tied, R.shape[1], inner.dtype, inner.shape[:2])
+            mask = prompt.get_mask(positions, tied, R.shape[1], inner.dtype, inner.shape[:2])
             if mask is not None:
                 inner = inner * mask.to(inner.device)  # blocks may be on several devices
             result = result + inner @ R.flatten(0, 1).to(hidden.dtype)
@@ -111,9 +133,10 @@ class LoReftLayer(nn.Module, BaseTunerLayer, OutputEdit):
         self.settings.pop(adapter_name, None)
         super().delete_adapter(adapter_name)
 
-    def remove_hook(self) -> None:
+    def remove_hooks(self) -> None:
         """Ends the edits for good; called when the block is unwrapped."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def __getattr__(self, name: str) -> Any:
         # Models read attributes of their blocks, `attention_type` for example.
