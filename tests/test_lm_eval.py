@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from fedpeft.adapters import LoReftConfig, make_lora_config
 from fedpeft.backbones import load_decoder
+from fedpeft.errors import UserError
 from fedpeft.lm_eval import AdaptedLM
 
 ROWS = [
@@ -95,3 +96,9 @@ def test_likelihoods_of_the_answers_with_the_prompt_edited(kind, adapter, scores
     plain = [score for row in scores(HFLM, folder) for score in row]
     flat = [score for row in expected for score in row]
     assert (plain == pytest.approx(flat, rel=1e-4, abs=1e-4)) == (kind == "lora")  # what the harness alone would say
+
+
+def test_an_adapter_that_is_not_ours_is_refused_before_peft_reads_it(tiny_decoder, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "megatron_config": {"a": 1}}')
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        AdaptedLM(pretrained=str(tiny_decoder), peft=str(tmp_path), device="cpu")

@@ -5,12 +5,13 @@ last tokens of the answer, or padding. Here the prompt is what is edited, as in 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-import fedpeft.adapters  # noqa: F401  (PEFT knows LoReFT and masked LoRA from here on)
-from fedpeft.backbones.pretrained import resolve_source
+from fedpeft.adapters.load import read_adapter
+from fedpeft.backbones.locate import resolve_source
 from fedpeft.errors import UserError
 from fedpeft.tasks.encode import IGNORE, Padding, make_token_labels, pad_rows
 
@@ -32,8 +33,10 @@ class AdaptedLM(HFLM):
     `pretrained` may be whatever an experiment's model may be, "package:..." included; `peft` is an adapter's folder.
     """
 
-    def __init__(self, pretrained: str, **options: Any) -> None:
-        super().__init__(pretrained=resolve_source(pretrained), **options)
+    def __init__(self, pretrained: str, peft: str | None = None, **options: Any) -> None:
+        if peft is not None:
+            read_adapter(Path(peft))  # raises UserError for one that is not ours: PEFT acts on what it reads
+        super().__init__(pretrained=resolve_source(pretrained), peft=peft, **options)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None

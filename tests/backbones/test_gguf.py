@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from fedpeft.backbones import gguf as ours
 from fedpeft.backbones import load_backbone, load_decoder
-from fedpeft.backbones.pretrained import find_package_model
+from fedpeft.backbones.locate import find_package_model
 from fedpeft.errors import UserError
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed (the gguf extra)")

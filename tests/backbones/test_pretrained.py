@@ -1,35 +1,28 @@
 """A model by name: hub id, folder, package or GGUF file; what is wrong is said in one line."""
 
+import shutil
+import socket
+import time
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
-from fedpeft.backbones import pretrained
-from fedpeft.backbones.pretrained import DTYPES, find_package_model, load_pretrained, resolve_source
+from fedpeft.backbones import load_backbone, load_decoder
+from fedpeft.backbones.pretrained import DTYPES, _can_reach_hub, load_pretrained
 from fedpeft.errors import UserError
+
+WEIGHTS = "model.safetensors"
+
+
+def copy_model(model, folder):
+    return Path(shutil.copytree(model, folder, dirs_exist_ok=True))
 
 
 def load(name, factory=AutoModelForCausalLM, dtype="float32", device="cpu", **options):
     return load_pretrained(factory, name, dtype=dtype, device=device, **options)
-
-
-@pytest.fixture
-def package(monkeypatch, tmp_path):
-    """package(files) -> an installed distribution "carrier" with these files, empty; returns its folder."""
-
-    def build(files):
-        info = tmp_path / "carrier-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
-        (info / "RECORD").write_text("".join(f"carrier/{file},,\n" for file in files))
-        for file in files:
-            path = tmp_path / "carrier" / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        monkeypatch.syspath_prepend(str(tmp_path))
-        return tmp_path / "carrier"
-
-    return build
 
 
 @pytest.mark.parametrize("factory", [AutoModel, AutoModelForCausalLM])
@@ -66,34 +59,87 @@ def test_the_dtype_is_that_of_every_parameter(dtype, folder):
     assert {parameter.dtype for parameter in model.parameters()} == {DTYPES[dtype]}
 
 
-def test_the_folder_with_weights_is_chosen_inside_a_package(package):
-    """Sentence encoders carry a second config.json without weights."""
-    carrier = package(["model/1_Pooling/config.json", "model/config.json", "model/model.safetensors"])
-    assert find_package_model("package:carrier") == carrier / "model"
-    assert resolve_source("package:carrier") == str(carrier / "model")
+def refuse(words, *arguments, **options):
+    with pytest.raises(UserError) as error:
+        load(*arguments, **options)
+    line = str(error.value)
+    assert line.isprintable() and len(line) < 500 and all(word in line for word in words), line
 
 
-def test_a_package_with_one_gguf_file_gives_that_file(package):
-    carrier = package(["data/model.gguf", "data/config.json", "__init__.py"])
-    assert find_package_model("package:carrier") == carrier / "data" / "model.gguf"
+def test_an_encoder_has_no_language_model_head_and_draws_none(tiny_model):
+    """Two runs of one seed would differ by a head that was drawn without one."""
+    words = ("lacks weights that are used here and would be random", "cls.predictions.bias", "and 3 more", "causal")
+    refuse(words, str(tiny_model))
 
 
-@pytest.mark.parametrize(("files", "count"), [([], 0), (["config.json"], 0), (["a.gguf", "b.gguf"], 2)])
-def test_a_package_without_one_model_is_refused(files, count, package):
-    package(files)
-    message = rf"backbone 'package:carrier': the package carrier has no folder .* and {count} GGUF files where one"
-    with pytest.raises(UserError, match=message):
-        find_package_model("package:carrier")
+@pytest.mark.parametrize("key", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias"])
+def test_a_backbone_without_one_of_its_weights_is_refused(key, tiny_model, tmp_path):
+    tensors = load_file(copy_model(tiny_model, tmp_path) / WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if name != key}, tmp_path / WEIGHTS, {"format": "pt"})
+    refuse((key, "would be random"), str(tmp_path), AutoModel)
 
 
-def test_hub_ids_and_folders_are_sources_as_they_are_and_gguf_files_are_written_out(tmp_path, monkeypatch):
-    file = tmp_path / "model.gguf"
-    file.touch()
-    monkeypatch.setattr(pretrained, "dequantise_to_folder", lambda path: path.with_name("written"))
-    assert resolve_source("owner/model") == "owner/model"
-    assert resolve_source(str(tmp_path)) == str(tmp_path)
-    assert resolve_source(str(file)) == str(tmp_path / "written")
-    assert resolve_source("owner/model.gguf") == "owner/model.gguf", "no such file here: a hub id"
+def test_a_pooler_is_missed_only_where_it_is_used(tiny_model, tmp_path):
+    tensors = load_file(copy_model(tiny_model, tmp_path) / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler")}
+    save_file(kept, tmp_path / WEIGHTS, {"format": "pt"})
+    refuse(("pooler.dense.bias",), str(tmp_path), AutoModel)
+    model, _ = load_backbone(str(tmp_path), num_labels=2, pooling="mean")
+    assert model.loading_notes == ()
+
+
+def test_unused_weights_are_told(tiny_decoder):
+    model, _ = load_backbone(str(tiny_decoder), num_labels=2, pooling="last")
+    assert model.loading_notes == (f"model {str(tiny_decoder)!r}: weights not used: lm_head.weight",)
+    assert load_decoder(str(tiny_decoder))[0].loading_notes == ()
+
+
+def test_weights_of_another_shape_are_named(tiny_model, tmp_path):
+    config = copy_model(tiny_model, tmp_path) / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 64'))
+    refuse(("not of one model", "encoder.layer.0.intermediate.dense.bias (48,) for (64,)"), str(tmp_path), AutoModel)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, 5000, -1])
+def test_truncated_weights_are_one_line(cut, tiny_model, tmp_path):
+    file = copy_model(tiny_model, tmp_path) / WEIGHTS
+    file.write_bytes(file.read_bytes()[:cut])
+    refuse(("could not be loaded",), str(tmp_path), AutoModel)
+
+
+@pytest.mark.parametrize(
+    "config", ["", "[]", "{}", "[" * 5000, '{"model_type": "\\u001b[2J"}', '{"model_type": "bert", "hidden_size": "x"}']
+)
+def test_a_damaged_config_is_one_line(config, tiny_model, tmp_path):
+    (copy_model(tiny_model, tmp_path) / "config.json").write_text(config)
+    refuse(("could not be loaded",), str(tmp_path), AutoModel)
+
+
+def test_a_folder_without_tokenizer_files_is_refused(tiny_model, tmp_path):
+    copy_model(tiny_model, tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+    refuse(("a tokenizer without words", "tokenizer.json"), str(tmp_path), AutoModel)
+
+
+def test_an_adapters_folder_is_no_model(tiny_model, tmp_path):
+    """transformers would load the model that the adapter names, then what its configuration asks for."""
+    (copy_model(tiny_model, tmp_path) / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    refuse(("an adapter, not a model",), str(tmp_path), AutoModel)
+
+
+def test_without_a_network_the_hub_is_not_asked_again_and_again(monkeypatch):
+    def fail(*_):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    began = time.perf_counter()
+    refuse(("'owner/no-such-model' could not be loaded", "couldn't connect"), "owner/no-such-model")
+    assert time.perf_counter() - began < 5
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert _can_reach_hub(), "a proxy may know the address"
 
 
 def test_every_user_error_is_one_line_that_says_what_to_do(folder, tmp_path):

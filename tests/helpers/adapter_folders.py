@@ -37,6 +37,7 @@ def save_adapters(folder: Path) -> dict[str, Saved]:
     head = {"modules_to_save": ["classifier"]}
     configs = {
         "lora": make_lora_config(model, 2, ALPHA),
+        "small": make_lora_config(model, 2, ALPHA, layers=[1], targets=["query"]),
         "masked": make_lora_config(model, 2, ALPHA, density=0.5),
         "merged": make_lora_config(model, 2, ALPHA),
         "reft": LoReftConfig(r=2, **head),

@@ -16,7 +16,7 @@ from torch import nn
 
 from fedpeft.adapters import kinds
 from fedpeft.adapters.adapted_model import AdaptedModel
-from fedpeft.errors import UserError, printable
+from fedpeft.errors import UserError, preview, printable
 
 _MAX_TEXT = 4 * 2**20  # bytes: ranks and scales by module are most of a large configuration
 _MAX_HEADER = 32 * 2**20  # bytes: 10,000 experts in the file need 3 MiB
@@ -90,15 +90,14 @@ def _read_config(file: Path) -> PeftConfig:
     peft_type = values.pop("peft_type", None) if isinstance(values, dict) else None
     stored = {kind.stored.peft_type: kind.stored for kind in kinds.KINDS if kind.stored is not None}
     if not isinstance(peft_type, str) or peft_type not in stored:
-        received = printable(repr(peft_type), 60)
-        raise UserError(f"{file}: peft_type is one of {', '.join(stored)}. Received: {received}")
+        raise UserError(f"{file}: peft_type is one of {', '.join(stored)}. Received: {preview(peft_type)}")
     try:
         return stored[peft_type].model_validate(values).make_config()
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         what = "is none that we write" if problem["type"] == "string_pattern_mismatch" else problem["msg"]
-        received = f". Received: {printable(repr(problem['input']), 60)}" if where else ""
+        received = f". Received: {preview(problem['input'])}" if where else ""
         raise UserError(f"{file}: {printable(where, 100)} {what}{received}") from error
 
 

@@ -22,9 +22,16 @@ def load_backbone(
     `load_pretrained`.
     """
     backbone, tokenizer = load_pretrained(
-        AutoModel, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
+        AutoModel,
+        name,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        device_map=device_map,
+        replaced=["pooler"],
     )
     if "pooler" in dict(backbone.named_children()):
         backbone.pooler = None  # sentence encoders never trained it, and nothing here reads its output
     model = SequenceClassifier(backbone, num_labels, pooling, name=name)
+    model.loading_notes = backbone.loading_notes
     return model.eval(), tokenizer

@@ -64,6 +64,7 @@ class SequenceClassifier(nn.Module):
         self.config.num_labels = num_labels
         self.pooling: Pooling = pooling
         self.name_or_path = name
+        self.loading_notes: tuple[str, ...] = ()  # what a user should know of how the backbone was loaded
         width = self.config.get_text_config().hidden_size
         self.classifier = nn.Linear(width, num_labels, dtype=torch.float32, device=backbone.device)
         self._needs_position_ids = _needs_position_ids(backbone)

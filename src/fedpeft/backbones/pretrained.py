@@ -1,17 +1,22 @@
-"""Finds a pretrained model by name and loads it, as any class of model, with its tokenizer."""
+"""Loads a pretrained model by name, as any class of model, with its tokenizer; one that is not whole is refused."""
 
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path, PurePath
+import os
+import socket
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub.constants import ENDPOINT
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
-from fedpeft.backbones.gguf import dequantise_to_folder
+from fedpeft.backbones.locate import PACKAGE_PREFIX, quote, resolve_source
 from fedpeft.backbones.quantized import make_quantization_config, make_shareable_
-from fedpeft.errors import UserError
+from fedpeft.backbones.vocabulary import require_vocabulary
+from fedpeft.errors import UserError, printable
 
-PACKAGE_PREFIX = "package:"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DeviceMap = str | dict[str, int | str] | None
 
@@ -24,6 +29,7 @@ def load_pretrained(
     device: str,
     quantization: str | None = None,
     device_map: DeviceMap = None,
+    replaced: Collection[str] = (),
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """The named model in eval mode, made by `factory` (`AutoModel`, `AutoModelForCausalLM`), and its tokenizer, which
     has a padding token.
@@ -32,9 +38,11 @@ def load_pretrained(
     carries a Hugging Face folder or a GGUF file (its files are read, the package is never imported).
     `quantization`: None, "8bit" or "4bit" (NF4 with doubly quantised scales, as QLoRA, arXiv 2305.14314), both by
     bitsandbytes, with products in `dtype`. `device_map`: None for the whole model on `device`, or transformers' own
-    argument, such as "auto". Raises `UserError` when the model cannot be found or read, the package is not installed,
-    the dtype or quantisation is unknown, bitsandbytes or the device is missing, or the tokenizer has neither a padding
-    nor an end token.
+    argument, such as "auto". `replaced`: parts of the model that the caller does not use. The model's `loading_notes`
+    say which of the files' weights it has no place for. Raises `UserError` when the model cannot be found or read, when
+    weights outside `replaced` are missing or the tokenizer is not the model's, when the package is not installed, the
+    dtype or quantisation is unknown, bitsandbytes or the device is missing, or the tokenizer has neither a padding nor
+    an end token.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
@@ -46,22 +54,70 @@ def load_pretrained(
         options["device_map"] = {"": target} if device_map is None else device_map
     if quantization is not None:
         options["quantization_config"] = make_quantization_config(quantization, DTYPES[dtype])
-    source = resolve_source(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = factory.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UserError(
-            f"backbone {name!r} could not be loaded: {reason} Give a hub id (needs a network), a local "
-            f"folder, or '{PACKAGE_PREFIX}<distribution>'."
-        ) from error
+    model, tokenizer, report = _read_files(factory, name, resolve_source(name), options)
+    _require_weights(name, report, replaced)
+    require_vocabulary(name, tokenizer, model)
+    model.loading_notes = _note_unused_weights(name, report["unexpected_keys"])
     _set_padding(name, tokenizer, model)
     if "device_map" not in options:
         model = model.to(target)
     if quantization is not None:
         make_shareable_(model)
     return model.eval(), tokenizer
+
+
+def _read_files(factory: Any, name: str, source: str, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, the tokenizer and transformers' report. Raises `UserError` where they cannot be read."""
+    is_local = os.path.isdir(source) or not _can_reach_hub()
+    files: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_local}
+    # Without these transformers draws weights that do not fit, or that the files lack, at random and goes on.
+    reporting = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        if find_adapter_config_file(source, local_files_only=is_local) is not None:
+            raise ValueError("it is an adapter, not a model.")  # transformers would load the model that it names
+        tokenizer = AutoTokenizer.from_pretrained(source, **files)
+        model, report = factory.from_pretrained(source, **files, **reporting, **options)
+    except Exception as error:  # the boundary to files that anybody may have written: whatever is wrong is the model's
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"backbone {quote(name)} could not be loaded: {printable(reason, 200)} Give a hub id (needs a network), "
+            f"a local folder, or '{PACKAGE_PREFIX}<distribution>'."
+        ) from error
+    return model, tokenizer, report
+
+
+def _require_weights(name: str, report: dict[str, Any], replaced: Collection[str]) -> None:
+    """Raises `UserError` for a model some of whose weights are not in its files, or have another shape there."""
+    unlike = sorted(f"{key} {tuple(stored)} for {tuple(own)}" for key, stored, own in report["mismatched_keys"])
+    if unlike:
+        raise UserError(f"backbone {quote(name)}: config.json and weights are not of one model: {_list_some(unlike)}")
+    missing = sorted(key for key in report["missing_keys"] if key.split(".")[0] not in replaced)
+    if missing:
+        raise UserError(
+            f"backbone {quote(name)} lacks weights that are used here and would be random: {_list_some(missing)}; "
+            "give a model that has them, for text generation a causal language model"
+        )
+
+
+def _note_unused_weights(name: str, unused: Collection[str]) -> tuple[str, ...]:
+    """A note on weights in the files that the model has no place for, mostly heads of other tasks."""
+    return (f"model {quote(name)}: weights not used: {_list_some(sorted(unused))}",) if unused else ()
+
+
+def _list_some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return printable(", ".join(names[:3]), 250) + rest
+
+
+def _can_reach_hub() -> bool:
+    """Whether the hub's address can be found. Without a network every file would be asked for in vain for 20 s."""
+    if getproxies().keys() & {"all", "http", "https"}:  # whoever is behind a proxy may know no addresses
+        return True
+    try:
+        socket.getaddrinfo(urlparse(ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def _parse_device(name: str) -> torch.device:
@@ -72,40 +128,6 @@ def _parse_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: this torch sees no GPU, use cpu. Received: {name!r}")
     return device
-
-
-def resolve_source(name: str) -> str:
-    """The hub id or folder that transformers can read for a name as `load_pretrained` takes it.
-
-    Raises `UserError` for a package or a GGUF file that cannot be read.
-    """
-    source = str(find_package_model(name)) if name.startswith(PACKAGE_PREFIX) else name
-    is_gguf = source.endswith(".gguf") and Path(source).is_file()
-    return str(dequantise_to_folder(Path(source))) if is_gguf else source
-
-
-def find_package_model(name: str) -> Path:
-    """The folder with config.json and weights inside the distribution that "package:<distribution>" names, or else its
-    one GGUF file.
-
-    Raises `UserError` when the distribution is not installed or holds neither.
-    """
-    package = name.removeprefix(PACKAGE_PREFIX)
-    try:
-        files = distribution(package).files or []
-    except PackageNotFoundError as error:
-        raise UserError(f"backbone {name!r}: the package is not installed. Run: pip install {package}") from error
-    weight_folders = {PurePath(file).parent for file in files if PurePath(file).suffix in (".safetensors", ".bin")}
-    configs = [file for file in files if file.name == "config.json" and PurePath(file).parent in weight_folders]
-    if configs:
-        return Path(str(configs[0].locate())).parent
-    gguf_files = [file for file in files if PurePath(file).suffix == ".gguf"]
-    if len(gguf_files) != 1:
-        raise UserError(
-            f"backbone {name!r}: the package {package} has no folder with config.json and weights, "
-            f"and {len(gguf_files)} GGUF files where one is needed."
-        )
-    return Path(str(gguf_files[0].locate()))
 
 
 def _set_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

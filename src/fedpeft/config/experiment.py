@@ -26,7 +26,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    name: str = Field(description="hub id, local folder, or package:DISTRIBUTION for a model that a package ships")
+    name: str = Field(description="hub id, local folder (relative: to this file), or package:DISTRIBUTION")
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
     max_length: int = Field(
         64, ge=4, le=1_000_000, description="tokens kept of each text; for decoders 512 unless stated"

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedpeft.backbones.locate import locate_model
 from fedpeft.config.experiment import Experiment
 from fedpeft.config.validation import first_error
 from fedpeft.config.yaml_reader import MAX_DEPTH, parse_yaml, read_yaml
@@ -17,10 +18,15 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # it becomes part of a f
 
 
 def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
-    """Reads and checks an experiment file; `overrides` are `a.b=value` in YAML. Raises UserError, one line."""
+    """Reads and checks an experiment file; `overrides` are `a.b=value` in YAML. Raises UserError, one line.
+
+    A local model, whose path starts at the file as those of data do, is one by its absolute path from here on.
+    """
     if not exists(path):
         raise UserError(f"no such experiment file: {path}; `fedpeft init` writes one")
-    return parse_experiment(read_yaml(path), overrides or [], str(path))
+    experiment = parse_experiment(read_yaml(path), overrides or [], str(path))
+    experiment.model.name = locate_model(experiment.model.name, path.parent)
+    return experiment
 
 
 def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:

@@ -10,6 +10,7 @@ from torch import nn
 from fedpeft.acceleration import Acceleration, make_accelerations
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import load_backbone, load_decoder
+from fedpeft.backbones.positions import require_positions
 from fedpeft.budgets.levels import assign_resources, minimum_config
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines import find_engine
@@ -58,12 +59,20 @@ def build(spec: RunSpec, accelerations: Sequence[Acceleration] | None = None) ->
 
 
 def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
-    """The frozen backbone, for encoders' tasks with the head that everyone starts from, and its tokenizer."""
+    """The frozen backbone, for encoders' tasks with the head that everyone starts from, and its tokenizer.
+
+    Raises UserError where it cannot be loaded, is not whole, or cannot read texts of the experiment's length.
+    """
     where: dict[str, Any] = model.model_dump(include={"dtype", "device", "quantization", "device_map"})
     if find_kind(task.kind).is_decoder:
-        return load_decoder(model.name, **where)
+        decoder, tokenizer = load_decoder(model.name, **where)
+        require_positions(decoder, model.max_length, "model.max_length")
+        require_positions(decoder, model.max_length + task.max_new_tokens, "model.max_length + task.max_new_tokens")
+        return decoder, tokenizer
     with use_seed(seed, "head"):
-        return load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
+        encoder, tokenizer = load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
+    require_positions(encoder, model.max_length, "model.max_length")
+    return encoder, tokenizer
 
 
 def assemble(
@@ -85,7 +94,8 @@ def assemble(
     task = make_task(experiment.task, data.labels, tokenizer, config.max_length, config.autocast_dtype)
     # 1. Clients: their examples as token ids, what they were given, the model that each starts from.
     splits = _encode_splits(data, task)
-    data = replace(data, notes=(*data.notes, *_note_cut_examples(experiment, splits)))
+    loading_notes = getattr(model, "loading_notes", ())  # of a model that a program brings there are none
+    data = replace(data, notes=(*data.notes, *loading_notes, *_note_cut_examples(experiment, splits)))
     if method.pools_data:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
     given = _assign(experiment, method, data, model, seed) if resources is None else resources

@@ -34,22 +34,22 @@ def predict(
     ours, for an empty or a missing text, and for options that the task has no use for.
     """
     card = read_card(run, client)
-    config = card.model
-    examples = _make_examples(card.task, texts, pairs)
-    if not find_kind(card.task.kind).is_decoder:
-        _require_unset(card.task, {"--temperature": temperature, "--max-new-tokens": new_tokens})
+    config, task_config = card.model, card.task
+    examples = _make_examples(task_config, texts, pairs)
+    if not find_kind(task_config.kind).is_decoder:
+        _require_unset(task_config, {"--temperature": temperature, "--max-new-tokens": new_tokens})
     if temperature is not None and not 0 <= temperature < math.inf:  # nan, too
         raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
     with _name_damage(run, client):  # before a model is loaded
         adapter = read_adapter(get_adapter_folder(run, client))
-    backbone, tokenizer = load_model(config, card.task, len(card.labels), seed=0)  # a head is loaded over the one drawn
+    if new_tokens:
+        task_config = task_config.model_copy(update={"max_new_tokens": new_tokens})
+    backbone, tokenizer = load_model(config, task_config, len(card.labels), seed=0)  # the adapter brings its own head
     with _name_damage(run, client):
         model = adapter.attach(backbone)
-    task = make_task(card.task, card.labels, tokenizer, config.max_length, config.autocast_dtype)
+    task = make_task(task_config, card.labels, tokenizer, config.max_length, config.autocast_dtype)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     writing: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
-    if new_tokens:
-        writing["new_tokens"] = new_tokens
     with torch.inference_mode():
         predictions = task.predict(model, task.encode(examples), padding, **writing)
     numbers = [value for prediction in predictions for value in prediction.values() if isinstance(value, float)]

@@ -1,5 +1,6 @@
 """What one run is, and how its folder keeps it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,4 +39,8 @@ class RunSpec:
             kept["experiment"]["cross_evaluation"] = [label for label in crossed if label in methods]
         experiment = parse_experiment(kept["experiment"], [], str(folder.path / "experiment.yaml"))
         (label,) = experiment.methods
-        return cls(experiment, label, experiment.seed, None, Path(kept["base"]))
+        base = Path(kept["base"])
+        local = os.path.abspath(base / experiment.model.name)
+        if os.path.isdir(local):  # runs of earlier versions keep a relative path
+            experiment.model.name = local
+        return cls(experiment, label, experiment.seed, None, base)
