@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
-from fedpeft.display import HEADINGS, MIB, cells
+from fedpeft.display import HEADINGS, cells
+from fedpeft.environment import MIB
 
 RESULTS = Path(__file__).with_name("results")
 RESOURCES = ("sst2", "ag_news", "mrpc", "reviews")

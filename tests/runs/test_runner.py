@@ -12,17 +12,16 @@ from fedpeft.federation import method, training
 from fedpeft.federation.method import Method
 from fedpeft.methods import list_built_in
 from fedpeft.runs import runner
+from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 
 
-class Nobody:
+class Nobody(NullObserver):
     """Watches nothing; may break the run off after some rounds."""
 
     def __init__(self, stop_after=None):
         self.stop_after = stop_after
-
-    def started(self, label, built, rounds, completed): ...
 
     def client_finished(self, outcome):
         assert outcome.failure is None

@@ -113,12 +113,14 @@ def resolve_budgets(experiment: "Experiment") -> "Experiment":
 
 def show_label_distribution(experiment: "Experiment", base: Path) -> list[str]:
     """Prints how many examples each client has of each label; returns the notes on the data."""
-    from fedpeft.display import label_table
+    from fedpeft.display import label_key, label_table
     from fedpeft.tasks.load import load_task
     from fedpeft.tasks.summary import describe_data, label_distribution
 
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
     console.print(label_table(label_distribution(data), data.labels))
+    if data.labels:
+        console.print(label_key(data.labels))
     return [*data.notes, *describe_data(data, experiment.model.max_length)]
 
 

@@ -157,6 +157,6 @@ def _show_result(result: dict[str, Any], path: Path) -> None:
 
 
 def _show_comparison(comparison: dict[str, Any]) -> None:
-    from fedpeft.display import comparison_table
+    from fedpeft.display import comparison_tables
 
-    console.print(comparison_table(comparison))
+    console.print(comparison_tables(comparison))

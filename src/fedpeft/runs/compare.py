@@ -173,4 +173,5 @@ def summarise_method(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_memory_mib": max(run["peak_memory_mib"] for run in runs),
         "seconds": over(lambda run: run["seconds"]["total"]),
         "quarantined": sum(run["quarantined"] for run in runs),
+        "client_rounds": sum(run.get("client_rounds", 0) for run in runs),  # 0: results of earlier versions
     }

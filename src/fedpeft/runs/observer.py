@@ -18,6 +18,13 @@ class NullObserver:
     def client_finished(self, outcome: Outcome) -> None:
         """A client's round ended, with a reply or without."""
 
+    def evaluation_started(self, split: str, clients: int) -> None:
+        """So many clients' models begin to be scored on a split: "validation", "test", or "cross", each on all test
+        rows."""
+
+    def evaluation_finished(self, split: str, clients: int) -> None:
+        """They are scored."""
+
     def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None:
         """A round is on disk; `validation` holds the scores by client, where this round was evaluated."""
 

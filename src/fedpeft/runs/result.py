@@ -6,6 +6,7 @@ from typing import Any
 
 from fedpeft.adapters import is_head
 from fedpeft.engines.base import Scores
+from fedpeft.errors import printable
 from fedpeft.federation.message import Message
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.folder import RunFolder
@@ -50,9 +51,21 @@ def summarise(
         "bytes_down": mean(line["bytes_down"] for line in train),
         "bytes_up": mean(line["bytes_up"] for line in train if line["bytes_up"]) if any_up(train) else 0.0,
         "quarantined": sum("quarantined" in line for line in train),
+        "client_rounds": len(train),
+        "left_out": _list_left_out(train),
         "peak_memory_mib": round(peak_mib, 1),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
+
+
+def _list_left_out(train: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By client whose replies did not come or could not be used: the rounds, and the reason of the first of them."""
+    left_out: dict[str, dict[str, Any]] = {}
+    for line in train:
+        if "quarantined" in line:
+            entry = left_out.setdefault(line["client"], {"rounds": [], "reason": printable(line["quarantined"], 200)})
+            entry["rounds"].append(line["round"])
+    return left_out
 
 
 def any_up(train: list[dict[str, Any]]) -> bool:

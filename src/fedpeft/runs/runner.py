@@ -10,6 +10,7 @@ from fedpeft.engines.base import ModelChoice, Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.federation import RoundRecord
+from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
 from fedpeft.runs.export import make_card
 from fedpeft.runs.folder import RunFolder
@@ -57,14 +58,17 @@ def resume(
 
 def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullObserver, export: bool) -> dict[str, Any]:
     try:
-        rounds = _Rounds(folder, context)
+        rounds = _Rounds(folder, context, observer)
         observer.started(spec.label, context, spec.experiment.training.rounds, context.federation.round)
-        rounds.run(observer)
+        rounds.run()
         scores = rounds.score_test()
         result = summarise(spec.as_dict()["experiment"], context, scores, folder, rounds.seconds, read_peak_mib())
         crossed = spec.experiment.cross_evaluation
         if crossed is True or (crossed and spec.label in crossed):
+            clients = len(context.federation.evaluation_clients)
+            observer.evaluation_started("cross", clients)
             result["cross"] = cross_matrix(context)
+            observer.evaluation_finished("cross", clients)
         if export:
             card = make_card(spec.experiment, context.data.labels)
             context.engine.export(context.federation.deployment_messages(), folder.path / "clients", card)
@@ -76,11 +80,26 @@ def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullOb
         context.engine.close()
 
 
+def count_evaluations(training: TrainingConfig, rounds: int, with_test: bool) -> int:
+    """How often each client's model is scored in the first `rounds` rounds, and on the test split after the last."""
+    validations = sum(_is_validated(training, round_) for round_ in range(1, rounds + 1))
+    return validations + (len(_list_test_choices(training)) if with_test else 0)
+
+
+def _is_validated(training: TrainingConfig, round_: int) -> bool:
+    is_due = training.evaluate_every and round_ % training.evaluate_every == 0
+    return bool(is_due) or round_ == training.rounds
+
+
+def _list_test_choices(training: TrainingConfig) -> tuple[ModelChoice, ...]:
+    return get_args(ModelChoice) if training.before_aggregation else ("personal",)
+
+
 class _Rounds:
     """The loop over rounds, with what it must remember: seconds so far, and where the logs stand."""
 
-    def __init__(self, folder: RunFolder, context: RunContext) -> None:
-        self.folder, self.context = folder, context
+    def __init__(self, folder: RunFolder, context: RunContext, observer: NullObserver) -> None:
+        self.folder, self.context, self.observer = folder, context, observer
         self.seconds = {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "total": 0.0}
         saved = folder.restore()
         if saved is not None:
@@ -89,28 +108,28 @@ class _Rounds:
             federation.state = type(federation.state)(**saved["state"])
             context.engine.restore(saved["round"], saved["clients"])
 
-    def run(self, observer: NullObserver) -> None:
+    def run(self) -> None:
         """Runs the rounds that are left; after each the logs first, then the checkpoint that vouches for them."""
         federation, training = self.context.federation, self.context.federation.training
         earlier, began = self.seconds["total"], time.perf_counter()
         while federation.round < training.rounds:
-            record = federation.step(observer.client_finished)
-            last = federation.round == training.rounds
-            due = last or (training.evaluate_every and federation.round % training.evaluate_every == 0)
-            validation = self._evaluate("validation", "personal") if due else {}
+            record = federation.step(self.observer.client_finished)
+            is_due = _is_validated(training, federation.round)
+            validation = self._evaluate("validation", "personal") if is_due else {}
             self.seconds["train"] += record.train_seconds
             self.seconds["aggregate"] += record.aggregate_seconds
             self.folder.append("metrics.jsonl", _make_metric_lines(record, validation))
             self.folder.append("timings.jsonl", [_make_timing_line(record)])
             self.seconds["total"] = earlier + time.perf_counter() - began
             self._checkpoint()
-            observer.round_finished(record, validation)
+            self.observer.round_finished(record, validation)
 
     def score_test(self) -> dict[str, dict[str, Scores]]:
         """Scores on the test split, read once, after the last round: by which model, then by client."""
         federation, before = self.context.federation, self.seconds["evaluate"]
-        choices = get_args(ModelChoice) if federation.training.before_aggregation else ("personal",)
-        scores = {choice: self._evaluate("test", choice) for choice in choices}
+        scores: dict[str, dict[str, Scores]] = {
+            choice: self._evaluate("test", choice) for choice in _list_test_choices(federation.training)
+        }
         self.seconds["total"] += self.seconds["evaluate"] - before
         lines = [
             {"round": federation.round, "split": "test", "model": choice, "client": client, **values}
@@ -132,9 +151,12 @@ class _Rounds:
         )
 
     def _evaluate(self, split: str, choice: ModelChoice) -> dict[str, Scores]:
+        clients = len(self.context.federation.evaluation_clients)
+        self.observer.evaluation_started(split, clients)
         began = time.perf_counter()
         scores = self.context.federation.evaluate(split, choice)
         self.seconds["evaluate"] += time.perf_counter() - began
+        self.observer.evaluation_finished(split, clients)
         return scores
 
 

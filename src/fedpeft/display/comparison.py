@@ -1,0 +1,100 @@
+"""Methods beside each other: what their models score, what that cost, and who was left out on the way."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fedpeft.environment import MIB
+
+HEADINGS = (
+    "method", "lr", "personal %", "worst client %", "before aggr. %", "adapter", "head", "MiB down/up", "peak MiB", "s",
+)  # fmt: skip
+LEFT_OUT = "left out"
+_SCORES, _COSTS = HEADINGS[:5], (HEADINGS[0], *HEADINGS[5:])
+_MOST_LINES = 10  # on clients that were left out
+
+
+def comparison_tables(comparison: dict[str, Any]) -> Group:
+    """The final tables, each within 80 columns: scores over seeds, then what they cost; then who was left out."""
+    rows = comparison["rows"]
+    seeds, scenario = len(comparison["seeds"]), comparison.get("scenario")
+    name = comparison["name"] + (f", {scenario}" if scenario else "")
+    caption = (
+        "personal: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd over "
+        "seeds; before aggr.: before aggregation, the model its last local training left"
+    )
+    left_out = {}
+    if any(row["quarantined"] for row in rows):
+        left_out = {LEFT_OUT: [_count_left_out(row) for row in rows]}
+        caption += (
+            f"; {LEFT_OUT}: replies that did not come or could not be used, of all; the other clients' rounds went on"
+        )
+    scores = _make_table(
+        f"{name}: personal test {rows[0]['metric']}, last round, {seeds} seed{'s' * (seeds > 1)}",
+        caption,
+        {heading: [cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _SCORES} | left_out,
+    )
+    costs = _make_table(
+        "cost",
+        "adapter, head: parameters trained; MiB: per client and round, as encoded; peak: memory of the whole process; "
+        "s: seconds in all",
+        {heading: [cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _COSTS},
+    )
+    lines = describe_left_out(comparison.get("runs", {}))
+    return Group(scores, costs, *(Text(line, "yellow") for line in lines))
+
+
+def describe_left_out(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One line for each method, seed and client whose replies were left out: in how many rounds, and why."""
+    lines = [
+        f"{label}, seed {run['seed']}: client {client} left out of {len(found['rounds'])} "
+        f"of {run['rounds']} rounds: {found['reason']}"
+        for label, of_label in runs.items()
+        for run in of_label
+        for client, found in run.get("left_out", {}).items()
+    ]
+    if len(lines) > _MOST_LINES:
+        more = f"and {len(lines) - _MOST_LINES} more; each run's metrics.jsonl has all"
+        lines = [*lines[:_MOST_LINES], more]
+    return lines
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One method's row as text, in the order of HEADINGS."""
+    return [
+        row["label"],
+        f"{row['lr']:g}" if row["adapter_parameters"] + row["head_parameters"] else "-",
+        *(_format_percent(row[key]) for key in ("personal", "worst_client", "trained")),
+        f"{row['adapter_parameters']:,}",
+        f"{row['head_parameters']:,}",
+        f"{row['bytes_down']['mean'] / MIB:.3f}/{row['bytes_up']['mean'] / MIB:.3f}",
+        f"{row['peak_memory_mib']:.0f}",
+        f"{row['seconds']['mean']:.0f}",
+    ]
+
+
+def _make_table(title: str, caption: str, columns: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(title=title, caption=caption, header_style="bold", box=box.SIMPLE_HEAD)
+    for heading in columns:
+        if heading == "method":
+            table.add_column(heading, overflow="fold")  # a long name goes on below: cut, two would look alike
+        else:
+            table.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _count_left_out(row: dict[str, Any]) -> str:
+    total = row.get("client_rounds")  # results of earlier versions have none
+    return f"{row['quarantined']}/{total}" if total else str(row["quarantined"])
+
+
+def _format_percent(value: dict[str, float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value['mean']:.1f}" + ("" if value["sd"] is None else f" ± {100 * value['sd']:.1f}")

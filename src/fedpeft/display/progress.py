@@ -1,0 +1,113 @@
+"""The live display of a run: what it does now, how far it is, what it has moved, and how long it will take."""
+
+import time
+from collections import Counter
+from statistics import mean
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fedpeft.engines.base import Outcome, Scores
+from fedpeft.environment import MIB
+from fedpeft.errors import printable
+from fedpeft.federation.federation import RoundRecord
+from fedpeft.runs.build import RunContext
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import count_evaluations
+
+QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
+PERIOD = 600.0  # seconds over which the time left is estimated: a round's steps are unlike in length
+STAGES = {"validation": "validating", "test": "testing", "cross": "cross-evaluating"}
+
+
+class ProgressDisplay(NullObserver):
+    """A progress line per run. A step is one client's local training in a round, or its evaluation on a split."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.heading = self.label = self.metric = ""
+        self.last_line = time.monotonic()  # when a line was last written where there is no terminal
+        self.notes: set[str] = set()
+        self.left_out: Counter[str] = Counter()  # rounds by client
+        self.bytes = self.rounds = 0
+        self.task = TaskID(0)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(16),
+            MofNCompleteColumn(),
+            TextColumn("· {task.fields[stage]}{task.fields[validation]}{task.fields[sent]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            speed_estimate_period=PERIOD,
+        )
+
+    def __enter__(self) -> "ProgressDisplay":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def planned(self, label: str, done: int, total: int) -> None:
+        """Which of several runs comes next."""
+        self.heading = f"[{done + 1}/{total}] "
+
+    def started(self, label: str, context: RunContext, rounds: int, completed: int) -> None:
+        for task in self.progress.task_ids:
+            self.progress.remove_task(task)
+        for note in context.data.notes:
+            self.noted(note)
+        self.label, self.last_line = label, time.monotonic()
+        self.left_out.clear()
+        self.bytes, self.rounds, self.metric = 0, rounds, context.task.metric
+        trained, evaluated = len(context.federation.select(1)), len(context.federation.evaluation_clients)
+        training = context.federation.training
+        self.task = self.progress.add_task(
+            f"{self.heading}{label}",
+            total=rounds * trained + count_evaluations(training, rounds, with_test=True) * evaluated,
+            completed=completed * trained + count_evaluations(training, completed, with_test=False) * evaluated,
+            stage="",
+            validation="",
+            sent="",
+        )
+        self._show_round(completed + 1)
+
+    def client_finished(self, outcome: Outcome) -> None:
+        self.progress.advance(self.task)
+
+    def evaluation_started(self, split: str, clients: int) -> None:
+        self.progress.update(self.task, stage=STAGES.get(split, split))
+        if split == "cross":  # only some methods' runs have it
+            self.progress.update(self.task, total=(self.progress.tasks[0].total or 0) + clients)
+
+    def evaluation_finished(self, split: str, clients: int) -> None:
+        self.progress.advance(self.task, clients)
+
+    def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None:
+        self.bytes += sum(record.bytes_down.values()) + sum(record.bytes_up.values())
+        score = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %" if validation else ""
+        if score:
+            self.progress.update(self.task, validation=f" · validation {score}")
+        self.progress.update(self.task, sent=f" · {self.bytes / MIB:.2f} MiB moved")
+        self._show_round(record.round + 1)
+        if not self.console.is_terminal and time.monotonic() - self.last_line > QUIET:
+            self.last_line = time.monotonic()
+            suffix = f", validation {score}" if score else ""
+            self._print(f"{self.heading}{self.label}: round {record.round}/{self.rounds}{suffix}")
+        for client, reason in record.quarantined.items():
+            self.left_out[client] += 1
+            if self.left_out[client] == 1:  # one line per client: the tables count its other rounds
+                self._print(f"{self.label}, round {record.round}: client {client} is left out: {reason}", "yellow")
+
+    def noted(self, line: str) -> None:
+        """Says something once, however many runs of a comparison have it to say."""
+        if line not in self.notes:
+            self._print(line, "dim")
+        self.notes.add(line)
+
+    def _show_round(self, round_: int) -> None:
+        self.progress.update(self.task, stage=f"training, round {min(round_, self.rounds)}/{self.rounds}")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self.console.print(printable(line), style=style, highlight=False, soft_wrap=True)

@@ -1,0 +1,80 @@
+"""The final tables: within 80 columns, no method's name cut, and who was left out is told."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fedpeft.display import HEADINGS, cells, comparison_tables
+from fedpeft.display.comparison import describe_left_out
+
+
+def make_row(label, quarantined=0, **changes):
+    def value(mean):
+        return {"mean": mean, "sd": 0.1234}
+
+    row = {
+        "label": label, "metric": "accuracy", "lr": 0.0025, "personal": value(0.6123), "worst_client": value(1.0),
+        "trained": value(0.6), "adapter_parameters": 123_456_789, "head_parameters": 123_456, "peak_memory_mib": 123456,
+        "bytes_down": value(1e8), "bytes_up": value(1e8), "seconds": value(123_456), "quarantined": quarantined,
+        "client_rounds": 48,
+    }  # fmt: skip
+    return row | changes
+
+
+def show(*rows, width=80, runs=None, **other):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(comparison_tables({"name": "tweets", "seeds": [0, 1], "rows": rows, "runs": runs or {}, **other}))
+    return console.file.getvalue()
+
+
+LEFT_OUT = {"fedit": [{"seed": 3, "rounds": 4, "left_out": {"site1": {"rounds": [1, 2], "reason": "NameError: x"}}}]}
+
+
+def test_tables_fit_80_columns_and_cut_nothing():
+    labels = ["fedit", "fedreft", "fedavg_loreft", "a-label-of-forty-letters-that-somebody-ga"]
+    text = show(*(make_row(label, 12) for label in labels))
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    words = text.replace("\n", " ")
+    for shown in ("fedit ", "fedreft ", "fedavg_loreft ", "61.2 ± 12.3", "100.0 ± 12.3", "123,456,789", "12/48"):
+        assert text.count(shown) >= 1, shown
+    assert "".join(part for part in words.split() if part in labels[3]).count(labels[3]) == 2  # folded, not cut
+    assert "tweets: personal test accuracy, last round, 2 seeds" in text
+
+
+def test_who_was_left_out_stands_in_the_table_the_caption_and_the_lines_below():
+    text = " ".join(show(make_row("fedit", 12), make_row("local"), runs=LEFT_OUT).split())
+    assert "left out" in text and "12/48" in text and "0/48" in text
+    assert "left out: replies that did not come or could not be used, of all" in text
+    assert "fedit, seed 3: client site1 left out of 2 of 4 rounds: NameError: x" in text
+
+
+def test_where_nobody_was_left_out_nothing_is_said_of_it():
+    assert "left out" not in show(make_row("fedit"), runs={"fedit": [{"seed": 0, "rounds": 4, "left_out": {}}]})
+
+
+def test_results_of_earlier_versions_count_without_a_total():
+    text = show(make_row("fedit", 3, client_rounds=0), runs={"fedit": [{"seed": 0, "rounds": 4}]})
+    assert "left out" in text and " 3 " in text and "3/" not in text
+
+
+def test_of_many_left_out_the_first_are_named():
+    clients = {f"site{i}": {"rounds": [1], "reason": "late"} for i in range(500)}
+    lines = describe_left_out({"fedit": [{"seed": 0, "rounds": 4, "left_out": clients}]})
+    assert len(lines) == 11 and lines[-1] == "and 490 more; each run's metrics.jsonl has all"
+
+
+def test_one_seed_has_no_spread_and_a_method_that_trains_nothing_no_rate():
+    one = {"mean": 0.5, "sd": None}
+    row = make_row("zero_shot", personal=one, trained=None, adapter_parameters=0, head_parameters=0)
+    assert cells(row)[1:5] == ["-", "50.0", "100.0 ± 12.3", "-"]
+    assert len(cells(row)) == len(HEADINGS)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_name_in_square_brackets_is_text(width):
+    assert "[red]a[/red]" in show(make_row("[red]a[/red]"), width=width)
+
+
+def test_a_scenario_stands_in_the_title():
+    assert "tweets, four-levels: personal" in show(make_row("fedit"), scenario="four-levels")

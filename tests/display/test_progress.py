@@ -1,0 +1,110 @@
+"""What the live display counts and says, without a run behind it."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from fedpeft.display import ProgressDisplay
+from fedpeft.engines.base import Outcome
+from fedpeft.federation.federation import RoundRecord
+from fedpeft.federation.training_config import TrainingConfig
+
+CLIENTS = ["a", "b", "c"]
+
+
+def make_context(training, notes=()):
+    federation = SimpleNamespace(select=lambda round_: CLIENTS[:2], evaluation_clients=CLIENTS, training=training)
+    return SimpleNamespace(
+        federation=federation, data=SimpleNamespace(notes=notes), task=SimpleNamespace(metric="accuracy")
+    )
+
+
+@pytest.fixture
+def display():
+    return ProgressDisplay(Console(file=io.StringIO(), width=200))
+
+
+def text(display):
+    return display.console.file.getvalue()
+
+
+def counts(display):
+    (task,) = display.progress.tasks
+    return task.completed, task.total
+
+
+def play_round(display, round_, quarantined=None, validated=True):
+    for client in CLIENTS[:2]:
+        display.client_finished(Outcome(client, None, None, 1.0))
+    if validated:
+        display.evaluation_started("validation", 3)
+        assert display.progress.tasks[0].fields["stage"] == "validating"
+        display.evaluation_finished("validation", 3)
+    record = RoundRecord(round_, {"a": 2**20}, quarantined=quarantined or {})
+    display.round_finished(record, {"a": {"accuracy": 0.5}} if validated else {})
+
+
+def test_evaluations_are_steps_of_their_own_and_the_end_is_the_end(display):
+    training = TrainingConfig(rounds=4, evaluate_every=2)
+    display.planned("fedit", 1, 6)
+    display.started("fedit", make_context(training), 4, 0)
+    assert counts(display) == (0, 4 * 2 + 2 * 3 + 2 * 3)  # training, two validations, two models on the test split
+    for round_ in range(1, 5):
+        assert display.progress.tasks[0].fields["stage"] == f"training, round {round_}/4"
+        play_round(display, round_, validated=round_ % 2 == 0)
+    assert counts(display) == (14, 20)
+    for _ in range(2):
+        display.evaluation_started("test", 3)
+        assert display.progress.tasks[0].fields["stage"] == "testing"
+        display.evaluation_finished("test", 3)
+    assert counts(display) == (20, 20)
+    task = display.progress.tasks[0]
+    assert task.description == "[2/6] fedit"
+    assert task.fields["validation"] == " · validation 50.0 %" and task.fields["sent"] == " · 4.00 MiB moved"
+    display.evaluation_started("cross", 3)
+    assert counts(display) == (20, 23)
+
+
+def test_a_resumed_run_begins_where_it_was(display):
+    training = TrainingConfig(rounds=4, before_aggregation=False)
+    display.started("fedit", make_context(training), 4, 3)
+    assert counts(display) == (3 * 2 + 3 * 3, 4 * 2 + 4 * 3 + 3)
+    assert display.progress.tasks[0].fields["stage"] == "training, round 4/4"
+
+
+def test_a_client_that_is_left_out_is_told_once(display):
+    display.started("fedit", make_context(TrainingConfig(rounds=4)), 4, 0)
+    for round_ in (1, 2, 3):
+        play_round(display, round_, {"b": "NameError: \x1b[31mx"})
+    play_round(display, 4, {"a": "late"})
+    assert text(display).splitlines() == [
+        "fedit, round 1: client b is left out: NameError: \\x1b[31mx",
+        "fedit, round 4: client a is left out: late",
+    ]
+
+
+def test_a_note_is_told_once_however_many_runs_have_it(display):
+    for label in ("fedit", "fedreft"):
+        display.started(label, make_context(TrainingConfig(rounds=1), ("a note",)), 1, 0)
+    assert text(display) == "a note\n" and display.progress.tasks[0].description == "fedreft"
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then(display, monkeypatch):
+    display.started("fedit", make_context(TrainingConfig(rounds=2)), 2, 0)
+    play_round(display, 1)
+    assert text(display) == ""
+    display.last_line -= 11
+    play_round(display, 2)
+    assert text(display) == "fedit: round 2/2, validation 50.0 %\n"
+
+
+def test_the_line_on_a_terminal_says_stage_score_bytes():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with ProgressDisplay(console) as display:
+        display.started("[red]", make_context(TrainingConfig(rounds=2)), 2, 0)
+        play_round(display, 1)
+        display.progress.refresh()
+    assert "training, round 2/2 · validation 50.0 % · 1.00 MiB moved" in console.file.getvalue()
+    assert "[red]" in console.file.getvalue()
