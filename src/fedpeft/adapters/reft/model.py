@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from fedpeft.adapters.reft.config import LoReftConfig
 from fedpeft.adapters.reft.layer import LoReftLayer, orthonormalise_rows
 from fedpeft.adapters.reft.prompt import PromptTracker
+from fedpeft.adapters.reft.retraction import retract_after_steps
 from fedpeft.backbones.blocks import make_block_pattern
 from fedpeft.errors import UserError
 
@@ -69,7 +70,10 @@ class LoReftModel(BaseTuner):
         check_model(model, config)
         self.tracker = PromptTracker(model)
         self._layers: list[LoReftLayer] = []
-        self._handle = model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True)
+        self._handles = (
+            model.register_forward_pre_hook(self.tracker.begin, with_kwargs=True),
+            model.register_forward_pre_hook(self._note_training),
+        )
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         assert isinstance(peft_config, LoReftConfig)
@@ -100,23 +104,33 @@ class LoReftModel(BaseTuner):
         # PEFT's own version moves `weight` and `bias` over, which a whole block does not have.
         setattr(parent, child_name, new_module)
 
+    def _note_training(self, model: nn.Module, args: Any) -> None:
+        if model.training and torch.is_grad_enabled():
+            retract_after_steps(self)
+
+    @property
+    def constrained(self) -> list[nn.Parameter]:
+        """The R (g, r, d) of every block and active `loreft` adapter; `noreft` and `direft` have no constraint."""
+        names = [name for name in self.active_adapters if self._has_orthonormal_rows(name)]
+        return [layer.reft_R[name] for name in names for layer in self._layers if name in layer.reft_R]
+
+    def _has_orthonormal_rows(self, adapter: str) -> bool:
+        config = self.peft_config[adapter]
+        return isinstance(config, LoReftConfig) and config.variant == "loreft"
+
     @torch.no_grad()
     def retract_(self) -> None:
-        """Makes the rows of R of every active `loreft` adapter orthonormal again; call after each optimiser step.
+        """Makes the rows of every constrained R orthonormal again, by one batched QR for each device and shape.
 
-        One batched QR over all blocks of a device. `noreft` and `direft` have no constraint and stay as they are.
+        It follows each step of a torch optimiser by itself where the forward was in training mode. Call it after each
+        step where it was not, or where no torch optimiser steps (DeepSpeed's).
         """
-        for name in self.active_adapters:
-            config = self.peft_config[name]
-            if not (isinstance(config, LoReftConfig) and config.variant == "loreft"):
-                continue
-            by_device: dict[torch.device, list[torch.Tensor]] = {}
-            for layer in self._layers:
-                if name in layer.reft_R:
-                    by_device.setdefault(layer.reft_R[name].device, []).append(layer.reft_R[name])  # (g, r, d) each
-            for rows in by_device.values():
-                orthonormal = orthonormalise_rows(torch.stack(rows))  # (blocks, g, r, d)
-                torch._foreach_copy_(rows, list(orthonormal.unbind(0)))
+        groups: dict[tuple[torch.device, torch.Size], list[nn.Parameter]] = {}
+        for R in self.constrained:
+            groups.setdefault((R.device, R.shape), []).append(R)
+        for rows in groups.values():
+            orthonormal = orthonormalise_rows(torch.stack(list(rows)))  # (blocks, g, r, d)
+            torch._foreach_copy_(list(rows), list(orthonormal.unbind(0)))
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -135,5 +149,6 @@ class LoReftModel(BaseTuner):
         model = super().unload()
         for layer in self._layers:
             layer.remove_hooks()
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         return model
