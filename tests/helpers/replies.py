@@ -75,6 +75,12 @@ def make_reft_replies(examples, base=0, round_=1):
     return [make_reply(f"c{i}", reft_tensors(base + i), n, round_) for i, n in enumerate(examples)]
 
 
+def make_opposite_replies():
+    """Two replies whose rows R are opposite, so that their mean has none."""
+    turned = {name: -t if name.endswith("reft_R") else t for name, t in reft_tensors(0).items()}
+    return [make_reply("c0", reft_tensors(0)), make_reply("c1", turned)]
+
+
 def make_reply(client, tensors, examples=1, round_=1, **scalars):
     return Reply(client, round_, tensors, {"examples": examples, "loss": 0.0, **scalars})
 

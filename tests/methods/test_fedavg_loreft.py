@@ -3,8 +3,10 @@
 import pytest
 from helpers.replies import (
     HEAD,
+    are_equal,
     build_method,
     is_close,
+    make_opposite_replies,
     make_reft_replies,
     make_reply,
     mean_tensor,
@@ -50,6 +52,16 @@ def test_a_reply_whose_rows_are_not_orthonormal_is_refused_where_they_should_be(
     tensors["m.layer.1.reft_R"] = 2 * tensors["m.layer.1.reft_R"]
     reason = method.rejection_reason(state, make_reply("c0", tensors))
     assert reason == ("m.layer.1.reft_R: its rows are not orthonormal" if is_refused else None)
+
+
+def test_opposite_rows_leave_the_last_ones():
+    method = build_method("fedavg_loreft")
+    state, _ = start_reft(method)
+    replies = make_opposite_replies()
+    after = method.aggregate(state, replies).tensors
+    assert are_equal({n: t for n, t in after.items() if n.endswith("reft_R")},
+                     {n: t for n, t in state.tensors.items() if n.endswith("reft_R")})  # fmt: skip
+    assert is_close(after[HEAD], mean_tensor(replies, HEAD))
 
 
 def test_the_head_is_averaged_with_them():

@@ -13,7 +13,7 @@ from fedpeft.aggregation.lowrank import (
     take_rank,
     truncate,
 )
-from fedpeft.aggregation.manifold import polar
+from fedpeft.aggregation.manifold import DependentRowsError, polar
 from fedpeft.aggregation.masks import MaskedUpdate, overlap_mean, pack_rows, top_rows, unpack_rows
 from fedpeft.aggregation.mean import leave_one_out_mean_mix, weighted_mean
 from fedpeft.aggregation.median import (
@@ -27,6 +27,7 @@ from fedpeft.aggregation.median import (
 from fedpeft.aggregation.named import mean_tensors
 
 __all__ = [
+    "DependentRowsError",
     "Factors",
     "MaskedUpdate",
     "align",

@@ -32,6 +32,6 @@ class FedAvgLoReft(FedAvg):
         return find_not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
 
     def aggregate(self, state: GlobalState, replies: Sequence[Reply]) -> GlobalState:
-        state = super().aggregate(state, replies)
+        stepped = super().aggregate(state, replies)
         retracts = self.options.retract and self.options.adapter.variant == "loreft"
-        return replace(state, tensors=retract_r(state.tensors)) if retracts else state
+        return replace(stepped, tensors=retract_r(stepped.tensors, state.tensors)) if retracts else stepped

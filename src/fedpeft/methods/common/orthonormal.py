@@ -1,9 +1,10 @@
 """LoReFT's R at the server: the check that replies keep orthonormal rows, and the retraction after an average."""
 
 import torch
+from torch import Tensor
 
 from fedpeft.adapters import find_interventions
-from fedpeft.aggregation import polar
+from fedpeft.aggregation import DependentRowsError, polar
 from fedpeft.federation.message import Tensors
 
 TOLERANCE = 1e-3  # of R R^T - I; local training keeps R to 1e-5
@@ -19,6 +20,17 @@ def find_not_orthonormal(tensors: Tensors) -> str | None:
     return None
 
 
-def retract_r(tensors: Tensors) -> Tensors:
-    """The tensors with every R replaced by its polar factor, the nearest matrix with orthonormal rows [derived]."""
-    return tensors | {r: polar(tensors[r]) for r, _, _ in find_interventions(tensors)}  # R: (groups, rank, d)
+def retract_r(tensors: Tensors, last: Tensors) -> Tensors:
+    """The tensors with every R replaced by its polar factor, the nearest matrix with orthonormal rows [derived].
+
+    Of R and -R the mean has no such factor: an R whose rows are dependent stays as it is in `last` [ours], because the
+    same clients may be drawn together again and again.
+    """
+    return tensors | {r: _retract_or(tensors[r], last[r]) for r, _, _ in find_interventions(tensors)}
+
+
+def _retract_or(matrix: Tensor, last: Tensor) -> Tensor:
+    try:
+        return polar(matrix)  # (groups, rank, d)
+    except DependentRowsError:
+        return last
