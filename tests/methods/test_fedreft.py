@@ -9,6 +9,7 @@ from helpers.replies import (
     is_close,
     largest_difference,
     lora_tensors,
+    make_opposite_replies,
     make_reft_replies,
     make_reply,
     reft_tensors,
@@ -18,6 +19,7 @@ from helpers.replies import (
 from fedpeft.adapters import find_interventions
 from fedpeft.aggregation import polar
 from fedpeft.federation.client import ClientSpec
+from fedpeft.federation.message import Message
 from fedpeft.methods.common.orthonormal import find_not_orthonormal
 from fedpeft.methods.fedreft import align_to, group_names
 
@@ -177,3 +179,32 @@ def test_tensors_share_a_median_by_intervention_and_the_head_has_its_own():
     assert groups == [[f"m.layer.{i}.reft_{part}" for part in ("R", "W", "b")] for i in range(2)] + [[HEAD]]
     assert group_names([name for name in reft_tensors(0) if name != HEAD]) == groups[:2]
     assert group_names([HEAD]) == [[HEAD]] and group_names([n for n in lora_tensors(0) if n != HEAD]) == []
+
+
+@pytest.mark.parametrize("abm", ["median", "mean"])
+def test_opposite_rows_leave_the_last_ones(abm):
+    method = build_method("fedreft", abm=abm)
+    state, _ = start_reft(method, 2)
+    after = method.aggregate(state, make_opposite_replies())
+    for name, tensor in after.everyone.items():
+        if name.endswith("reft_R"):
+            assert torch.equal(tensor, state.everyone[name]) and torch.equal(after.mean[name], state.mean[name])
+    assert largest_difference(method.send(after, ClientSpec("c0", 1)), make_opposite_replies()[1].tensors) < 1e-6
+
+
+def test_opposite_rows_are_mixed_to_the_clients_own():
+    method = build_method("fedreft")
+    own, others = (reply.tensors for reply in make_opposite_replies())
+    mixed = method._mix(own, others, 0.5)
+    assert all(torch.equal(mixed[name], own[name]) for name in own if name.endswith("reft_R"))
+
+
+def test_an_update_counts_from_the_clients_own_last_parameters():
+    method = build_method("fedreft")
+    state, specs = start_reft(method)
+    message = Message("c0", 1, method.send(state, specs[0]))
+    reply = make_reply("c0", reft_tensors(7))
+    assert method.update_baseline(state, message, reply) is message.tensors  # nothing else is known of it yet
+    after = method.aggregate(state, [reply, make_reply("c1", reft_tensors(8))])
+    baseline = method.update_baseline(after, Message("c0", 2, method.send(after, specs[0])), reply)
+    assert baseline is after.phis["c0"]

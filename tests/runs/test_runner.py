@@ -200,6 +200,11 @@ def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(e
     monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
     result = start(settings(experiment_file, "fedit"), tmp_path / "one", Nobody())
     assert result["quarantined"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "one/metrics.jsonl").read_text().splitlines()]
+    left_out = [(x["client"], x["quarantined"]) for x in lines if x.get("failed")]
+    assert left_out == [("site1", "RuntimeError: no memory left")] * 3
+    text = (tmp_path / "one/failures.log").read_text()
+    assert text.count("Traceback") == 3 and "raise RuntimeError" in text
     failing.add("site2")
     with pytest.raises(UserError, match=r"1 of 3 clients replied usably, the quorum is 2 .*no memory left"):
         start(settings(experiment_file, "fedit"), tmp_path / "two", Nobody())

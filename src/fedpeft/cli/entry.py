@@ -73,7 +73,9 @@ def _set_up_logging() -> None:
     level = os.environ.get("FEDPEFT_LOG", "CRITICAL").upper()
     if level not in _LEVELS:
         raise UserError(f"FEDPEFT_LOG: use one of {', '.join(_LEVELS)}, received {level!r}")
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    screen = logging.StreamHandler()
+    screen.setLevel(level)  # of its own: a run's file of failures asks for more
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", handlers=[screen])
 
 
 def _write_traceback(error: Exception) -> str:

@@ -25,15 +25,15 @@ from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Outcome, Scor
 from fedpeft.engines.workers import Abandoned, Ended, Workers, stop_if_abandoned
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec, ClientState
+from fedpeft.federation.influence import is_finite
 from fedpeft.federation.message import Message, Reply, Tensors
 from fedpeft.federation.method import Method
 from fedpeft.federation.randomness import generator
-from fedpeft.federation.screen import is_finite
 from fedpeft.federation.training_config import TrainingConfig
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-DIVERGED = "local training diverged: its tensors are not finite"
+DIVERGED = "local training diverged: its tensors are not finite; a lower learning rate may help"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,15 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from fedpeft.errors import printable
+from fedpeft.federation.schema import find_fault
 
 Tensors = dict[str, Tensor]
 Scalar = bool | int | float | str
@@ -20,6 +24,9 @@ Scalar = bool | int | float | str
 _LENGTH = struct.Struct("<Q")
 _FORMAT = 1
 _JSON = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
+_FIELDS = {"format", "client", "round", "scalars"}
+MOST_HEADER_BYTES = 2**16  # of the JSON, which takes twenty times its size to read
+MOST_LAYOUT_BYTES = 2**22  # of safetensors' own header, in which the tensors are named
 
 
 @dataclass(frozen=True)
@@ -53,18 +60,38 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """The inverse of `encode`. Raises ValueError when the bytes are not a message of this format."""
+    """The inverse of `encode`. Raises ValueError, in one short line, when the bytes are not such a message.
+
+    What comes back keeps to `schema`; no more than a small multiple of the bytes is held in memory.
+    """
     try:
-        (length,) = _LENGTH.unpack_from(data)
-        start = _LENGTH.size + length
-        if start > len(data):
-            raise ValueError("header longer than the message")
-        fields = json.loads(data[_LENGTH.size : start])
-        if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
-            raise ValueError(f"format is not {_FORMAT}")
-        return Message(fields["client"], fields["round"], load(data[start:]), fields["scalars"])
-    except (struct.error, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"Not a fedpeft message ({error}). Received: {len(data)} bytes.") from error
+        fields, blob = _split(data)
+        if fields.keys() != _FIELDS or type(fields["format"]) is not int or fields["format"] != _FORMAT:
+            raise ValueError(f"its header is not one of format {_FORMAT}")
+        message = Message(fields["client"], fields["round"], load(blob), fields["scalars"])
+    # RuntimeError: torch's for shapes whose product overflows, Python's for JSON nested too deep
+    except (struct.error, ValueError, TypeError, RuntimeError, OverflowError, SafetensorError) as error:
+        reason = printable(str(error), 200)
+        raise ValueError(f"Not a fedpeft message ({reason}). Received: {len(data)} bytes.") from error
+    fault = find_fault(message.client, message.round, message.tensors, message.scalars)
+    if fault is not None:
+        raise ValueError(f"Not a fedpeft message ({fault}). Received: {len(data)} bytes.")
+    return message
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header's fields and the safetensors blob, once the lengths that the bytes state are checked."""
+    (length,) = _LENGTH.unpack_from(data)
+    start = _LENGTH.size + length
+    if length > MOST_HEADER_BYTES or start > len(data):
+        raise ValueError(f"a header of {length} bytes")
+    (layout,) = _LENGTH.unpack_from(data, start)  # safetensors begins in the same way
+    if layout > MOST_LAYOUT_BYTES:
+        raise ValueError(f"a list of tensors of {layout} bytes")
+    fields = json.loads(data[_LENGTH.size : start].decode("utf-8"))
+    if not isinstance(fields, dict):
+        raise ValueError("its header is not a JSON object")
+    return fields, data[start:]
 
 
 def wire_size(message: Message) -> int:

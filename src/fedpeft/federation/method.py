@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.influence import scale_changes
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
@@ -91,6 +92,8 @@ class Method(ABC, Generic[State]):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     uses_client_state: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
     pools_data: ClassVar[bool] = False  # whether one client trains on everybody's examples (an upper reference)
+    # What a client may report beside its tensors; a reply with another scalar, or one of another type, is quarantined.
+    reply_scalars: ClassVar[Mapping[str, type]] = {"examples": int, "loss": float}
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -126,6 +129,20 @@ class Method(ABC, Generic[State]):
     def update_baseline(self, state: State, message: Message, reply: Reply) -> Tensors:
         """The tensors from which the norm of a reply's update is measured, zero for others. Default: those sent."""
         return message.tensors
+
+    def measure_adapter(self, reply: Reply) -> tuple[float, int] | None:
+        """How far a reply goes in the adapter, and how many values do; None, the default, for the change of its values.
+
+        For a method whose clients start from an adapter drawn anew, of which only the products count.
+        """
+        return None
+
+    def shrink_update(self, reply: Reply, baseline: Tensors, adapter: float, head: float) -> Tensors:
+        """The reply's tensors with the change of the adapter and of the head times these factors, below 1.
+
+        Called where an update goes too far beside the others'. Default: towards the baseline.
+        """
+        return scale_changes(reply.tensors, baseline, adapter, head)
 
     @abstractmethod
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:

@@ -1,101 +1,130 @@
-"""The screen: what is malformed never reaches an aggregation rule, and the reason is on record."""
+"""The screen: what is malformed reaches no aggregation rule, and no update outweighs the others by its size."""
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import torch
-from torch import Tensor
+from fedpeft.federation.influence import (
+    CLIP_ABOVE,
+    LARGEST_CHANGE,
+    PARTS,
+    Change,
+    compare_changes,
+    is_finite,
+    measure_change,
+)
+from fedpeft.federation.message import Message, Reply
+from fedpeft.federation.method import Layout, Method, get_layout
+from fedpeft.federation.reasons import describe_error
 
-from fedpeft.federation.message import Reply, Tensors
-from fedpeft.federation.method import Layout
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A round's replies after the screen, in the order in which they came."""
+
+    usable: list[Reply]
+    quarantined: dict[str, str] = field(default_factory=dict)  # the reason, by client
+    clipped: dict[str, float] = field(default_factory=dict)  # what is left of the update of a usable reply, by client
 
 
 def screen(
+    method: Method[Any],
+    state: Any,
+    messages: Mapping[str, Message],
     replies: Sequence[Reply],
     examples: Mapping[str, int],
-    expected: Callable[[Reply], Layout],
-    rejection_reason: Callable[[Reply], str | None],
-    reference: Callable[[Reply], Tensors],
     norm_limit: float | None,
-) -> tuple[list[Reply], dict[str, str]]:
-    """Splits replies into usable ones and `{client: reason}`.
+) -> Screened:
+    """Splits the replies to `messages` (by client) into usable ones and those left out, with the reason.
 
-    Checked: keys, shapes, dtypes, finite values, the number of examples that the server knows, the method's own
-    `objection`, and (from three usable replies on, where `norm_limit` is given) an update norm, the distance to the
-    method's `reference`, at most that many times the median of the other clients' norms.
+    Checked: names, shapes, dtypes, finite values, the number of examples that the server knows, the scalars that the
+    method declares and its own `rejection_reason`. Where `norm_limit` is given, from three usable replies on: the
+    change of the adapter and that of the head go at most that many times as far as the others' median (see
+    `influence.compare_changes`), and are cut down to `CLIP_ABOVE` times it. Whatever a method raises over a reply costs
+    that reply.
     """
-    norms: dict[str, float] = {}
+    changes: dict[str, Change] = {}
     quarantined = {}
     for reply in replies:
-        reason = _malformed(reply, expected(reply), examples[reply.client])
-        if reason is None:
-            norms[reply.client] = update_norm(reply.tensors, reference(reply))
-            reason = _not_finite(reply, norms[reply.client]) or rejection_reason(reply)
-        if reason:
-            quarantined[reply.client] = reason
-            norms.pop(reply.client, None)
-    usable = [reply for reply in replies if reply.client in norms]
+        try:
+            found = _examine(method, state, messages[reply.client], reply, examples[reply.client])
+        except Exception as error:  # the boundary between one reply and the run, whatever the method does with it
+            log.exception("client %s, round %d: its reply cannot be read", reply.client, reply.round)
+            found = f"its reply cannot be read: {describe_error(error)}"
+        if isinstance(found, str):
+            quarantined[reply.client] = found
+        else:
+            changes[reply.client] = found
+    usable = [reply for reply in replies if reply.client in changes]
     if norm_limit is None or len(usable) < 3:
-        return usable, quarantined
-    for (client, norm), others in zip(norms.items(), medians_of_others(list(norms.values())), strict=True):
-        if others > 0 and norm > norm_limit * others:
-            quarantined[client] = f"update norm {norm:.3g} is {norm / others:.3g}x the others' median {others:.3g}"
-    return [reply for reply in usable if reply.client not in quarantined], quarantined
+        return Screened(usable, quarantined)
+    screened = Screened([], quarantined)
+    ratios, medians = compare_changes(list(changes.values()), [examples[client] for client in changes])
+    for reply, own, others in zip(usable, zip(*ratios, strict=True), zip(*medians, strict=True), strict=True):
+        if max(own) > norm_limit:
+            part = own.index(max(own))
+            norm = changes[reply.client].norms[part]
+            quarantined[reply.client] = (
+                f"its {PARTS[part]}'s update has norm {norm:.3g}, {max(own):.3g}x what the others' median "
+                f"{others[part]:.3g} allows"
+            )
+        elif max(own) > CLIP_ABOVE:
+            factors = [min(1.0, CLIP_ABOVE / ratio) if ratio else 1.0 for ratio in own]
+            baseline = method.update_baseline(state, messages[reply.client], reply)
+            screened.clipped[reply.client] = min(factors)
+            screened.usable.append(replace(reply, tensors=method.shrink_update(reply, baseline, *factors)))
+        else:
+            screened.usable.append(reply)
+    return screened
 
 
-def _malformed(reply: Reply, expected: Layout, known: int) -> str | None:
-    if expected.keys() != reply.tensors.keys():
+def _examine(method: Method[Any], state: Any, message: Message, reply: Reply, known: int) -> Change | str:
+    """How far a reply goes, or the reason to leave it out."""
+    reason = _find_malformed(reply, method.reply_layout(state, message), known) or _find_undeclared(method, reply)
+    if reason is not None:
+        return reason
+    reason = method.rejection_reason(state, reply)
+    if reason is not None:
+        return reason
+    change = measure_change(reply.tensors, method.update_baseline(state, message, reply))
+    distance = math.hypot(*change.norms)
+    if not math.isfinite(distance):  # then some value is not: one pass over the tensors serves both checks
+        wrong = (name for name, tensor in reply.tensors.items() if not is_finite([tensor]))
+        return f"{next(wrong, 'its update')}: not finite"
+    if distance > LARGEST_CHANGE:
+        return f"its update has norm {distance:.3g}, above {LARGEST_CHANGE:.0e}, where no training goes"
+    adapter = method.measure_adapter(reply)
+    if adapter is None:
+        return change
+    norm, size = adapter
+    return Change((norm, change.norms[1]), (size, change.sizes[1]))
+
+
+def _find_malformed(reply: Reply, expected: Layout, known: int) -> str | None:
+    if get_layout(reply.tensors) != expected:
         missing, surplus = expected.keys() - reply.tensors.keys(), reply.tensors.keys() - expected.keys()
-        return f"keys differ: missing {sorted(missing)[:3]}, unexpected {sorted(surplus)[:3]}"
-    for name, tensor in reply.tensors.items():
-        dtype, shape = expected[name]
-        if tensor.shape != shape or tensor.dtype != dtype:
-            return f"{name}: expected {tuple(shape)} {dtype}, received {tuple(tensor.shape)} {tensor.dtype}"
+        if missing or surplus:
+            return f"keys differ: missing {sorted(missing)[:3]}, unexpected {sorted(surplus)[:3]}"
+        for name, tensor in reply.tensors.items():
+            dtype, shape = expected[name]
+            if tensor.shape != shape or tensor.dtype != dtype:
+                return f"{name}: expected {tuple(shape)} {dtype}, received {tuple(tensor.shape)} {tensor.dtype}"
     examples = reply.scalars.get("examples")
     if examples != known:
         return f"number of examples is {known}, received {examples!r}"
     return None
 
 
-def _not_finite(reply: Reply, norm: float) -> str | None:
-    if math.isfinite(norm):  # then every value is: one pass over the tensors serves both checks
-        return None
-    return next(
-        (f"{name}: not finite" for name, t in reply.tensors.items() if not is_finite([t])), "its norm is not finite"
-    )
-
-
-def update_norm(after: Tensors, before: Tensors) -> float:
-    """Euclidean norm of the change; what was not sent (a fresh LoRA, say) counts from zero."""
-    changes = [
-        tensor - before[name] if name in before else tensor
-        for name, tensor in after.items()
-        if tensor.is_floating_point()
-    ]
-    return _norm(changes)
-
-
-def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every value is finite. A few calls for all tensors: this runs for every client and round."""
-    return math.isfinite(_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
-
-
-def medians_of_others(values: Sequence[float]) -> list[float]:
-    """For each of at least two values the median of all the others."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ordered = [values[i] for i in order]
-    others = [0.0] * len(values)
-    low, high = (len(values) - 2) // 2, (len(values) - 1) // 2  # of the others' middle ones
-    for place, i in enumerate(order):
-        others[i] = (ordered[low + (low >= place)] + ordered[high + (high >= place)]) / 2
-    return others
-
-
-def _norm(tensors: list[Tensor]) -> float:
-    if not tensors:
-        return 0.0
-    norm = math.hypot(*torch.stack(torch._foreach_norm(tensors)).tolist())
-    if math.isfinite(norm):
-        return norm
-    # The square of a large finite float32 is not one; twice as slow, so only here.
-    return math.hypot(*torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).tolist())
+def _find_undeclared(method: Method[Any], reply: Reply) -> str | None:
+    """The first scalar that the method does not declare, or not of this type."""
+    for name, value in reply.scalars.items():
+        expected = method.reply_scalars.get(name)
+        if expected is None:
+            return f"scalar {name!r} is not among those of the method: {', '.join(method.reply_scalars)}"
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            return f"scalar {name!r}: expected {expected.__name__}, received {value!r}"
+    return None

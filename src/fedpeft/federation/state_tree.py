@@ -1,5 +1,6 @@
 """Any state as plain JSON plus named tensors and back, so that checkpoints need neither pickle nor code per method."""
 
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -50,6 +51,21 @@ def flatten(tree: Any) -> tuple[Any, Tensors]:
         raise TypeError(f"A state holds tensors and plain values only. Received: {type(node).__name__}.")
 
     return pack(tree), tensors
+
+
+def iterate_tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor of a tree as `flatten` takes it."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for field in fields(tree):
+            yield from iterate_tensors(getattr(tree, field.name))
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from iterate_tensors(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from iterate_tensors(value)
 
 
 def unflatten(structure: Any, tensors: Tensors) -> Any:

@@ -23,9 +23,10 @@ class TrainingConfig(BaseModel):
         "out of the round; null: no limit, so that results depend on no machine's speed",
     )
     norm_limit: float | None = Field(
-        30.0,
+        10.0,
         gt=1,
-        description="quarantine an update whose norm is above this many times the others' median; null: never",
+        description="quarantine an update that goes more than this many times as far as the others' median, and cut "
+        "down one of more than 2.5 times; null: neither",
     )
     before_aggregation: bool = Field(
         True,

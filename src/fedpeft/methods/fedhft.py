@@ -43,11 +43,14 @@ from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.methods.common.client_features import flatten_head, sketch_update
 from fedpeft.methods.common.cumulative_delta import draw_fresh_lora, take_frozen_delta
+from fedpeft.methods.common.fresh_update import measure_products, shrink_products
 from fedpeft.methods.common.lora_tensors import mean_heads
 from fedpeft.methods.common.masked_upload import (
     ModuleSizes,
     find_replies_with,
+    find_uploaded_modules,
     find_wrong_bitmap,
+    get_upload_names,
     make_masked_upload,
     make_upload_layout,
     merge_modules,
@@ -174,6 +177,14 @@ class FedHft(Method[FedHftState]):
 
     def rejection_reason(self, state: FedHftState, reply: Reply) -> str | None:
         return find_wrong_bitmap(reply, state.modules[reply.client])
+
+    def measure_adapter(self, reply: Reply) -> tuple[float, int]:
+        names = map(get_upload_names, find_uploaded_modules(reply))
+        return measure_products((reply.tensors[b], reply.tensors[a]) for a, b, _ in names)
+
+    def shrink_update(self, reply: Reply, baseline: Tensors, adapter: float, head: float) -> Tensors:
+        names = [get_upload_names(module)[1] for module in find_uploaded_modules(reply)]
+        return shrink_products(reply.tensors, baseline, names, adapter, head)
 
     # ---- 5. and 6. the server's round
 

@@ -13,9 +13,9 @@ time; `align` turns every client to a common gauge first, because (QR, QW, Qb) i
 orthogonal Q; a client that was not drawn is remembered as it last was; what it deploys is phi_k after the last mixing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -66,6 +66,7 @@ class FedReftState:
 
 class FedReft(Method[FedReftState]):
     Options = FedReftOptions
+    reply_scalars: ClassVar[Mapping[str, type]] = {**Method.reply_scalars, "mixing_weight": float}
 
     def start(self, info: FederationInfo, seed: int) -> FedReftState:
         start = info.shared_initial_tensors()
@@ -73,6 +74,9 @@ class FedReft(Method[FedReftState]):
 
     def rejection_reason(self, state: FedReftState, reply: Reply) -> str | None:
         return find_not_orthonormal(reply.tensors) if self.options.adapter.variant == "loreft" else None
+
+    def update_baseline(self, state: FedReftState, message: Message, reply: Reply) -> Tensors:
+        return state.phis.get(reply.client, message.tensors)  # z_k is the others' doing: with it a limit would move
 
     def aggregate(self, state: FedReftState, replies: Sequence[Reply]) -> FedReftState:
         # 1. Keep the new parameters; clients that were not drawn stay as they last were.
@@ -88,8 +92,9 @@ class FedReft(Method[FedReftState]):
             for centre, values in zip(centres, combine(self._weigh_all_but_me(flat), flat), strict=True):  # (d,)
                 parts = values.split([points[0][name].numel() for name in names])
                 centre |= {n: part.view_as(points[0][n]).clone() for n, part in zip(names, parts, strict=True)}
-        *others, everyone = map(self._retract, centres)
-        mean = self._retract(mean_tensors(points))
+        last = [*(state.others.get(client, state.everyone) for client in phis), state.everyone]
+        *others, everyone = map(self._retract, centres, last)
+        mean = self._retract(mean_tensors(points), state.mean)
         return FedReftState(mean, phis, dict(zip(phis, others, strict=True)), everyone)
 
     def send(self, state: FedReftState, client: ClientSpec) -> Tensors:
@@ -125,10 +130,10 @@ class FedReft(Method[FedReftState]):
         return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])
 
     def _mix(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
-        return self._retract({name: torch.lerp(own[name], others[name], weight) for name in own})
+        return self._retract({name: torch.lerp(own[name], others[name], weight) for name in own}, own)
 
-    def _retract(self, tensors: Tensors) -> Tensors:
-        return retract_r(tensors) if self.options.adapter.variant == "loreft" else tensors
+    def _retract(self, tensors: Tensors, last: Tensors) -> Tensors:
+        return retract_r(tensors, last) if self.options.adapter.variant == "loreft" else tensors
 
     def _compute_held_out_loss(self, model: AdaptedModel, client: Client, tensors: Tensors) -> float:
         model.write(tensors)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import torch
 
-from fedpeft.adapters import AdaptedModel, take_head
+from fedpeft.adapters import AdaptedModel, find_lora_pairs, take_head
 from fedpeft.aggregation import concat_factors
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Layout, Method, example_weights
 from fedpeft.methods.common.cumulative_delta import CumulativeState, draw_fresh_lora, read_delta, read_shapes
+from fedpeft.methods.common.fresh_update import measure_products, shrink_products
 from fedpeft.methods.common.lora_tensors import find_modules, get_factors, mean_heads, replies_with
 from fedpeft.methods.common.options import MixedRankOptions
 
@@ -36,6 +37,13 @@ class FLora(Method[CumulativeState]):
 
     def reply_layout(self, state: CumulativeState, message: Message) -> Layout:
         return {n: (torch.float32, torch.Size(shape)) for n, shape in state.shapes[message.client].items()}
+
+    def measure_adapter(self, reply: Reply) -> tuple[float, int]:
+        return measure_products(get_factors(reply.tensors, module) for module in find_modules(reply.tensors))
+
+    def shrink_update(self, reply: Reply, baseline: Tensors, adapter: float, head: float) -> Tensors:
+        names = [b for _, _, b in find_lora_pairs(reply.tensors)]
+        return shrink_products(reply.tensors, baseline, names, adapter, head)
 
     def aggregate(self, state: CumulativeState, replies: Sequence[Reply]) -> CumulativeState:
         added = {}

@@ -5,8 +5,9 @@ server averages within each cluster. C = 1 is FedAvg. Ours [choice]: the first m
 are drawn anew with its tensors' means and spreads (clients could not choose among equal starts).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -33,6 +34,7 @@ class IfcaState:
 class Ifca(Method[IfcaState]):
     Options = IfcaOptions
     uses_client_state = False
+    reply_scalars: ClassVar[Mapping[str, type]] = {**Method.reply_scalars, "cluster": int}
 
     def start(self, info: FederationInfo, seed: int) -> IfcaState:
         first = info.shared_initial_tensors()

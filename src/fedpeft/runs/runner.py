@@ -13,6 +13,7 @@ from fedpeft.federation.federation import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
 from fedpeft.runs.export import make_card
+from fedpeft.runs.failure_log import FailureLog
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.result import cross_matrix, summarise
@@ -57,6 +58,7 @@ def resume(
 
 
 def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullObserver, export: bool) -> dict[str, Any]:
+    failures = FailureLog(folder.path)
     try:
         rounds = _Rounds(folder, context, observer)
         observer.started(spec.label, context, spec.experiment.training.rounds, context.federation.round)
@@ -78,6 +80,7 @@ def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullOb
         return result
     finally:
         context.engine.close()
+        failures.close()
 
 
 def count_evaluations(training: TrainingConfig, rounds: int, with_test: bool) -> int:
@@ -170,6 +173,8 @@ def _make_metric_lines(record: RoundRecord, validation: dict[str, Scores]) -> li
             "bytes_down": record.bytes_down[client],
             "bytes_up": record.bytes_up.get(client, 0),
             **({"quarantined": record.quarantined[client]} if client in record.quarantined else {}),
+            **({"failed": True} if client in record.failed else {}),
+            **({"clipped": round(record.clipped[client], 4)} if client in record.clipped else {}),
         }
         for client in sorted(record.bytes_down)
     ]

@@ -80,6 +80,12 @@ def read_masked_update(reply: Reply, module: str, size: Mapping[str, int], scale
     return MaskedUpdate(unpack_rows(bitmap, size["d_out"]), scale * b, a)
 
 
+def find_uploaded_modules(reply: Reply) -> list[str]:
+    """The modules of a reply, in its order."""
+    _, end, _ = get_upload_names("")  # the end of a name
+    return [name.removesuffix(end) for name in reply.tensors if name.endswith(end)]
+
+
 def find_replies_with(replies: Sequence[Reply], module: str) -> list[int]:
     """The indices of the replies whose clients adapt a module."""
     return [i for i, reply in enumerate(replies) if get_upload_names(module)[0] in reply.tensors]

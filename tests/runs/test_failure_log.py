@@ -1,0 +1,32 @@
+import logging
+
+from fedpeft.runs.failure_log import FAILURES, FailureLog
+
+
+def raise_and_log():
+    try:
+        undefined_name  # noqa: B018
+    except NameError:
+        logging.getLogger("fedpeft.engines.local").exception("client %s failed in round %d", "site\ud800", 3)
+
+
+def test_failures_have_their_traceback_in_the_folder_while_it_is_open(tmp_path):
+    logger = logging.getLogger("fedpeft")
+    before = logger.level, list(logger.handlers)
+    failures = FailureLog(tmp_path)
+    logging.getLogger("fedpeft.runs").warning("not a failure")
+    assert not (tmp_path / FAILURES).exists()
+    raise_and_log()
+    failures.close()
+    raise_and_log()
+    text = (tmp_path / FAILURES).read_text()
+    assert text.count("Traceback") == 1 and "NameError: name 'undefined_name'" in text and "failed in round 3" in text
+    assert "test_failure_log.py" in text and (logger.level, logger.handlers) == before
+
+
+def test_the_file_has_what_the_screen_does_not_ask_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "level", logging.CRITICAL)
+    failures = FailureLog(tmp_path)
+    raise_and_log()
+    failures.close()
+    assert "NameError" in (tmp_path / FAILURES).read_text()
