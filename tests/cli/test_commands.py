@@ -11,6 +11,8 @@ import yaml
 from helpers.commands import refused
 from transformers import AutoTokenizer
 
+from fedpeft.methods.fedit import FedIt
+
 TIMEOUT = 120
 UNLIKE = "resources=[{rank: 4}, {rank: 2}]"
 
@@ -184,3 +186,26 @@ def test_an_interrupted_run_can_be_resumed(fedpeft, experiment_file, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in said and "interrupted" in said
     assert "resume" in fedpeft("ls", cwd=tmp_path).stdout
+
+
+def test_a_client_that_fails_in_every_round_stands_in_the_table_and_its_traceback_in_a_file(
+    fedpeft, experiment_file, tmp_path, monkeypatch
+):
+    train = FedIt.train
+
+    def fail_at_one(self, model, message, client, *arguments):
+        if message.client == "site1":
+            raise NameError("name 'x' is not defined")
+        return train(self, model, message, client, *arguments)
+
+    monkeypatch.setattr(FedIt, "train", fail_at_one)
+    done = fedpeft("run", experiment_file, "--method", "fedit", cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
+    shown = " ".join(done.stdout.split())
+    assert shown.count("client site1 is left out: NameError: name 'x' is not defined") == 1  # of three rounds
+    assert "3/9" in shown and "client site1 left out of 3 of 3 rounds: NameError" in shown
+    run = tmp_path / "runs/tiny-fedit-0"
+    assert (run / "failures.log").read_text().count("Traceback") == 3
+    result = json.loads((run / "result.json").read_text())
+    assert result["left_out"] == {"site1": {"rounds": [1, 2, 3], "reason": "NameError: name 'x' is not defined"}}
+    assert (result["quarantined"], result["client_rounds"]) == (3, 9)

@@ -1,5 +1,9 @@
 import logging
 
+import pytest
+
+from fedpeft.errors import UserError
+from fedpeft.runs import failure_log
 from fedpeft.runs.failure_log import FAILURES, FailureLog
 
 
@@ -30,3 +34,20 @@ def test_the_file_has_what_the_screen_does_not_ask_for(tmp_path, monkeypatch):
     raise_and_log()
     failures.close()
     assert "NameError" in (tmp_path / FAILURES).read_text()
+
+
+def test_a_client_that_always_fails_fills_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(failure_log, "MAX_BYTES", 10_000)
+    failures = FailureLog(tmp_path)
+    for _ in range(200):
+        raise_and_log()
+    failures.close()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 25_000
+
+
+def test_a_link_in_its_place_is_not_written_through(tmp_path):
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / FAILURES).symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match="is a link"):
+        FailureLog(tmp_path)
+    assert (tmp_path / "other").read_text() == "mine"

@@ -1,19 +1,28 @@
 """The tracebacks of a run's failures, in a file of its folder: the screen and the logs show one line of each."""
 
 import logging
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from fedpeft.errors import UserError
+
 FAILURES = "failures.log"
+MAX_BYTES = 4 << 20  # of this file and of `failures.log.1` before it: a client may fail in every round
 
 
-class FailureLog(logging.FileHandler):
+class FailureLog(RotatingFileHandler):
     """Writes what this package logs from ERROR on to `<folder>/failures.log`, until it is closed.
 
-    Where nothing fails no file is made.
+    Where nothing fails no file is made. Raises UserError where a link stands in its place.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder / FAILURES, encoding="utf-8", errors="backslashreplace", delay=True)
+        path = folder / FAILURES
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, and what it points to would be written; remove it")
+        super().__init__(
+            path, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True
+        )
         self.setLevel(logging.ERROR)
         self.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         self._logger = logging.getLogger("fedpeft")

@@ -2,6 +2,7 @@
 
     experiment.yaml   environment.json   metrics.jsonl   timings.jsonl   checkpoint.safetensors   result.json
     clients/<id>/adapter/   (an ordinary PEFT folder each)
+    failures.log   (tracebacks, where clients failed)
 
 metrics.jsonl holds what the seed determines, timings.jsonl what the machine does: the first is equal to the bit
 between a run and the same run killed and resumed.

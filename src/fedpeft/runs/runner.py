@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,8 +59,7 @@ def resume(
 
 
 def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullObserver, export: bool) -> dict[str, Any]:
-    failures = FailureLog(folder.path)
-    try:
+    with closing(context.engine), closing(FailureLog(folder.path)):
         rounds = _Rounds(folder, context, observer)
         observer.started(spec.label, context, spec.experiment.training.rounds, context.federation.round)
         rounds.run()
@@ -78,9 +78,6 @@ def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullOb
         if not export:
             folder.drop_checkpoint()
         return result
-    finally:
-        context.engine.close()
-        failures.close()
 
 
 def count_evaluations(training: TrainingConfig, rounds: int, with_test: bool) -> int:
