@@ -57,3 +57,8 @@ def test_auto_tries_numbers_up_to_half_the_clients_and_the_maximum(monkeypatch, 
     features = torch.randn(clients, 5, generator=torch.Generator().manual_seed(0))
     fit_responsibilities(features, "auto", None, seed=0, maximum=4)
     assert [fit.n_components for fit in tried] == counts
+
+
+def test_two_clients_that_differ_are_two_clusters():
+    fitted = fit_responsibilities(torch.tensor([[0.0, 0.0], [9.0, 1.0]]), 2, None, seed=0)
+    assert fitted.argmax(1).sort().values.tolist() == [0, 1] and float(fitted.max()) > 0.9

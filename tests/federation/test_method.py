@@ -120,3 +120,9 @@ def test_a_round_trains_what_the_method_names_with_its_penalty():
 
 def test_methods_must_say_how_they_start_send_and_aggregate():
     assert Method.__abstractmethods__ == {"start", "send", "aggregate"}
+
+
+@pytest.mark.parametrize("options", [{"lr": float("inf")}, {"lr": float("nan")}, {"lr": 0.0}, {"rate": 0.1}])
+def test_options_that_are_no_number_or_unknown_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MethodOptions(**options)
