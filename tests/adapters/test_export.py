@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from fedpeft.adapters import AdaptedModel, LoReftConfig
 from fedpeft.adapters.export import CARD, save_adapter
 from fedpeft.errors import UserError
+from fedpeft.tasks.items import MAX_ID_BYTES, require_client_id
 
 
 @pytest.fixture
@@ -75,6 +77,29 @@ def test_a_full_disk_leaves_what_was_there(step, lora_model, tmp_path, monkeypat
         save_adapter(model, folder, {"round": 2})
     assert read_files(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["apple"]
+
+
+def test_a_disk_that_is_full_amid_the_weights_leaves_what_was_there(lora_model, tmp_path):
+    """A limit on the size of files makes safetensors' own writer fail, as a full disk does."""
+    model, folder = lora_model("bert"), tmp_path / "apple"
+    save_adapter(model, folder, {"round": 1})
+    before = read_files(folder)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*apple: .*File too large.*; free some space and resume"):
+            save_adapter(model, folder, {"round": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert read_files(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["apple"]
+
+
+def test_the_longest_id_that_data_may_have_is_exported(lora_model, tmp_path):
+    name = "é" * (MAX_ID_BYTES // 2)
+    assert require_client_id(name, "here") == name
+    save_adapter(lora_model("bert"), tmp_path / name, {})
+    assert (tmp_path / name / "adapter" / CARD).is_file()
 
 
 def test_an_interrupt_leaves_what_was_there(lora_model, tmp_path, monkeypatch):

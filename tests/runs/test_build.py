@@ -4,8 +4,9 @@ import pytest
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.runs.build import build, load_model
+from fedpeft.runs.build import assemble, build, load_model
 from fedpeft.runs.spec import RunSpec
+from fedpeft.tasks.examples import ClientData, FederatedData
 
 
 @pytest.mark.parametrize(("max_length", "is_enough"), [(32, True), (33, False)])
@@ -58,3 +59,16 @@ def test_notes_tell_what_is_unused(experiment_file, tiny_decoder, tmp_path):
     context = build(RunSpec(experiment, "fedit", 0, None, tmp_path))
     context.engine.close()
     assert any("weights not used: lm_head.weight" in note for note in context.data.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a/b"], [".."], ["."], [".hidden"], ["*"], ["x" * 300], ["a", "A"], ["é", "e\u0301"], ["a\x1b"], [""]],
+)
+def test_clients_of_a_program_have_ids_that_can_name_folders(names, experiment_file):
+    """Those of files are checked where they are read."""
+    experiment = load_experiment(experiment_file)
+    data = FederatedData(tuple(ClientData(name, (), (), ()) for name in names), ("0", "1"), ())
+    with pytest.raises(UserError) as error:
+        assemble(experiment, experiment.build_method("fedit"), 0, data, (None, None))
+    assert str(error.value).isprintable() and "client" in str(error.value)

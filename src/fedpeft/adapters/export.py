@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fedpeft.adapters.adapted_model import AdaptedModel
 from fedpeft.errors import UserError
 
@@ -25,8 +27,9 @@ def save_adapter(model: AdaptedModel, folder: Path, card: Mapping[str, Any]) -> 
         exportable.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
         (temporary / "adapter" / CARD).write_text(json.dumps(card, indent=1))
         _replace_folder(temporary, folder, previous)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; free some space and resume") from error
+    except (OSError, SafetensorError) as error:  # the second where the disk is full in the middle of the weights
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {folder}: {reason}; free some space and resume") from error
     finally:  # after an interrupt, too, nothing half-written is left
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -23,9 +23,11 @@ from fedpeft.federation.message import Tensors
 from fedpeft.federation.method import FederationInfo, Method
 from fedpeft.resources import ClientResources
 from fedpeft.runs.spec import RunSpec
+from fedpeft.tasks.clients import require_distinct_ids
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding
 from fedpeft.tasks.examples import SPLITS, FederatedData
+from fedpeft.tasks.items import require_client_id
 from fedpeft.tasks.kinds import find_kind, make_task
 from fedpeft.tasks.load import load_task
 from fedpeft.tasks.task import Task
@@ -93,6 +95,7 @@ def assemble(
     config = experiment.model
     task = make_task(experiment.task, data.labels, tokenizer, config.max_length, config.autocast_dtype)
     # 1. Clients: their examples as token ids, what they were given, the model that each starts from.
+    _require_ids(data)
     splits = _encode_splits(data, task)
     loading_notes = getattr(model, "loading_notes", ())  # of a model that a program brings there are none
     data = replace(data, notes=(*data.notes, *loading_notes, *_note_cut_examples(experiment, splits)))
@@ -140,6 +143,13 @@ def _assign(
     if method.pools_data:  # one simulated client that holds everything is bound by nobody's resources
         return {}
     return assign_to_clients(experiment, method, [client.id for client in data.clients], model, seed)
+
+
+def _require_ids(data: FederatedData) -> None:
+    """Raises UserError for clients whose adapters could not be exported: an id names a folder."""
+    for client in data.clients:
+        require_client_id(client.id, "the data")
+    require_distinct_ids([client.id for client in data.clients])
 
 
 def _encode_splits(data: FederatedData, task: Task) -> dict[str, dict[str, list[Encoded]]]:

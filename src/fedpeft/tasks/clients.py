@@ -1,6 +1,7 @@
 """From items by split to every client's own."""
 
 import unicodedata
+from collections.abc import Sequence
 
 from fedpeft.errors import UserError
 from fedpeft.tasks.config import PartitionConfig
@@ -26,14 +27,14 @@ def _group_by_client(items: Splits, partition: PartitionConfig, num_labels: int,
         raise UserError(
             f"partition.clients: the data has {len(names)} clients, received {partition.clients}; leave it out"
         )
-    _require_distinct(names)
+    require_distinct_ids(names)
     return {
         name: {split: [item for item in of_split if item.client == name] for split, of_split in items.items()}
         for name in names
     }
 
 
-def _require_distinct(names: list[str]) -> None:
+def require_distinct_ids(names: Sequence[str]) -> None:
     """Raises UserError where two ids are one by case or by how an accent is written: mostly a slip, and one folder on
     some file systems."""
     first: dict[str, str] = {}
