@@ -1,11 +1,11 @@
 """Which accelerations a run gets."""
 
 import pytest
-from helpers.accelerated import have_equal_bits
+from helpers.accelerated import FakeClient, have_equal_bits
 from helpers.steps import assert_close, step
 
 from fedpeft import acceleration
-from fedpeft.acceleration import ALWAYS_ON, ON_REQUEST, make_accelerations, optimise_forward_
+from fedpeft.acceleration import ALWAYS_ON, ON_REQUEST, make_accelerations, optimise_forward_, require_checkpointing
 from fedpeft.acceleration.base import Acceleration
 from fedpeft.errors import UserError
 
@@ -44,6 +44,19 @@ def test_an_unknown_key_is_named_with_those_that_are_known(monkeypatch):
     monkeypatch.setattr(acceleration, "ON_REQUEST", {})
     with pytest.raises(UserError, match="known: none"):
         make_accelerations({"prefix_cache": {}})
+
+
+def test_a_client_is_not_left_without_the_checkpointing_that_it_was_given():
+    """It would take more memory than it has, and nobody would know why."""
+
+    class Provided(Acceleration):
+        provides_checkpointing = True
+
+    without, given = FakeClient(), FakeClient(uses_checkpointing=True)
+    require_checkpointing([Acceleration()], [without])
+    require_checkpointing([Acceleration(), Provided()], [without, given])
+    with pytest.raises(UserError, match="a client was given checkpointing, which is not installed"):
+        require_checkpointing([Acceleration()], [without, given])
 
 
 def test_a_forward_is_optimised_by_all_that_are_always_on(monkeypatch, build):

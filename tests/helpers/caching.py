@@ -1,6 +1,6 @@
 """Steps of an adapted model under a prefix cache."""
 
-from fedpeft.acceleration.prefix_blocks import count_frozen_blocks
+from fedpeft.acceleration.frozen_blocks import count_frozen_blocks
 from helpers.steps import LABELS, step
 
 

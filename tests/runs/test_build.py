@@ -4,9 +4,11 @@ import pytest
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
+from fedpeft.resources import ClientResources
 from fedpeft.runs.build import assemble, build, load_model
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.examples import ClientData, FederatedData
+from fedpeft.tasks.load import load_task
 
 
 @pytest.mark.parametrize(("max_length", "is_enough"), [(32, True), (33, False)])
@@ -72,3 +74,13 @@ def test_clients_of_a_program_have_ids_that_can_name_folders(names, experiment_f
     with pytest.raises(UserError) as error:
         assemble(experiment, experiment.build_method("fedit"), 0, data, (None, None))
     assert str(error.value).isprintable() and "client" in str(error.value)
+
+
+def test_checkpointing_that_nobody_provides_is_refused_before_training(experiment_file, tmp_path):
+    experiment = load_experiment(experiment_file)
+    data = load_task(experiment.task, experiment.partition, 0, tmp_path)
+    backbone = load_model(experiment.model, experiment.task, 2, 0)
+    resources = {data.clients[1].id: ClientResources(checkpointing=True)}
+    method = experiment.build_method("fedit")
+    with pytest.raises(UserError, match="was given checkpointing, which is not installed"):
+        assemble(experiment, method, 0, data, backbone, accelerations=(), resources=resources)

@@ -4,10 +4,10 @@ To delete one, delete its files, their tests, and its import and entry below. St
 engine (`fedpeft.engines.batched`) is their only user and is deleted with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedpeft.acceleration.base import Acceleration
+from fedpeft.acceleration.base import Acceleration, ClientView
 from fedpeft.acceleration.checkpointing import Checkpointing
 from fedpeft.acceleration.fused_lora import FusedLora
 from fedpeft.acceleration.padding_free import PaddingFree
@@ -18,7 +18,7 @@ from fedpeft.errors import UserError
 ALWAYS_ON: tuple[type[Acceleration], ...] = (FusedLora, PaddingFree, Checkpointing)
 ON_REQUEST: dict[str, type[Acceleration]] = {"prefix_cache": PrefixCache}  # by their key in an experiment
 
-__all__ = ["Acceleration", "make_accelerations", "optimise_forward_"]
+__all__ = ["Acceleration", "make_accelerations", "optimise_forward_", "require_checkpointing"]
 
 
 def make_accelerations(requested: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Acceleration, ...]:
@@ -32,6 +32,15 @@ def make_accelerations(requested: Mapping[str, Mapping[str, Any]] | None = None)
         raise UserError(f"{unknown[0]}: no such acceleration is installed; known: {', '.join(ON_REQUEST) or 'none'}")
     always_on = [acceleration() for acceleration in ALWAYS_ON]
     return (*always_on, *(ON_REQUEST[key](**options) for key, options in requested.items()))
+
+
+def require_checkpointing(accelerations: Iterable[Acceleration], clients: Iterable[ClientView]) -> None:
+    """Raises `UserError` for a client that was given checkpointing, which nobody provides: it would take more memory
+    than it has."""
+    if any(client.uses_checkpointing for client in clients) and not any(
+        a.provides_checkpointing for a in accelerations
+    ):
+        raise UserError("resources: a client was given checkpointing, which is not installed; leave it out")
 
 
 def optimise_forward_(model: AdaptedModel) -> None:

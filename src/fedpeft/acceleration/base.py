@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from fedpeft.adapters import AdaptedModel
 
@@ -23,6 +23,8 @@ class Acceleration:
 
     One file each; when the file is deleted, with its import and entry in `fedpeft.acceleration`, everything else runs.
     """
+
+    provides_checkpointing: ClassVar[bool] = False  # to clients that were given activation checkpointing
 
     def install_(self, model: AdaptedModel) -> None:
         """Changes the model's forwards for good; called once for each clone that trains or predicts."""

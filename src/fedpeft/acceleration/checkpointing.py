@@ -22,6 +22,8 @@ from fedpeft.backbones.blocks import find_blocks, unwrap_block
 class Checkpointing(Acceleration):
     """Activation checkpointing for clients that were given it: the same gradients, less memory, one more forward."""
 
+    provides_checkpointing = True
+
     @contextmanager
     def apply(self, model: AdaptedModel, client: ClientView) -> Iterator[None]:
         """Context manager in which the client runs; raises `UserError` when the model's blocks cannot be found."""

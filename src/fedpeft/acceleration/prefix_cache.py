@@ -5,23 +5,20 @@ round, method and evaluation (adapters run in eval mode, without dropout). They 
 those of the sequences that it is computed with.
 """
 
-import hashlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fedpeft.acceleration.base import Acceleration, ClientView
-from fedpeft.acceleration.forward_wrapper import get_original_attention
-from fedpeft.acceleration.prefix_blocks import FrozenPrefix, count_frozen_blocks, find_frozen_tensors
+from fedpeft.acceleration.frozen_blocks import count_frozen_blocks
+from fedpeft.acceleration.prefix_forward import FrozenPrefix
+from fedpeft.acceleration.prefix_identity import PrefixIdentities
 from fedpeft.acceleration.prefix_states import FixedBatch, PrefixStates, StatesFile, TokenIds, make_fixed_batches
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import DTYPES
@@ -79,7 +76,7 @@ class PrefixCache(Acceleration):
         self._file = None if folder is None else StatesFile(Path(folder), self._limit)
         self._lock = threading.Lock()
         self._states: dict[bytes, PrefixStates] = {}
-        self._digests = WeakIdKeyDictionary()  # frozen tensor -> its version and the digest of its values
+        self._identities = PrefixIdentities()
         self._used = self._looked_up = self._computed = self._not_stored = 0
         self._has_logged_off = False
         self._block_counts = WeakIdKeyDictionary()  # adapted model -> the number of its frozen blocks
@@ -119,10 +116,10 @@ class PrefixCache(Acceleration):
         """Context manager in which the lowest `count` blocks of `model` return stored states.
 
         `count` is that of `count_frozen_blocks`; with 0 nothing changes. One thread may use the model, which must not
-        be copied inside. Calls with more than tokens, mask, positions and labels (a key-value cache, embeddings, all
-        hidden states), and batches with gaps between the real tokens of a row, run as without a cache. Positions that
-        are not given count from each row's first real token. Raises `ValueError` when a parameter of these blocks is
-        trained.
+        be copied inside. In training mode, calls with more than tokens, mask, positions and labels (a key-value cache,
+        embeddings, all hidden states), and batches with gaps between the real tokens of a row, run as without a cache.
+        Positions that are not given count from each row's first real token. Raises `ValueError` when a parameter of
+        these blocks is trained.
         """
         if count == 0:
             if not self._has_logged_off:
@@ -130,7 +127,7 @@ class PrefixCache(Acceleration):
             self._has_logged_off = True
             yield
             return
-        with FrozenPrefix(model, count, self._identify(model, count), self._get_states, batches).install():
+        with FrozenPrefix(model, count, self._identities.identify(model, count), self._get_states, batches).install():
             yield
 
     @property
@@ -187,28 +184,3 @@ class PrefixCache(Acceleration):
             self._used += size
             self._states[key] = entry
             return entry
-
-    # ---- identity of a frozen prefix
-
-    def _identify(self, model: nn.Module, count: int) -> bytes:
-        """A digest of all that decides what the prefix computes; equal for copies of one backbone, shared or not."""
-        digest = hashlib.blake2b(digest_size=32)
-        config: Any = model.config
-        settings = (count, get_original_attention(str(config._attn_implementation)), torch.get_num_threads())
-        digest.update(json.dumps([config.to_dict(), settings], sort_keys=True, default=str).encode())
-        for name, tensor in find_frozen_tensors(model, count):
-            if tensor.requires_grad:
-                raise ValueError(f"The parameters below a prefix cache are frozen. Received: {name} is trained")
-            digest.update(self._digest(tensor))
-        return digest.digest()
-
-    def _digest(self, tensor: Tensor) -> bytes:
-        """The digest of a tensor's values, computed once for all clones that share it."""
-        with self._lock:
-            known = self._digests.get(tensor)
-            if known is None or known[0] != tensor._version:
-                values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-                digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
-                digest.update(values.numpy().data)
-                known = self._digests[tensor] = (tensor._version, digest.digest())
-            return known[1]

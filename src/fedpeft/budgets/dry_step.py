@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from fedpeft.acceleration import make_accelerations, optimise_forward_
+from fedpeft.acceleration import make_accelerations, optimise_forward_, require_checkpointing
 from fedpeft.adapters import AdaptedModel, make_lora_config
 from fedpeft.backbones import count_blocks, load_backbone
 from fedpeft.budgets.measure import ANSWER, MISTAKE, REQUEST, DryStep, Measured
@@ -80,8 +80,10 @@ def _train(model: AdaptedModel, client: Client, batch_size: int, on_cuda: bool) 
 
     training = TrainingConfig(batch_size=batch_size)
     trainer = LocalTrainer(model, client, model.names, 1e-4, training, torch.Generator().manual_seed(0))
+    accelerations = make_accelerations()
+    require_checkpointing(accelerations, [client])
     with ExitStack() as stack:
-        for acceleration in make_accelerations():
+        for acceleration in accelerations:
             stack.enter_context(acceleration.apply(model, client))
         train_locally(trainer, observe=record_time)
     return times

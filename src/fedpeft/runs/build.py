@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedpeft.acceleration import Acceleration, make_accelerations
+from fedpeft.acceleration import Acceleration, make_accelerations, require_checkpointing
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import load_backbone, load_decoder
 from fedpeft.backbones.positions import require_positions
@@ -186,6 +186,7 @@ def _make_engine(
 ) -> Engine:
     if accelerations is None:
         accelerations = make_accelerations(experiment.requested_accelerations())
+    require_checkpointing(accelerations, clients)
     workers = experiment.workers or default_workers(experiment.model)
     setup = EngineSetup(
         method, clients, templates, experiment.training, seed, workers, accelerations, experiment.max_clients

@@ -1,4 +1,4 @@
-"""The frozen blocks at the bottom of a model, and their forwards while the frozen-prefix cache replaces them."""
+"""The forwards of the frozen blocks at the bottom of a model while the frozen-prefix cache replaces them."""
 
 import hashlib
 import inspect
@@ -7,58 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from fedpeft.acceleration.forward_wrapper import TOKEN_ARGUMENTS, ForwardWrapper, is_supported_call, unwrap_forward
 from fedpeft.acceleration.prefix_states import FixedBatch, PrefixStates, TokenIds
-from fedpeft.adapters.kind import OutputEdit
 from fedpeft.backbones.blocks import find_blocks, unwrap_block
 from fedpeft.backbones.forward import bind_arguments
 
 # get_states(keys, compute) -> the states of each key. `compute(i)` computes those of the i-th and of all sequences in
 # its batch, by key.
 GetStates = Callable[[Sequence[bytes], Callable[[int], Mapping[bytes, PrefixStates]]], list[PrefixStates]]
-
-
-def count_frozen_blocks(model: nn.Module) -> int:
-    """The number of blocks, from the first, whose output is the same whatever is trained or added as a frozen delta.
-
-    A block with an adapter inside ends them; one whose output LoReFT edits is the last of them, because its own
-    computation comes before the edit. With an adapter before the blocks, or beside them in the backbone, it is 0.
-    Raises `UserError` when the blocks cannot be found.
-    """
-    name, blocks = find_blocks(model)
-    backbone, is_past_blocks, count = name.split(".")[0], False, len(blocks)
-    for path, module in model.named_modules():
-        is_past_blocks = is_past_blocks or path == name
-        if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            continue
-        if path.startswith(f"{name}."):
-            block = int(path.removeprefix(f"{name}.").split(".")[0])
-            count = min(count, block + 1 if module is blocks[block] and isinstance(module, OutputEdit) else block)
-        elif not is_past_blocks or path.split(".")[0] == backbone:
-            return 0
-    return count
-
-
-def find_frozen_tensors(model: nn.Module, count: int) -> Iterator[tuple[str, Tensor]]:
-    """Yields the parameters, with their names, that may decide what the lowest `count` blocks compute.
-
-    These are the parameters of those blocks, and all outside the list of blocks that belong to no adapter.
-    """
-    name, blocks = find_blocks(model)
-    for i, block in enumerate(blocks[:count]):
-        yield from ((f"{name}.{i}.{inner}", parameter) for inner, parameter in unwrap_block(block).named_parameters())
-    adapted = [
-        f"{path}."
-        for path, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
-    ]
-    for path, parameter in model.named_parameters():
-        if not path.startswith((f"{name}.", *adapted)):
-            yield path, parameter
 
 
 class FrozenPrefix:
@@ -77,8 +35,11 @@ class FrozenPrefix:
     ) -> None:
         """Takes the lowest `count` blocks of `model`; `identity` is a digest of all that decides what they compute."""
         self._model, self._identity, self._get_states, self._batches = model, identity, get_states, batches
-        self._blocks = [unwrap_block(block) for block in find_blocks(model)[1][:count]]
+        name, blocks = find_blocks(model)
+        self._blocks = [unwrap_block(block) for block in blocks[:count]]
         self._argument_names = list(inspect.signature(model.forward).parameters)
+        outside = [module for path, module in model.named_modules() if not path.startswith(f"{name}.")]
+        self._modules = [*outside, *(module for block in self._blocks for module in block.modules())]
         self.output: Any = None  # what every block returns in the current forward; None: they compute
         self.is_computing_states = False  # whether the current forward computes missing states and ends after them
 
@@ -102,7 +63,9 @@ class FrozenPrefix:
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = bind_arguments(self._argument_names, args, kwargs)
-        self.output = self._get_output(arguments) if is_supported_call(arguments) else None
+        # In training mode one draw of dropout would be stored, and returned in evaluation, too.
+        is_training = any(module.training for module in self._modules)
+        self.output = self._get_output(arguments) if is_supported_call(arguments) and not is_training else None
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         self.output = None
