@@ -13,6 +13,8 @@ from fedpeft.budgets.probe_file import ProbeFile
 from fedpeft.budgets.search_space import Candidate, SearchSpace
 from fedpeft.errors import UserError
 
+MAX_LIMIT = 10**9  # MiB or seconds: a PiB, 30 years
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -60,8 +62,8 @@ def check_options(
     limits = [("--memory-mib", value) for value in memory_mib]
     limits += [(name, v) for name, v in (("--uplink-mib", uplink_mib), ("--seconds", seconds)) if v is not None]
     for name, value in limits:
-        if not 0 < value < math.inf:  # false for nan, too
-            raise UserError(f"{name} is a number above 0, received {value}")
+        if not 0 < value <= MAX_LIMIT:  # false for nan, too
+            raise UserError(f"{name} is a number above 0 and at most {MAX_LIMIT:,}, received {value}")
     if seconds is not None and examples is None:
         raise UserError(
             f"--seconds {seconds:g} is a limit of a round: say with --examples how many examples a round trains on"

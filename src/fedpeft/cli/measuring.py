@@ -46,9 +46,9 @@ def budget(
     memory_mib: Annotated[
         list[float] | None, typer.Option(min=1, help="a client's memory in MiB; may be given several times")
     ] = None,
-    max_length: Annotated[int, typer.Option(min=4, help="tokens of each text")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="examples per optimiser step")] = 16,
-    rank: Annotated[int, typer.Option(min=1, help="the highest rank")] = 8,
+    max_length: Annotated[int, typer.Option(min=4, max=1_000_000, help="tokens of each text")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=65_536, help="examples per optimiser step")] = 16,
+    rank: Annotated[int, typer.Option(min=1, max=65_536, help="the highest rank")] = 8,
     mask: Annotated[bool, typer.Option(help="may train fewer rows of B (fedhft with masks: before)")] = False,
     uplink_mib: Annotated[float | None, typer.Option(help="limit of MiB sent up in a round")] = None,
     seconds: Annotated[float | None, typer.Option(help="limit of seconds of training in a round")] = None,
