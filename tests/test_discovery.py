@@ -3,6 +3,7 @@
 import pytest
 
 from fedpeft import engines
+from fedpeft.config import load_experiment
 from fedpeft.discovery import find_class, list_files
 from fedpeft.engines import find_engine
 from fedpeft.engines.base import Engine
@@ -29,6 +30,14 @@ def test_files_are_listed_sorted_without_packages_and_those_named(tmp_path):
 def test_the_class_is_the_files_own_and_not_one_that_it_imports(write):
     write("found_mine", ONE)
     assert find_engine("found_mine").__name__ == "Mine"
+
+
+def test_an_engine_dropped_in_as_a_file_is_what_an_experiment_may_name(write, experiment_file):
+    write("found_engine", ONE)
+    assert "found_engine" in engines.list_engines()
+    assert load_experiment(experiment_file, ["engine=found_engine"]).engine == "found_engine"
+    with pytest.raises(UserError, match="no engine 'found_engin', did you mean 'found_engine'"):
+        load_experiment(experiment_file, ["engine=found_engin"])
 
 
 @pytest.mark.parametrize(

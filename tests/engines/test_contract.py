@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def spoil(engine, client, fail):
 def test_a_client_that_never_returns_has_missed_its_deadline_and_changes_nothing(make, release):
     method = made("fedit", **LORA)
     engine, state = make(method, [LIKE[0], ClientResources(micro_batch=2), *LIKE[2:]])  # which trains alone everywhere
-    spoil(engine, "c1", release.wait)
+    spoil(engine, "c1", partial(release.wait, 20))
     outcomes = {outcome.client: outcome for outcome in engine.train(send(method, engine, state), deadline=1)}
     assert sorted(outcomes) == ["c0", "c1", "c2", "c3", "c4"]
     failures = {client: outcome.failure for client, outcome in outcomes.items() if outcome.failure}
@@ -143,7 +144,7 @@ def test_who_stops_listening_ends_the_round(make, release):
     method = made("fedit", **LORA)
     engine, state = make(method)
     before = engine.save(0)
-    spoil(engine, "c0", release.wait)
+    spoil(engine, "c0", partial(release.wait, 20))
     outcomes = engine.train(send(method, engine, state), deadline=30)
     threading.Timer(0.2, release.set).start()
     first = next(outcomes)
