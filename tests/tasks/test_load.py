@@ -242,12 +242,23 @@ def test_a_joining_client_is_read_and_split_as_others_are(tmp_path):
     assert len(load_client("new", tmp_path / "a.jsonl", TaskConfig(source="x"), limited, ("0", "1"), 0).train) == 5
 
 
-def test_a_joining_clients_leaked_texts_are_dropped(tmp_path):
-    write(tmp_path / "train.jsonl", rows(60))
-    write(tmp_path / "test.jsonl", rows(20))
-    client = load_client("new", tmp_path, TaskConfig(source="x"), JOINED, ("0", "1"), 0)
-    assert len(client.test) == 20 and not {e.text for e in client.train} & {e.text for e in client.test}
-    assert (len(client.train), len(client.validation)) == (34, 6)  # dropped first: 0.15 of what is left is held out
+def test_a_joining_clients_leaked_texts_are_dropped_before_its_rows_are_split(tmp_path):
+    """Dropped after it, as many validation rows would be left as the draw of each seed happens to leave."""
+    write(tmp_path / "train.jsonl", [*rows(60), *rows(5)])
+    write(tmp_path / "test.jsonl", [*rows(20)])
+    for seed in range(6):
+        client = load_client("new", tmp_path, TaskConfig(source="x"), JOINED, ("0", "1"), seed)
+        train, validation, test = ({e.text for e in getattr(client, split)} for split in SPLITS)
+        assert len(client.test) == 20 and not (train | validation) & test and not train & validation
+        assert (len(client.train), len(client.validation)) == (34, 6)  # 0.15 of the 40 rows that are left
+
+
+def test_a_joining_clients_repeated_texts_stand_in_one_split(tmp_path):
+    write(tmp_path / "a.jsonl", [*rows(60), *rows(60), *(dict(row, label=1 - row["label"]) for row in rows(30))])
+    client = load_client("new", tmp_path / "a.jsonl", TaskConfig(source="x"), JOINED, ("0", "1"), 0)
+    train, validation, test = ({e.text for e in getattr(client, split)} for split in SPLITS)
+    assert not train & validation and not train & test and not validation & test
+    assert len(train | validation | test) == 60
 
 
 def test_a_joining_clients_labels_are_the_federations(tmp_path):

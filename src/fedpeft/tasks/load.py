@@ -65,9 +65,9 @@ def load_client(
     kind = find_kind(task.kind)
     items = {split: [make_item(row, kind, task, None, index) for row in rows] for split, rows in tables.items()}
     whole, _ = drop_leaked({name: items})
-    clients, _ = drop_leaked({name: split_client(whole[name], partition, seed, name)})
-    require_enough(name, clients[name], min(partition.min_size, partition.max_train or partition.min_size), joins=True)
-    return make_client(name, clients[name], partition, seed)
+    splits = split_client(whole[name], partition, seed, name)  # rows of one text stay together
+    require_enough(name, splits, min(partition.min_size, partition.max_train or partition.min_size), joins=True)
+    return make_client(name, splits, partition, seed)
 
 
 def _make_items(
