@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
@@ -143,6 +143,7 @@ def test_a_whole_file_is_read(folder, name, task):
 
 
 @fuzz
+@example("a.csv", [(0, 10_000, b",b\r\x01")], TASKS[0], PARTITIONS[0])  # a last line of one character
 @given(st.sampled_from(list(WRITERS)), edits, st.sampled_from(TASKS), st.sampled_from(PARTITIONS))
 def test_a_damaged_file_is_data_or_one_line(folder, name, edits, task, partition):
     content = WHOLE[name]

@@ -24,6 +24,7 @@ def read(tmp_path, content):
         "text\tlabel\none, two\ta\nthree\tb\n",
         '"te""xt";text;"label"\n;one, two;a\n;three;b\n',
         '\ufefftext,label\r"one, two",a\rthree,b\r',  # the ends of lines of an old spreadsheet
+        'text,label\r"one, two",a\r\r\nthree,b\r\n',
         'label,text,a;b;c;d\na,"one, two",\nb,three,',  # a comma goes before other separators
     ],
 )

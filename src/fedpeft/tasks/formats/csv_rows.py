@@ -27,12 +27,12 @@ def read_csv(path: Path, limit: SizeLimit) -> list[Row]:
     while first.isspace():
         blank += 1
         first = next(lines, "")
-    separator = _find_separator(first)
-    reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
     header: list[str] = []
     rows: list[Row] = []
     begin = blank + 1  # the line that the record at hand begins in
     try:
+        separator = _find_separator(first)
+        reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
         for fields in reader:
             where, begin = f"{path}:{begin}", blank + reader.line_num + 1
             if not header:
@@ -53,7 +53,7 @@ def read_csv(path: Path, limit: SizeLimit) -> list[Row]:
 def _split_at_returns(lines: Iterable[str]) -> Iterator[str]:
     """The lines, also those that end in a "\\r" alone, as old spreadsheets write them."""
     for line in lines:
-        if "\r" in line[:-2]:
+        if "\r" in line.removesuffix("\n").removesuffix("\r"):
             yield from io.StringIO(line, newline="")
         else:
             yield line
