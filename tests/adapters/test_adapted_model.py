@@ -6,6 +6,7 @@ from peft import get_peft_model, get_peft_model_state_dict
 
 from fedpeft.adapters import AdaptedModel, LoReftConfig, is_head, make_lora_config
 from fedpeft.adapters.reft.layer import LoReftLayer
+from fedpeft.errors import UserError
 
 
 @pytest.fixture(params=["lora", "reft"])
@@ -128,3 +129,13 @@ def test_sizes_count_adapter_and_head_apart(adapted):
     total = sum(p.numel() for p in adapted.model.parameters() if p.requires_grad)
     assert adapted.count_parameters()["head"] == 3 * 32 + 3
     assert adapted.count_parameters()["adapter"] == total - adapted.count_parameters()["head"]
+
+
+def test_lora_dropout_is_refused_because_clients_train_without(tiny_classifier):
+    plain = tiny_classifier("bert")
+    config = make_lora_config(plain, r=2, alpha=4)
+    config.lora_dropout = 0.1
+    with pytest.raises(UserError, match=r"^lora_dropout: .* set it to 0\. Received: 0\.1"):
+        AdaptedModel(get_peft_model(plain, config))
+    config.inference_mode = True  # an adapter that somebody trained elsewhere, to predict with
+    AdaptedModel(get_peft_model(tiny_classifier("bert"), config))

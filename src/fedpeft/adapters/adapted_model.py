@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import cast
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from fedpeft.adapters.kinds import find_kind
 from fedpeft.adapters.lora.frozen_delta import get_frozen_delta, read_frozen_deltas, set_frozen_delta_
 from fedpeft.adapters.lora.masked import MaskedRows, set_rows_
 from fedpeft.adapters.names import find_lora_pairs, get_frozen_delta_names, get_rows_name, is_head
+from fedpeft.errors import UserError
 
 Tensors = dict[str, Tensor]
 
@@ -32,7 +33,13 @@ class AdaptedModel:
     """
 
     def __init__(self, model: PeftModel) -> None:
-        """Wraps a model; raises `ValueError` when its adapter is of no known kind."""
+        """Wraps a model; raises `ValueError` when its adapter is of no known kind, `UserError` for LoRA's dropout."""
+        config = model.peft_config[model.active_adapter]
+        if isinstance(config, LoraConfig) and config.lora_dropout and not config.inference_mode:
+            raise UserError(
+                "lora_dropout: clients train in eval mode, without dropout; set it to 0. "
+                f"Received: {config.lora_dropout}"
+            )
         self.model = model.eval()
         self.kind = find_kind(model)
         self._tuner = cast(BaseTuner, model.base_model)

@@ -68,3 +68,13 @@ def test_a_scale_is_exact_at_any_rank_and_survives_saving(r, tiny_classifier, pa
     assert loaded.peft_config["default"].lora_alpha == 0.75 * r
     with torch.no_grad():
         assert torch.equal(loaded(**padded()).logits, model.eval()(**padded()).logits)
+
+
+@pytest.mark.parametrize(("architecture", "dims"), [("bert", "32 x 32"), ("gpt2", "32 x 96"), ("llama", "32 x 16")])
+def test_a_rank_above_a_layers_dimensions_is_refused_before_anything_is_allocated(architecture, dims, tiny):
+    model = tiny(architecture)
+    smallest = int(dims.split(" x ")[1]) if architecture == "llama" else 32
+    for density in (1.0, 0.5):
+        make_lora_config(model, r=smallest, alpha=4, density=density)
+        with pytest.raises(UserError, match=rf"^r: .*is {dims}, so that r is at most {smallest}\. Received: 5000"):
+            make_lora_config(model, r=5000, alpha=4, density=density)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 
 from fedpeft.adapters import AdaptedModel, MaskedLoraConfig, find_lora_pairs, make_lora_config
 from fedpeft.adapters.lora.masked import MaskedRows
@@ -213,7 +213,44 @@ def test_what_masks_cannot_do_is_said(tiny_classifier, lora_model):
     for density in (0.0, -0.1, 1.01):
         with pytest.raises(UserError, match=rf"^density: .*Received: {density}$"):
             make_lora_config(tiny_classifier("bert"), r=2, alpha=4, density=density)
-    with pytest.raises(UserError, match="plain LoRA only"):
-        MaskedLoraConfig(density=0.5, use_dora=True)
     with pytest.raises(UserError, match="convert_to_lora"):
         lora_model("bert", density=0.5).model.merge_and_unload()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": False},
+        {"target_parameters": ["experts.weight"]},
+        {"layer_replication": [(0, 2)]},
+        {"alora_invocation_tokens": [1]},
+        {"trainable_token_indices": [1]},
+    ],
+)
+def test_what_needs_a_whole_b_is_refused_by_its_name(options):
+    with pytest.raises(UserError, match=f"^Masked LoRA trains rows of a plain B.*Received: {next(iter(options))}="):
+        MaskedLoraConfig(density=0.5, target_modules=["query"], **options)
+
+
+def test_a_loaded_configuration_and_the_plain_ones_of_lora_are_taken(tmp_path):
+    config = MaskedLoraConfig(
+        density=0.5, target_modules=["query"], init_lora_weights="gaussian", use_rslora=True, rank_pattern={"query": 3}
+    )
+    config.save_pretrained(str(tmp_path))
+    assert PeftConfig.from_pretrained(str(tmp_path)) == config
+
+
+def test_layers_that_are_not_linear_are_refused(tiny):
+    with pytest.raises(UserError, match=r"^target_modules: .*Received: embeddings.word_embeddings, a Embedding"):
+        get_peft_model(tiny("bert"), MaskedLoraConfig(density=0.5, target_modules=["word_embeddings"]))
+
+
+def test_weighted_sums_of_masked_adapters_are_refused(lora_model):
+    model = lora_model("bert", density=0.5).model
+    with pytest.raises(UserError, match="convert_to_lora"):
+        model.add_weighted_adapter(["default"], [0.5], "sum")
+    assert list(model.peft_config) == ["default"]

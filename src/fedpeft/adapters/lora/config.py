@@ -27,11 +27,12 @@ def make_lora_config(
     `targets`: "all-linear" or the last parts of module names, such as ["query", "value"]. Embeddings, pooler
     and head are never wrapped. The update is alpha / r * B A; `alpha` need not be whole. A `density` below 1 gives
     masked LoRA, which trains that fraction of the rows of B. Raises `UserError` for a block or target that the model
-    does not have and for a density outside (0, 1].
+    does not have, for a rank above the smaller dimension of a layer and for a density outside (0, 1].
     """
     name, blocks = find_blocks(model)
     numbers = resolve_layers(model, layers, len(blocks))
     linear = _find_linear(model, blocks[numbers[0]], targets)
+    _check_rank(r, linear)
     block_pattern = "|".join(str(number) for number in numbers)
     target_pattern = "|".join(re.escape(path) for path in linear)
     options: dict[str, Any] = {
@@ -43,6 +44,26 @@ def make_lora_config(
         "modules_to_save": ["classifier"] if isinstance(model, SequenceClassifier) else None,
     }
     return LoraConfig(**options) if density == 1 else MaskedLoraConfig(density=density, **options)
+
+
+def _check_rank(r: int, linear: dict[str, nn.Module]) -> None:
+    """Raises `UserError` for a rank above a layer's smaller dimension: B A has no more, whatever memory they take."""
+    dimensions = {path: _get_dimensions(module) for path, module in linear.items()}
+    path = min(dimensions, key=lambda path: min(dimensions[path]))
+    d_in, d_out = dimensions[path]
+    if r > min(d_in, d_out):
+        raise UserError(
+            f"r: the rank cannot exceed the smaller dimension of a layer; {path} is {d_in} x {d_out}, so that r is at "
+            f"most {min(d_in, d_out)}. Received: {r}"
+        )
+
+
+def _get_dimensions(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a linear layer or Conv1D."""
+    if isinstance(module, nn.Linear):  # a quantised weight has another shape
+        return module.in_features, module.out_features
+    d_in, d_out = module.get_parameter("weight").shape
+    return d_in, d_out
 
 
 def _find_linear(model: nn.Module, block: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:

@@ -5,7 +5,8 @@ The memory-saving variant of FedHFT's masks (arXiv 2510.14054), ours [choice]: t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, NoReturn
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -16,13 +17,20 @@ from fedpeft.adapters.register import add_peft_type, register
 from fedpeft.errors import UserError
 
 PEFT_TYPE = "MASKED_LORA"
+# What masked rows go with. PEFT reads every other field of LoRA's in code that takes B for a whole linear layer.
+_SUPPORTED_FIELDS = {
+    *(field.name for field in fields(PeftConfig)),
+    *("r", "lora_alpha", "use_rslora", "lora_dropout", "fan_in_fan_out", "bias", "rank_pattern", "alpha_pattern"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config"),
+}
 
 
 @dataclass
 class MaskedLoraConfig(LoraConfig):
     """The configuration of LoRA whose B has only the fraction `density` of its rows.
 
-    Raises `UserError` for a density outside (0, 1] and for DoRA and biases, which masked rows do not support.
+    Raises `UserError` for a density outside (0, 1] and for fields of LoRA's that masked rows do not support.
     """
 
     density: float = field(default=1.0, metadata={"help": "Fraction of the rows of B that exist, in (0, 1]."})
@@ -32,8 +40,15 @@ class MaskedLoraConfig(LoraConfig):
         self.peft_type = add_peft_type(PEFT_TYPE)
         if not 0 < self.density <= 1:
             raise UserError(f"density: the fraction of trained rows lies in (0, 1]. Received: {self.density!r}")
-        if self.use_dora or self.lora_bias:
-            raise UserError("density: masked rows support plain LoRA only. Received: use_dora or lora_bias")
+        names = [f.name for f in fields(LoraConfig) if f.name not in _SUPPORTED_FIELDS]
+        unsupported = [name for name in names if getattr(self, name) not in (None, False, {}, [])]
+        if self.init_lora_weights not in (True, "gaussian"):  # the others start with a B that is not zero
+            unsupported.append("init_lora_weights")
+        if unsupported:
+            received = ", ".join(f"{name}={getattr(self, name)!r}" for name in unsupported)
+            raise UserError(
+                f"Masked LoRA trains rows of a plain B that starts at zero; use LoRA for others. Received: {received}"
+            )
 
 
 class MaskedRows(nn.Module):
@@ -78,6 +93,12 @@ class MaskedLoraModel(LoraModel):
         parameter_name: str | None = None,
     ) -> None:
         assert isinstance(peft_config, MaskedLoraConfig)
+        base = target.get_base_layer() if isinstance(target, LoraLayer) else target
+        if isinstance(base, nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.MultiheadAttention):
+            raise UserError(
+                f"target_modules: masked rows are those of linear layers. Received: {current_key}, "
+                f"a {type(base).__name__}"
+            )
         # PEFT draws A as for plain LoRA, so that equal seeds give equal starts.
         super()._create_and_replace(
             peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=parameter_name
@@ -88,6 +109,10 @@ class MaskedLoraModel(LoraModel):
 
     def _check_merge_allowed(self) -> None:
         raise UserError("PEFT cannot merge masked rows into weights; make ordinary LoRA of them with convert_to_lora")
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises `UserError`: adapters whose B have other rows cannot be summed by their tensors."""
+        raise UserError("Masked rows cannot be combined; make ordinary LoRA of each adapter with convert_to_lora")
 
 
 def set_rows_(masked: Mapping[str, MaskedRows], rows: Mapping[str, Tensor]) -> None:
