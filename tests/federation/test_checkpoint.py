@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from fedpeft.errors import UserError
 from fedpeft.federation import checkpoint
@@ -75,6 +76,41 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, content):
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(UserError, match="not a fedpeft checkpoint"):
         load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64])
+def test_any_flipped_bit_is_noticed(tmp_path, dtype):
+    save_checkpoint(tmp_path / "c", {"a": torch.ones(3, dtype=dtype), "scalar": torch.tensor(1.0), "round": 12})
+    content = (tmp_path / "c").read_bytes()
+    for place, bit in ((len(content) - 1, 1), (len(content) - 5, 64), (content.index(b"12}"), 1)):
+        damaged = bytearray(content)
+        damaged[place] ^= bit
+        (tmp_path / "c").write_bytes(damaged)
+        with pytest.raises(UserError, match="it is damaged: its digest is another"):
+            load_checkpoint(tmp_path / "c")
+    (tmp_path / "c").write_bytes(content)
+    assert load_checkpoint(tmp_path / "c")["round"] == 12
+
+
+def test_a_checkpoint_without_a_digest_is_read(tmp_path):
+    """Earlier versions wrote none."""
+    (tmp_path / "c").write_bytes(save({}, metadata={"tree": '{"round": 3}'}))
+    assert load_checkpoint(tmp_path / "c") == {"round": 3}
+
+
+@pytest.mark.parametrize("tree", ["", "{", '{"@tensor": "0"}', '{"@record": 3}', "[" * 100_000, "1" * 5_000])
+def test_a_tree_that_is_none_is_one_line(tmp_path, tree):
+    (tmp_path / "c").write_bytes(save({}, metadata={"tree": tree}))
+    with pytest.raises(UserError, match="not a fedpeft checkpoint"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_a_link_at_the_temporary_files_name_is_not_written_through(tmp_path):
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "victim").read_bytes() == b"mine" and (tmp_path / "file").read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["file", "victim"]
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path):

@@ -54,3 +54,21 @@ def test_trees_differ_by_structure_or_by_a_value():
     assert trees_equal(tree, {"a": torch.ones(2), "b": 1})
     assert not trees_equal(tree, {"a": torch.tensor([1.0, 2.0]), "b": 1})
     assert not trees_equal(tree, {"a": torch.ones(2), "b": 2})
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"@tensor": "1"},
+        {"@tensor": ["0"]},
+        {"@tensor": None},
+        {"@tuple": 3},
+        {"@tuple": {"a": 1}},
+        {"@record": [1]},
+        {"@record": None},
+        [{"a": {"@tuple": "text"}}],
+    ],
+)
+def test_what_flatten_does_not_make_is_a_value_error(structure):
+    with pytest.raises(ValueError, match="it "):
+        unflatten(structure, {"0": torch.ones(1)})

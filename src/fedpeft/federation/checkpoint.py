@@ -1,14 +1,18 @@
 """Atomic checkpoints: one safetensors file that is either the old one or the new one, whatever happens."""
 
+import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from fedpeft.errors import UserError
+from fedpeft.federation.message import Tensors
 from fedpeft.federation.state_tree import flatten, unflatten
 
 TEMPORARY = ".tmp"  # ends the names of files that are not finished yet
@@ -21,38 +25,57 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # a file of its own: nothing that a link leads to is written
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; what was there before is intact, "
             "free some space or choose another folder and resume"
         ) from error
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def save_checkpoint(path: Path, tree: Any) -> None:
-    """Writes a tree of plain values and tensors (see `tree.flatten`) atomically."""
+    """Writes a tree of plain values and tensors (see `state_tree.flatten`) with a digest of it, atomically."""
     structure, tensors = flatten(tree)
-    write_atomically(path, save(tensors, metadata={"tree": json.dumps(structure)}))
+    text = json.dumps(structure)
+    write_atomically(path, save(tensors, metadata={"tree": text, "digest": _digest(text, tensors)}))
 
 
 def load_checkpoint(path: Path) -> Any:
-    """Reads what `save_checkpoint` wrote. Raises UserError when the file is missing or not one of ours."""
+    """Reads what `save_checkpoint` wrote. Raises UserError when the file is missing, not one of ours or damaged."""
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: nothing to resume; start it with `fedpeft run`")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            structure = json.loads(file.metadata()["tree"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            metadata = file.metadata()
+        text = metadata["tree"]
+        if metadata.get("digest", digest := _digest(text, tensors)) != digest:  # earlier versions wrote none
+            raise ValueError("it is damaged: its digest is another")
+        return unflatten(json.loads(text), tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # a stranger's bytes
         raise UserError(f"{path} is not a fedpeft checkpoint ({error}); remove the run and start it again") from error
-    return unflatten(structure, tensors)
+
+
+def _digest(text: str, tensors: Tensors) -> str:
+    """The SHA-256 of a tree's text and of its tensors: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

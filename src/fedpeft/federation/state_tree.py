@@ -23,25 +23,25 @@ def flatten(tree: Any) -> tuple[Any, Tensors]:
     seen: dict[int, str] = {}
     storages: set[int] = set()
 
-    def apart(tensor: Tensor) -> Tensor:
+    def separate(tensor: Tensor) -> Tensor:
         """The same values, copied only where another tensor lies in the same storage: such cannot be saved together."""
-        alone = tensor.detach().contiguous()
-        storage = alone.untyped_storage()
-        if storage.nbytes() != alone.nbytes or storage.data_ptr() in storages:
-            alone = alone.clone()
-        storages.add(alone.untyped_storage().data_ptr())
-        return alone
+        values = tensor.detach().contiguous()
+        storage = values.untyped_storage()
+        if storage.nbytes() != values.nbytes or storage.data_ptr() in storages:
+            values = values.clone()
+        storages.add(values.untyped_storage().data_ptr())
+        return values
 
     def pack(node: Any) -> Any:
         if isinstance(node, Tensor):
             if id(node) not in seen:  # a tensor held twice is written once
                 seen[id(node)] = str(len(seen))
-                tensors[seen[id(node)]] = apart(node)
+                tensors[seen[id(node)]] = separate(node)
             return {_TENSOR: seen[id(node)]}
         if is_dataclass(node) and not isinstance(node, type):
             return {_RECORD: {f.name: pack(getattr(node, f.name)) for f in fields(node)}}
         if isinstance(node, dict):
-            return {_escaped(key): pack(value) for key, value in node.items()}
+            return {_escape(key): pack(value) for key, value in node.items()}
         if isinstance(node, tuple):
             return {_TUPLE: [pack(value) for value in node]}
         if isinstance(node, list):
@@ -69,20 +69,32 @@ def iterate_tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def unflatten(structure: Any, tensors: Tensors) -> Any:
-    """The inverse of `flatten`; a dataclass comes back as the dict of its fields."""
+    """The inverse of `flatten`; a dataclass comes back as the dict of its fields.
+
+    Raises ValueError for a structure that `flatten` does not make, RecursionError for one that is nested too deeply.
+    """
     if isinstance(structure, list):
         return [unflatten(value, tensors) for value in structure]
     if not isinstance(structure, dict):
         return structure
     if _TENSOR in structure:
-        return tensors[structure[_TENSOR]]
+        name = structure[_TENSOR]
+        if not isinstance(name, str) or name not in tensors:
+            raise ValueError(f"it lacks the tensor {name!r}")
+        return tensors[name]
     if _TUPLE in structure:
-        return tuple(unflatten(value, tensors) for value in structure[_TUPLE])
-    inner = structure.get(_RECORD, structure)
-    return {key.removeprefix(_ESCAPE): unflatten(value, tensors) for key, value in inner.items()}
+        return tuple(unflatten(_require(list, structure[_TUPLE]), tensors))
+    group = _require(dict, structure.get(_RECORD, structure))
+    return {key.removeprefix(_ESCAPE): unflatten(value, tensors) for key, value in group.items()}
 
 
-def _escaped(key: Any) -> str:
+def _require(kind: type, group: Any) -> Any:
+    if not isinstance(group, kind):
+        raise ValueError(f"it holds a {type(group).__name__} in place of a {kind.__name__}")
+    return group
+
+
+def _escape(key: Any) -> str:
     if not isinstance(key, str):
         raise TypeError(f"A state's dict has string keys. Received: {key!r}.")
     return _ESCAPE + key if key.startswith(("@", _ESCAPE)) else key  # a client may be called @tensor
