@@ -19,7 +19,7 @@ from fedpeft.config import load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
-from fedpeft.runs.compare import get_or_run
+from fedpeft.runs.grid import get_or_run
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.spec import RunSpec
 

@@ -1,11 +1,13 @@
 """The model of an experiment: found from the experiment file, long enough for its texts, and what is unused is told."""
 
 import pytest
+import torch
 
-from fedpeft.config import load_experiment
+from fedpeft.config import ModelConfig, load_experiment
 from fedpeft.errors import UserError
 from fedpeft.resources import ClientResources
-from fedpeft.runs.build import assemble, build, load_model
+from fedpeft.runs import build as module
+from fedpeft.runs.build import POOLED, assemble, build, default_workers, load_model, require_startable
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.examples import ClientData, FederatedData
 from fedpeft.tasks.load import load_task
@@ -84,3 +86,63 @@ def test_checkpointing_that_nobody_provides_is_refused_before_training(experimen
     method = experiment.build_method("fedit")
     with pytest.raises(UserError, match="was given checkpointing, which is not installed"):
         assemble(experiment, method, 0, data, backbone, accelerations=(), resources=resources)
+
+
+@pytest.fixture
+def make_spec(experiment_file, tmp_path):
+    return lambda label, *overrides: RunSpec(
+        load_experiment(experiment_file, list(overrides)), label, 0, None, tmp_path
+    )
+
+
+def test_every_client_trains_and_is_evaluated_with_its_own_examples(make_spec):
+    context = build(make_spec("fedit", "workers=1"))
+    assert [spec.id for spec in context.federation.specs] == ["site0", "site1", "site2"]
+    assert context.federation.evaluation_clients == context.federation.specs == context.engine.clients()
+    for client, data in zip(context.clients, context.data.clients, strict=True):
+        assert client.spec.examples == len(client.splits["train"]) == len(data.train)
+    assert all(template is context.templates["site0"] for template in context.templates.values())
+    context.engine.close()
+
+
+def test_a_pooled_method_trains_on_everything_and_every_client_is_evaluated(make_spec):
+    context = build(make_spec("centralised"))
+    (pooled,) = context.federation.specs
+    assert (pooled.id, pooled.examples) == (POOLED, sum(len(client.train) for client in context.data.clients))
+    assert [spec.id for spec in context.federation.evaluation_clients] == ["site0", "site1", "site2"]
+    context.engine.close()
+
+
+def test_rows_that_are_cut_are_told_with_their_number(make_spec):
+    assert build(make_spec("fedit")).data.notes == ()
+    (note,) = build(make_spec("fedit", "model.max_length=8")).data.notes
+    cut, of, total = note.split()[:3]
+    assert of == "of" and 0 < int(cut) < int(total) <= 240 and "model.max_length=8" in note
+
+
+def test_the_head_that_everyone_starts_from_is_drawn_by_the_seed(make_spec):
+    experiment = make_spec("fedit").experiment
+    heads = [load_model(experiment.model, experiment.task, 2, seed)[0].classifier.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_workers_are_cores_and_one_where_they_would_share_a_gpus_memory(monkeypatch):
+    monkeypatch.setattr(module, "count_usable_cores", lambda: 7)
+    model = {"name": "any"}
+    assert default_workers(ModelConfig(**model)) == 7
+    assert (
+        default_workers(ModelConfig(**model, device="cuda:1"))
+        == default_workers(ModelConfig(**model, device_map="auto"))
+        == 1
+    )
+
+
+def test_a_method_that_cannot_start_says_so_before_it_is_built(make_spec, tmp_path):
+    levels = "resources=[{rank: 4}, {rank: 2, layers: 1}]"
+    spec = make_spec("fedit", levels)
+    experiment = spec.experiment
+    data = load_task(experiment.task, experiment.partition, 0, tmp_path)
+    backbone, _ = load_model(experiment.model, experiment.task, 2, 0)
+    with pytest.raises(UserError, match="levels: lowest"):
+        require_startable(experiment, spec.make_method(), data, backbone)
+    require_startable(experiment, make_spec("hetlora", levels).make_method(), data, backbone)

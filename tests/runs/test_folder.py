@@ -1,16 +1,21 @@
 """Run folders that something happened to: one line that names the file, and nothing is changed."""
 
 import json
+import os
 import shutil
 import sys
 
 import pytest
+import yaml
 
 from fedpeft.cli import main
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.runs.folder import RunFolder
+from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
+from fedpeft.runs.fingerprint import Fingerprint
+from fedpeft.runs.folder import CHECKPOINT, LOGS, RunFolder
 from fedpeft.runs.join import join
+from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
@@ -34,12 +39,16 @@ def run(experiment_file, tmp_path, made):
     def copied(kind):
         if kind not in made:
             made[kind] = made["folder"] / kind
-            settings = RunSpec(load_experiment(experiment_file, []), "fedit", 0, None, tmp_path)
+            data = made["folder"] / "reviews.jsonl"
+            experiment = load_experiment(experiment_file, [f"task.source={data}"])
+            if not data.exists():
+                shutil.copy(load_experiment(experiment_file).task.source, data)
+            spec = RunSpec(experiment, "fedit", 0, None, tmp_path)
             if kind == "finished":
-                start(settings, made[kind], NullObserver())
+                start(spec, made[kind], NullObserver())
             else:
                 with pytest.raises(KeyboardInterrupt):
-                    start(settings, made[kind], Stops())
+                    start(spec, made[kind], Stops())
         return shutil.copytree(made[kind], tmp_path / kind)
 
     return copied
@@ -65,7 +74,7 @@ def said(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b'{"label": "fed', b"\xff\xfe", b"", b"null", b"[1, 2]", b"{}"])
+@pytest.mark.parametrize("content", [b'{"label": "fed', b"\xff\xfe", b"", b"null", b"[1, 2]", b'{"test": {}}'])
 def test_a_damaged_result_is_one_line(run, content):
     finished = run("finished")
     whole = (finished / "result.json").read_bytes()
@@ -144,3 +153,228 @@ def test_resume_names_adapters_only_where_they_are(run, monkeypatch, capsys):
     shutil.rmtree(finished / "clients")
     line = said(monkeypatch, capsys, "resume", finished)
     assert "written to" in line and "adapters in" not in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rounds", "3"),
+        ("metric", "accuracy\x1b]0;owned\x07"),
+        ("clients", ["../../elsewhere"]),
+        ("clients", []),
+        ("test", {"personal": {"by_client": None}}),
+        ("validation", {}),
+        ("cross", {"a": {"b": 1.0}}),
+    ],
+)
+def test_a_result_that_tables_cannot_show_is_one_line(run, key, value):
+    finished = run("finished")
+    result = json.loads((finished / "result.json").read_text()) | {key: value}
+    (finished / "result.json").write_text(json.dumps(result))
+    refused(lambda: resume(finished, NullObserver()), finished, f"result.json is damaged ({key}", "fedpeft resume")
+
+
+def change_checkpoint(run, **changes):
+    """Rewrites a run's checkpoint, digest and all, as a stranger may."""
+    save_checkpoint(run / CHECKPOINT, load_checkpoint(run / CHECKPOINT) | changes)
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        {"metrics.jsonl": 0, "timings.jsonl": 0, "../victim": 0},
+        {"metrics.jsonl": 0, "../victim": 0},
+        {"metrics.jsonl": 0},
+        {"metrics.jsonl": -1, "timings.jsonl": 0},
+        {"metrics.jsonl": 1.0, "timings.jsonl": 0},
+        {"metrics.jsonl": True, "timings.jsonl": 0},
+        ["metrics.jsonl"],
+        {},
+        None,
+    ],
+)
+def test_a_checkpoint_names_the_two_logs_and_no_other_file(run, logs):
+    broken = run("broken")
+    (broken.parent / "victim").write_text("mine")
+    change_checkpoint(broken, logs=logs)
+    refused(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "is no checkpoint of this run", "logs")
+    assert (broken.parent / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"round": -1}, "round"),
+        ({"round": "2"}, "round"),
+        ({"seconds": {}}, "seconds"),
+        ({"state": {"models": ()}}, "its state is of another method, it has models"),
+        ({"state": {"tensors": {"a": 1}}}, "its state's tensors is damaged"),
+        ({"state": {}}, "its state is not whole"),
+        ({"clients": {"site9": {"trained": None, "kept": {}}}}, "it is of other clients, received ['site9']"),
+        ({"clients": {"site0": {"trained": {"a": 3}, "kept": {}}}}, "clients.site0.trained"),
+        ({"clients": {"site0": {}}}, "clients.site0.trained"),
+        ({"fingerprint": "0"}, "it is of a run on other data or another model"),
+        ({"settings": {}}, "settings"),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_one_line(run, changes, problem):
+    broken = run("broken")
+    change_checkpoint(broken, **changes)
+    refused(lambda: resume(broken, NullObserver()), broken, "is no checkpoint of this run", problem, "start the run")
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "difference"),
+    [
+        (None, "seed", 1, "seed: 1 there, 0 here"),
+        ("fedit", "lr", 0.5, "methods.fedit.lr: 0.5 there, 0.005 here"),
+        ("fedit", "method", "ffa_lora", "methods.fedit.method: ffa_lora there, fedit here"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(run, group, key, value, difference):
+    broken = run("broken")
+    settings = load_checkpoint(broken / CHECKPOINT)["settings"]
+    (settings["experiment"]["methods"][group] if group else settings["experiment"])[key] = value
+    if group and key == "method":
+        settings["experiment"]["methods"][group] = {"method": value, "lr": 0.005}
+    change_checkpoint(broken, settings=settings)
+    refused(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, f"other settings ({difference})")
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_to_the_same_bits(run):
+    """It had no digest, and named neither its run nor what it saw."""
+    broken, whole = run("broken"), run("finished")
+    (broken / "fingerprint.json").unlink()
+    tree = load_checkpoint(broken / CHECKPOINT)
+    del tree["settings"], tree["fingerprint"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedpeft.federation.checkpoint._digest", lambda text, tensors: "")
+        save_checkpoint(broken / CHECKPOINT, tree)
+    data = (broken / CHECKPOINT).read_bytes()
+    assert data.count(b'"digest"') == 1
+    (broken / CHECKPOINT).write_bytes(data.replace(b'"digest"', b'"ignore"'))
+    resume(broken, NullObserver())
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert not (broken / "fingerprint.json").exists()
+
+
+def test_any_flipped_bit_of_a_tensor_is_noticed(run):
+    broken = run("broken")
+    content = bytearray((broken / CHECKPOINT).read_bytes())
+    content[-3] ^= 16
+    (broken / CHECKPOINT).write_bytes(content)
+    refused(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "it is damaged: its digest is another")
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "fingerprint.json", *LOGS, CHECKPOINT, "clients", "clients/site0"])
+def test_links_in_a_run_folder_are_refused_and_lead_nowhere(run, name):
+    broken = run("broken")
+    victim = broken.parent / "victim"
+    if name.startswith("clients"):
+        (victim / "adapter").mkdir(parents=True)
+        (victim / "adapter/adapter_model.safetensors").write_text("mine")
+        (broken / name).parent.mkdir(exist_ok=True)
+    else:
+        (broken / name).rename(victim)
+    (broken / name).symlink_to(victim)
+    before = files(victim) if victim.is_dir() else victim.read_bytes()
+    with pytest.raises(UserError, match=f"{name} is a link"):
+        resume(broken, NullObserver())
+    assert (files(victim) if victim.is_dir() else victim.read_bytes()) == before
+    assert (broken / name).is_symlink()
+
+
+def test_the_folder_itself_may_be_reached_by_a_link(run):
+    finished = run("finished")
+    (finished.parent / "latest").symlink_to(finished)
+    assert resume(finished.parent / "latest", NullObserver())["rounds"] == 3
+
+
+def test_a_joining_client_is_written_into_no_link(run, tmp_path):
+    finished = run("finished")
+    (tmp_path / "victim").mkdir()
+    (finished / "clients/.late.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"clients/\.late\.tmp is a link"):
+        join(finished, finished / "metrics.jsonl", "late")
+    assert os.listdir(tmp_path / "victim") == []
+
+
+@pytest.mark.parametrize("kind", ["broken", "finished"])
+def test_a_run_that_another_process_works_on_is_left_alone(run, kind):
+    path = run(kind)
+    with lock_folder(path):
+        if kind == "broken":
+            refused(lambda: resume(path, NullObserver()), path, "is in use by process", "wait until that ends")
+        else:
+            resume(path, NullObserver())  # its result is read, and nothing written
+            refused(lambda: join(path, path / "metrics.jsonl", "late"), path, "is in use by process")
+
+
+def change_rows(path, count):
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(rows[:count]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: change_rows(path, 199), "client 'site0' had"),
+        (lambda path: path.write_text(path.read_text().replace("superb", "great")), "the examples of client"),
+    ],
+)
+def test_a_run_does_not_go_on_when_its_data_changed(run, tmp_path, change, words):
+    broken = run("broken")
+    settings = yaml.safe_load((broken / "experiment.yaml").read_text())
+    data = tmp_path / "reviews.jsonl"
+    shutil.copy(settings["experiment"]["task"]["source"], data)
+    settings["experiment"]["task"]["source"] = str(data)
+    (broken / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    change_checkpoint(broken, settings=settings)
+    change(data)
+    refused(
+        lambda: resume(broken, NullObserver()), broken, "is a run on other data or another model", words, "put back"
+    )
+
+
+def test_a_stale_folder_that_ends_like_a_half_written_file_is_left(run):
+    broken = run("broken")
+    (broken / ".mine.tmp").mkdir()
+    (broken / ".result.json.1.tmp").write_text("half")
+    RunFolder(broken).cut_logs(None)
+    assert (broken / ".mine.tmp").is_dir() and not (broken / ".result.json.1.tmp").exists()
+
+
+def test_a_folder_that_cannot_be_created_or_read_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, words in (("x" * 300, "File name too long"), ("file/run", "Not a directory")):
+        with pytest.raises(UserError, match=words):
+            RunFolder.create(tmp_path / name, {}, None)
+    with pytest.raises(UserError, match="File name too long"):
+        resume(tmp_path / ("x" * 300), NullObserver())
+
+
+@pytest.mark.parametrize("file", ["environment.json", "timings.jsonl", "experiment.yaml"])
+def test_a_disk_that_is_full_at_the_start_leaves_nothing(tmp_path, monkeypatch, file):
+    replace = os.replace
+
+    def fail(source, target):
+        if str(target).endswith(file):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    fingerprint = Fingerprint(labels=[], clients={}, model=None, tokenizer=None)
+    with pytest.raises(UserError, match=f"{file}: No space left"), lock_folder(tmp_path / "run"):
+        RunFolder.create(tmp_path / "run", {"base": "/", "experiment": {}}, fingerprint)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_written_is_one_line(run, monkeypatch):
+    broken = run("broken")
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device; the last checkpoint is intact"):
+        RunFolder(broken).append("metrics.jsonl", [{"round": 3}])

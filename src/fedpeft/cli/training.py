@@ -50,7 +50,7 @@ def run(
     seed = loaded.seed if seed is None else seed
     loaded.build_method(label)  # its mistakes first
     path = out / f"{loaded.name}-{label}-{seed}"
-    RunFolder.require_free(path)
+    RunFolder(path).require_free()
     spec = RunSpec(resolve_budgets(loaded), label, seed, None, experiment.parent)
     with hint_on_interrupt(path / "experiment.yaml", _resume_hint(path)), ProgressDisplay(console) as display:
         result = start(spec, path, display)

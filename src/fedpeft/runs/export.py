@@ -13,7 +13,7 @@ from fedpeft.adapters.load import read_small_file
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.config.validation import first_error
 from fedpeft.errors import UserError
-from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.folder import CHECKPOINT, RunFolder
 from fedpeft.tasks.config import TaskConfig
 
 
@@ -45,7 +45,7 @@ def read_card(run: Path, client: str) -> Card:
 
     Raises UserError when there is no such run or client, or its folder is incomplete or damaged.
     """
-    clients = _list_clients(run)
+    clients = RunFolder(run).exported_clients
     if client not in clients:  # it is no path: "../x" is no client
         raise _explain_absence(run, client, clients)
     folder = get_adapter_folder(run, client)
@@ -65,18 +65,13 @@ def get_adapter_folder(run: Path, client: str) -> Path:
     return run / "clients" / client / "adapter"
 
 
-def _list_clients(run: Path) -> list[str]:
-    """The clients that the run has exported, sorted: every folder that an id names."""
-    return sorted(path.name for path in (run / "clients").glob("*") if path.is_dir() and not path.name.startswith("."))
-
-
 def _explain_absence(run: Path, client: str, clients: list[str]) -> UserError:
     if clients:
         return UserError(f"no adapter of client {client!r} in {run}; clients: {', '.join(clients)}")
     folder = RunFolder(run)
     folder.require_run()
-    if folder.result is None:
+    if not folder.has("result.json"):
         return UserError(f"{run} is not finished, so it has no adapters yet; finish it first: fedpeft resume {run}")
-    if not (run / "checkpoint.safetensors").is_file():
+    if not folder.has(CHECKPOINT):
         return UserError(f"no adapters in {run}: `fedpeft compare` exports none; `fedpeft run` does")
     return make_damage_error(run, client, f"{run / 'clients'} is missing or empty")

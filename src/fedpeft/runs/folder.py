@@ -1,11 +1,12 @@
 """A run on disk.
 
-    experiment.yaml   environment.json   metrics.jsonl   timings.jsonl   checkpoint.safetensors   result.json
-    clients/<id>/adapter/   (an ordinary PEFT folder each)
+    experiment.yaml   environment.json   fingerprint.json   metrics.jsonl   timings.jsonl   checkpoint.safetensors
+    result.json   clients/<id>/adapter/   (an ordinary PEFT folder each)
     failures.log   (tracebacks, where clients failed)
 
 metrics.jsonl holds what the seed determines, timings.jsonl what the machine does: the first is equal to the bit
-between a run and the same run killed and resumed.
+between a run and the same run killed and resumed. A folder may be damaged or a stranger's: every file is reached
+through `get_path`, which follows no link, and what it holds is checked before it is used.
 """
 
 import json
@@ -14,146 +15,197 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from fedpeft.config import read_yaml
+from fedpeft.config.validation import first_error
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import TEMPORARY, load_checkpoint, save_checkpoint, write_atomically
+from fedpeft.runs.files import Files, report_os_errors
+from fedpeft.runs.fingerprint import Fingerprint
+from fedpeft.runs.stored import RunCheckpoint, StoredResult, StoredSettings
 
-_LOGS = ("metrics.jsonl", "timings.jsonl")
+LOGS = ("metrics.jsonl", "timings.jsonl")
+CHECKPOINT = "checkpoint.safetensors"
 
 
-class RunFolder:
+class RunFolder(Files):
     """The files of one run. Logs are cut back to the last checkpoint on resume, so no line is there twice."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    changed_in_place = LOGS
 
     @classmethod
-    def create(cls, path: Path, settings: dict[str, Any]) -> "RunFolder":
+    def create(cls, path: Path, settings: dict[str, Any], fingerprint: Fingerprint) -> "RunFolder":
         """A new run at `path`. Raises UserError when a run is there already or the folder cannot be written."""
-        cls.require_free(path)
-        try:
+        folder = cls(path)
+        folder.require_free()
+        with report_os_errors(f"create the run's folder {path}", "give another --out"):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot create the run's folder {path}: {error.strerror}; give another --out") from error
-        write_atomically(path / "environment.json", json.dumps(describe_environment(), indent=1).encode())
-        for log in _LOGS:
-            write_atomically(path / log, b"")
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_atomically(path / "experiment.yaml", text.encode())  # last: a folder with this file is a whole run
-        return cls(path)
+        folder.require_no_links()
+        settings = json.loads(json.dumps(settings))  # a value that is there twice would become an alias in YAML
+        contents = {
+            "environment.json": json.dumps(describe_environment(), indent=1),
+            "fingerprint.json": fingerprint.model_dump_json(indent=1),
+            **dict.fromkeys(LOGS, ""),
+            # last: a folder with this file is a whole run
+            "experiment.yaml": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        }
+        try:
+            for name, text in contents.items():
+                write_atomically(folder.get_path(name), text.encode())
+        except UserError:
+            folder.discard_if_empty()
+            raise
+        return folder
 
-    @staticmethod
-    def require_free(path: Path) -> None:
-        """Raises UserError when a run is at `path` already."""
-        if (path / "experiment.yaml").exists():
+    def require_free(self) -> None:
+        """Raises UserError when a run is here already."""
+        if self.has("experiment.yaml"):
+            path = self.path
             raise UserError(f"{path} already holds a run; resume it with `fedpeft resume {path}` or give another --out")
+
+    def require_run(self) -> None:
+        """Raises UserError when there is no run here."""
+        if not self.has("experiment.yaml"):
+            raise UserError(f"no run at {self.path}; `fedpeft ls` lists the runs here")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The resolved settings. Raises UserError when `path` is not a run, or its settings are damaged."""
+        """The resolved settings. Raises UserError when this is no run, or its settings are damaged."""
         self.require_run()
-        file = self.path / "experiment.yaml"
+        file = self.get_path("experiment.yaml")
         helps = f"put it back, or remove {self.path} and start the run again"
         try:
             kept = read_yaml(file)
         except UserError as error:
             raise UserError(f"{error}; {helps}") from error
-        if not _are_settings(kept):
-            raise UserError(f"{file} does not hold the settings of one run, received {_begun(kept)}; {helps}")
-        return kept
+        try:
+            return StoredSettings.model_validate(kept).model_dump()
+        except ValidationError as error:
+            problem = first_error(error, StoredSettings)
+            raise UserError(f"{file} does not hold the settings of one run ({problem}); {helps}") from error
 
-    def require_run(self) -> None:
-        """Raises UserError when there is no run at `path`."""
-        if not (self.path / "experiment.yaml").is_file():
-            raise UserError(f"no run at {self.path}; `fedpeft ls` lists the runs here")
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What the run saw; None in a run of an earlier version. Raises UserError when the file is damaged."""
+        if not self.has("fingerprint.json"):
+            return None
+        helps = f"put it back, or remove {self.path} and start the run again"
+        return Fingerprint.model_validate(self.read_json("fingerprint.json", Fingerprint, helps))
+
+    def require_fingerprint(self, now: Fingerprint) -> None:
+        """Raises UserError where the data, the model or the tokenizer are not what the run saw."""
+        before = self.fingerprint
+        difference = before.find_difference(now) if before else ""
+        if difference:
+            raise UserError(
+                f"{self.path} is a run on other data or another model: {difference}; put back what the run saw, "
+                "or give another --out, or remove that folder"
+            )
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The final result, or None while the run is not finished. Raises UserError when the file is damaged."""
-        file = self.path / "result.json"
-        if not file.is_file():
+        if not self.has("result.json"):
             return None
         helps = f"remove it, and `fedpeft resume {self.path}` writes it again"
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read as JSON ({error}); {helps}") from error
-        if not isinstance(kept, dict) or "test" not in kept:
-            raise UserError(f"{file} does not hold the result of a run, received {_begun(kept)}; {helps}")
-        return kept
+        return self.read_json("result.json", StoredResult, helps)
+
+    def require_result(self) -> dict[str, Any]:
+        """The final result. Raises UserError while the run is not finished or when the file is damaged."""
+        result = self.result
+        if result is None:
+            raise UserError(f"{self.path} is not finished; finish it first: fedpeft resume {self.path}")
+        return result
 
     def write_result(self, result: dict[str, Any]) -> None:
-        write_atomically(self.path / "result.json", json.dumps(result, indent=1).encode())
+        write_atomically(self.get_path("result.json"), json.dumps(result, indent=1).encode())
 
     def append(self, log: str, records: list[dict[str, Any]]) -> None:
         """Adds lines to a log and forces them to disk. Raises UserError when the disk is full."""
-        try:
-            with (self.path / log).open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path / log}: {error.strerror}; the last checkpoint is intact, "
-                f"free some space and `fedpeft resume {self.path}`"
-            ) from error
+        path = self.get_path(log)
+        helps = f"the last checkpoint is intact, free some space and `fedpeft resume {self.path}`"
+        with report_os_errors(f"write {path}", helps), path.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
 
-    def checkpoint(self, tree: dict[str, Any]) -> None:
+    def save_checkpoint(self, tree: dict[str, Any]) -> None:
         """Saves the run's whole state together with the length of the logs."""
-        lengths = {log: (self.path / log).stat().st_size for log in _LOGS}
-        save_checkpoint(self.path / "checkpoint.safetensors", {**tree, "logs": lengths})
+        with report_os_errors(f"read the logs in {self.path}", f"`fedpeft resume {self.path}` goes on"):
+            lengths = {log: self.get_path(log).stat().st_size for log in LOGS}
+        save_checkpoint(self.get_path(CHECKPOINT), {**tree, "logs": lengths})
 
-    def restore(self) -> dict[str, Any] | None:
-        """The last checkpoint, with the logs cut back to it; None (and empty logs) when there is none yet.
+    def load_checkpoint(self) -> RunCheckpoint | None:
+        """The last checkpoint, None when there is none yet. Raises UserError when it is damaged."""
+        if not self.has(CHECKPOINT):
+            return None
+        try:
+            return RunCheckpoint.model_validate(load_checkpoint(self.get_path(CHECKPOINT)))
+        except ValidationError as error:
+            raise self.damaged_checkpoint(first_error(error, RunCheckpoint)) from error
 
-        Raises UserError, before anything is changed, where the checkpoint is damaged or a log has lost lines.
+    def damaged_checkpoint(self, problem: str) -> UserError:
+        """The error for a checkpoint that this run cannot go on from."""
+        return UserError(
+            f"{self.path / CHECKPOINT} is no checkpoint of this run: {problem}; put the run's own back, or remove "
+            f"{self.path} and start the run again"
+        )
+
+    def cut_logs(self, checkpoint: RunCheckpoint | None) -> None:
+        """Cuts the logs back to a checkpoint, to nothing without one, and removes what a kill left half-written.
+
+        Raises UserError, before anything is changed, where a log has lost lines.
         """
-        file = self.path / "checkpoint.safetensors"
-        tree = load_checkpoint(file) if file.exists() else None
-        lengths: dict[str, int] = tree["logs"] if tree else dict.fromkeys(_LOGS, 0)
+        lengths = checkpoint.logs.model_dump(by_alias=True) if checkpoint else dict.fromkeys(LOGS, 0)
         for log, length in lengths.items():
-            self._require_log(self.path / log, length)
-        for stale in self.path.glob(f".*{TEMPORARY}"):  # a kill in the middle of a write leaves one behind
-            stale.unlink()
-        for log, length in lengths.items():
-            os.truncate(self.path / log, length)
-        return tree
+            self._require_log(log, length)
+        with report_os_errors(f"write to {self.path}", "free some space or check its permissions, and resume"):
+            for stale in self.path.glob(f".*{TEMPORARY}"):
+                if not stale.is_dir():
+                    stale.unlink()
+            for log, length in lengths.items():
+                os.truncate(self.get_path(log), length)
 
-    def _require_log(self, log: Path, length: int) -> None:
+    def _require_log(self, log: str, length: int) -> None:
         """Cutting back to a length makes a shorter file longer, with zeros."""
-        found = f"holds {log.stat().st_size} bytes" if log.is_file() else "is missing"
-        if not log.is_file() or log.stat().st_size < length:
+        path, has_log = self.get_path(log), self.has(log)
+        size = path.stat().st_size if has_log else 0
+        if not has_log or size < length:
             raise UserError(
-                f"{log} {found}, the run's last checkpoint was written at {length} bytes; "
-                f"put the file back, or remove {self.path} and start the run again"
+                f"{path} {f'holds {size} bytes' if has_log else 'is missing'}, the run's last checkpoint was written "
+                f"at {length} bytes; put the file back, or remove {self.path} and start the run again"
             )
 
     def drop_checkpoint(self) -> None:
         """Removes the checkpoint of a finished run."""
-        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        with report_os_errors(f"remove {self.path / CHECKPOINT}", "remove it by hand: the run is finished"):
+            self.get_path(CHECKPOINT).unlink(missing_ok=True)
+
+    def require_no_links(self) -> None:
+        """Raises UserError for a link among the run's files and its clients' folders: it would be written elsewhere."""
+        for name in (*self.list_folder(), *(f"clients/{client}" for client in self.list_folder("clients"))):
+            self.get_path(name)
+
+    def make_clients_folder(self) -> Path:
+        """The folder of the clients' adapters, made where it is missing. Raises UserError as `require_no_links`."""
+        self.require_no_links()
+        clients = self.path / "clients"
+        with report_os_errors(f"write to {clients}", f"free some space and `fedpeft resume {self.path}`"):
+            clients.mkdir(exist_ok=True)
+        return clients
+
+    @property
+    def exported_clients(self) -> list[str]:
+        """The ids of the clients whose adapters lie here, sorted; those that joined too."""
+        names = [name for name in self.list_folder("clients") if not name.startswith(".")]
+        return [name for name in names if self.get_path(f"clients/{name}").is_dir()]
 
     def discard_if_empty(self) -> None:
         """Takes back what `create` wrote where no round was completed: there is nothing to resume."""
-        if (self.path / "checkpoint.safetensors").exists():
+        if self.has(CHECKPOINT):
             return
-        for name in ("experiment.yaml", "environment.json", *_LOGS):  # in this order: it stops being a run first
+        # in this order: it stops being a run first
+        for name in ("experiment.yaml", "environment.json", "fingerprint.json", *LOGS):
             (self.path / name).unlink(missing_ok=True)
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
-
-
-def _are_settings(kept: Any) -> bool:
-    """Whether these are `RunSpec.as_dict`: an experiment file of one's own has neither key."""
-    if not isinstance(kept, dict) or not isinstance(kept.get("base"), str):
-        return False
-    experiment = kept.get("experiment")
-    methods = experiment.get("methods") if isinstance(experiment, dict) else None
-    return isinstance(methods, dict) and len(methods) == 1
-
-
-def _begun(kept: Any) -> str:
-    """The beginning of what was found, on one line."""
-    text = json.dumps(kept, default=str)
-    return text if len(text) <= 60 else f"{text[:60]} ..."

@@ -6,6 +6,7 @@ stands beside the others. Of other clients' examples nothing is read: a text tha
 """
 
 from dataclasses import replace
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from fedpeft.engines import find_engine
 from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Scores
 from fedpeft.environment import keep_threads
 from fedpeft.errors import UserError
-from fedpeft.federation.checkpoint import load_checkpoint
 from fedpeft.federation.client import ClientState
 from fedpeft.federation.message import Message, Reply
 from fedpeft.methods import find_method
 from fedpeft.runs.build import RunContext, assemble, assign_to_clients, load_model
 from fedpeft.runs.export import make_card, read_card
+from fedpeft.runs.fingerprint import take_fingerprint
 from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.examples import SPLITS, FederatedData
 from fedpeft.tasks.items import require_client_id
@@ -37,21 +39,34 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     examples will not do.
     """
     folder = RunFolder(run)
-    spec, result = RunSpec.read(folder), folder.result
-    if result is None:
-        raise UserError(f"{run} is not finished; finish it first: fedpeft resume {run}")
-    if not (run / "checkpoint.safetensors").is_file():
-        raise UserError(f"{run} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join")
+    folder.require_no_links()
+    spec, result = RunSpec.read(folder), folder.require_result()
     client = require_client_id(client, "--id")  # stripped: it names a folder
-    if client in result["clients"] or (run / "clients" / client).exists():
+    if client in result["clients"] or client in folder.exported_clients:
         raise UserError(f"{run} has a client {client!r} already; give another --id")
+    with lock_folder(run):
+        return _join(folder, spec, result, data, client, epochs)
+
+
+def _join(
+    folder: RunFolder, spec: RunSpec, result: dict[str, Any], data: Path, client: str, epochs: int
+) -> dict[str, Any]:
+    checkpoint = spec.load_checkpoint(folder)
+    if checkpoint is None:
+        raise UserError(
+            f"{folder.path} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join"
+        )
     training = spec.experiment.training.model_copy(update={"local_epochs": epochs})
     experiment = spec.experiment.model_copy(update={"training": training, "workers": 1})
-    context = _build(run, replace(spec, experiment=experiment), result["clients"], data, client)
+    context = _build(folder, replace(spec, experiment=experiment), result["clients"], data, client)
+    try:
+        checkpoint.restore_server(context.federation)
+    except ValueError as error:
+        raise folder.damaged_checkpoint(str(error)) from error
     try:
         scores = _train_and_score(context, spec.label)
         card = make_card(experiment, context.data.labels)
-        context.engine.export(context.federation.deployment_messages(), run / "clients", card)
+        context.engine.export(context.federation.deployment_messages(), folder.make_clients_folder(), card)
     finally:
         context.engine.close()
     (own,) = context.data.clients
@@ -65,27 +80,26 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     }
 
 
-def _build(run: Path, spec: RunSpec, others: list[str], data: Path, client: str) -> RunContext:
-    """A federation of the joining client alone, with the state and the round of the run."""
-    if not data.exists():
+def _build(folder: RunFolder, spec: RunSpec, others: list[str], data: Path, client: str) -> RunContext:
+    """A federation of the joining client alone, before its first round. Raises UserError."""
+    if not exists(data):
         raise UserError(f"--data: no such file or folder: {data}")
-    experiment, labels = spec.experiment, read_card(run, others[0]).labels
+    experiment, labels = spec.experiment, read_card(folder.path, others[0]).labels
     try:
         own = load_client(client, data, experiment.task, experiment.partition, labels, spec.seed)
     except UserError as error:  # of a source that is not the experiment's
         raise UserError(str(error).replace("task.source", "--data", 1)) from error
+    joining = FederatedData((own,), tuple(labels), ())
+    before, now = folder.fingerprint, take_fingerprint(joining, experiment.model.name)
+    if before and (difference := before.find_model_difference(now)):
+        raise UserError(f"{folder.path} was trained on another model: {difference}; put back what the run saw")
     method = spec.make_method()
     backbone = load_model(experiment.model, experiment.task, len(labels), spec.seed)
     resources = {}
     if not method.pools_data:
         given = assign_to_clients(experiment, method, others, backbone[0], spec.seed)
         resources[client] = joining_resources(given)
-    alone = FederatedData((own,), tuple(labels), ())
-    context = assemble(experiment, method, spec.seed, alone, backbone, resources=resources)
-    saved = load_checkpoint(run / "checkpoint.safetensors")
-    federation = context.federation
-    federation.state, federation.round = type(federation.state)(**saved["state"]), saved["round"]
-    return context
+    return assemble(experiment, method, spec.seed, joining, backbone, resources=resources)
 
 
 def _train_and_score(context: RunContext, label: str) -> dict[str, Scores]:

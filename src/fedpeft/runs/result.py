@@ -1,12 +1,13 @@
 """The result of one run, as result.json keeps it: every number says which model, when, on what, over whom."""
 
 import json
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from fedpeft.adapters import is_head
 from fedpeft.engines.base import Scores
-from fedpeft.errors import printable
+from fedpeft.errors import UserError, printable
 from fedpeft.federation.message import Message
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.folder import RunFolder
@@ -21,13 +22,11 @@ def summarise(
     seconds: dict[str, float],
     peak_mib: float,
 ) -> dict[str, Any]:
-    """The record that tables and comparisons read. Accuracies are shares in 0..1, bytes are per client and round."""
-    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
-    train = [line for line in lines if line["split"] == "train"]
-    validation = [line for line in lines if line["split"] == "validation"]
+    """The record that tables and comparisons read. Accuracies are fractions in 0..1, bytes are per client and round."""
+    log = read_log(folder, context.task.metric)
     rounds = context.federation.round
     ((label, options),) = experiment["methods"].items()
-    adapter, head = _trained(context)
+    adapter, head = _count_parameters(context)
     return {
         "label": label,
         "method": options["method"],
@@ -42,20 +41,54 @@ def summarise(
         "notes": list(context.data.notes),
         "test": {which: average(by_client, context.task.metric) for which, by_client in final.items()},
         "test_by_client": final,
-        "validation": {
-            str(r): average(_by_client(validation, r), context.task.metric)
-            for r in sorted({v["round"] for v in validation})
-        },
+        "validation": log.validation,
         "adapter_parameters": adapter,
         "head_parameters": head,
-        "bytes_down": mean(line["bytes_down"] for line in train),
-        "bytes_up": mean(line["bytes_up"] for line in train if line["bytes_up"]) if any_up(train) else 0.0,
-        "quarantined": sum("quarantined" in line for line in train),
-        "client_rounds": len(train),
-        "left_out": _list_left_out(train),
+        "bytes_down": log.bytes_down,
+        "bytes_up": log.bytes_up,
+        "quarantined": log.quarantined,
+        "client_rounds": log.client_rounds,
+        "left_out": log.left_out,
         "peak_memory_mib": round(peak_mib, 1),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
+
+
+@dataclass(frozen=True)
+class LogSummary:
+    """What a run's metrics.jsonl says: validation scores by round, bytes per client and round, replies left out."""
+
+    validation: dict[str, dict[str, float]]
+    bytes_down: float
+    bytes_up: float
+    quarantined: int
+    client_rounds: int
+    left_out: dict[str, dict[str, Any]]  # by client: the rounds, and the reason of the first of them
+
+
+def read_log(folder: RunFolder, metric: str) -> LogSummary:
+    """The summary of the log. Raises UserError where a line of it is damaged."""
+    file = folder.get_path("metrics.jsonl")
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        train = [line for line in lines if line["split"] == "train"]
+        validation: dict[int, dict[str, Scores]] = {}
+        for line in lines:
+            if line["split"] == "validation":
+                validation.setdefault(line["round"], {})[line["client"]] = line
+        sent = [line["bytes_up"] for line in train if line["bytes_up"]]  # by those whose reply came
+        return LogSummary(
+            {str(round_): average(scores, metric) for round_, scores in sorted(validation.items())},
+            mean(line["bytes_down"] for line in train),
+            mean(sent) if sent else 0.0,
+            sum("quarantined" in line for line in train),
+            len(train),
+            _list_left_out(train),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise UserError(
+            f"{file} is damaged ({error!r}); put it back, or remove {folder.path} and start the run again"
+        ) from error
 
 
 def _list_left_out(train: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -66,11 +99,6 @@ def _list_left_out(train: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             entry = left_out.setdefault(line["client"], {"rounds": [], "reason": printable(line["quarantined"], 200)})
             entry["rounds"].append(line["round"])
     return left_out
-
-
-def any_up(train: list[dict[str, Any]]) -> bool:
-    """Whether any reply came back at all."""
-    return any(line["bytes_up"] for line in train)
 
 
 def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
@@ -92,11 +120,7 @@ def cross_matrix(context: RunContext) -> dict[str, dict[str, float]]:
     return {model: {rows: s[context.task.metric] for rows, s in row.items()} for model, row in scores.items()}
 
 
-def _by_client(lines: list[dict[str, Any]], round_: int) -> dict[str, Scores]:
-    return {line["client"]: line for line in lines if line["round"] == round_}
-
-
-def _trained(context: RunContext) -> tuple[int, int]:
+def _count_parameters(context: RunContext) -> tuple[int, int]:
     """Parameters of adapter and head that a client trains in a round; their means, where clients differ."""
     federation, adapters, heads = context.federation, [], []
     for spec in federation.evaluation_clients:

@@ -15,10 +15,13 @@ from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
 from fedpeft.runs.export import make_card
 from fedpeft.runs.failure_log import FailureLog
+from fedpeft.runs.fingerprint import Fingerprint, take_fingerprint
 from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.result import cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
+from fedpeft.runs.stored import RunCheckpoint
 
 
 @keep_threads()
@@ -34,46 +37,57 @@ def start(
 
     Nothing is written before model and data are found to be in order, and nothing stays where the first round fails.
     """
-    RunFolder.require_free(path)
+    RunFolder(path).require_free()
     reset_peak_memory()
     context = build(spec, accelerations)
-    folder = RunFolder.create(path, spec.as_dict())
-    try:
-        return _run(folder, context, spec, observer, export)
-    except UserError:
-        folder.discard_if_empty()
-        raise
+    fingerprint = take_fingerprint(context.data, spec.experiment.model.name)
+    with lock_folder(path):
+        folder = RunFolder.create(path, spec.as_dict(), fingerprint)
+        try:
+            return _run(_Rounds(folder, context, spec, fingerprint, observer), export)
+        except UserError:
+            folder.discard_if_empty()
+            raise
 
 
 @keep_threads()
 def resume(
     path: Path, observer: NullObserver, export: bool = True, accelerations: Sequence[Acceleration] | None = None
 ) -> dict[str, Any]:
-    """Continues a run from its last checkpoint; returns its result, at once if it has one."""
+    """Continues a run from its last checkpoint; returns its result, at once if it has one.
+
+    Raises UserError where the run's data or model are no longer what it saw, or another process works on it.
+    """
     folder = RunFolder(path)
+    folder.require_no_links()
     spec = RunSpec.read(folder)
-    if folder.result is not None:
-        return folder.result
+    if (result := folder.result) is not None:
+        return result
     reset_peak_memory()
-    return _run(folder, build(spec, accelerations), spec, observer, export)
+    with lock_folder(path):
+        if (result := folder.result) is not None:  # another process was faster
+            return result
+        context = build(spec, accelerations)
+        fingerprint = take_fingerprint(context.data, spec.experiment.model.name)
+        return _run(_Rounds(folder, context, spec, fingerprint, observer), export)
 
 
-def _run(folder: RunFolder, context: RunContext, spec: RunSpec, observer: NullObserver, export: bool) -> dict[str, Any]:
+def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
+    folder, context, spec, observer = rounds.folder, rounds.context, rounds.spec, rounds.observer
     with closing(context.engine), closing(FailureLog(folder.path)):
-        rounds = _Rounds(folder, context, observer)
+        rounds.restore()
         observer.started(spec.label, context, spec.experiment.training.rounds, context.federation.round)
         rounds.run()
         scores = rounds.score_test()
-        result = summarise(spec.as_dict()["experiment"], context, scores, folder, rounds.seconds, read_peak_mib())
-        crossed = spec.experiment.cross_evaluation
-        if crossed is True or (crossed and spec.label in crossed):
+        result = summarise(rounds.settings["experiment"], context, scores, folder, rounds.seconds, read_peak_mib())
+        if spec.is_crossed:
             clients = len(context.federation.evaluation_clients)
             observer.evaluation_started("cross", clients)
             result["cross"] = cross_matrix(context)
             observer.evaluation_finished("cross", clients)
         if export:
             card = make_card(spec.experiment, context.data.labels)
-            context.engine.export(context.federation.deployment_messages(), folder.path / "clients", card)
+            context.engine.export(context.federation.deployment_messages(), folder.make_clients_folder(), card)
         folder.write_result(result)
         if not export:
             folder.drop_checkpoint()
@@ -98,15 +112,34 @@ def _list_test_choices(training: TrainingConfig) -> tuple[ModelChoice, ...]:
 class _Rounds:
     """The loop over rounds, with what it must remember: seconds so far, and where the logs stand."""
 
-    def __init__(self, folder: RunFolder, context: RunContext, observer: NullObserver) -> None:
-        self.folder, self.context, self.observer = folder, context, observer
+    def __init__(
+        self, folder: RunFolder, context: RunContext, spec: RunSpec, fingerprint: Fingerprint, observer: NullObserver
+    ) -> None:
+        self.folder, self.context, self.spec, self.observer = folder, context, spec, observer
+        self.settings, self.fingerprint = spec.as_dict(), fingerprint
         self.seconds = {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "total": 0.0}
-        saved = folder.restore()
+
+    def restore(self) -> None:
+        """Goes back to the last checkpoint, to the start without one. Raises UserError where it will not do."""
+        self.folder.require_fingerprint(self.fingerprint)
+        saved = self.spec.load_checkpoint(self.folder)
         if saved is not None:
-            federation = context.federation
-            federation.round, self.seconds = saved["round"], saved["seconds"]
-            federation.state = type(federation.state)(**saved["state"])
-            context.engine.restore(saved["round"], saved["clients"])
+            if saved.fingerprint not in (None, self.fingerprint.digest):
+                raise self.folder.damaged_checkpoint("it is of a run on other data or another model")
+            self._restore(saved)
+        self.folder.cut_logs(saved)
+
+    def _restore(self, saved: RunCheckpoint) -> None:
+        engine = self.context.engine
+        unknown = saved.clients.keys() - {client.id for client in engine.clients()}
+        try:
+            if unknown:
+                raise ValueError(f"it is of other clients, received {sorted(unknown)[:3]}")
+            saved.restore_server(self.context.federation)
+        except ValueError as error:
+            raise self.folder.damaged_checkpoint(str(error)) from error
+        engine.restore(saved.round, {name: vars(client) for name, client in saved.clients.items()})
+        self.seconds = saved.seconds.model_dump()
 
     def run(self) -> None:
         """Runs the rounds that are left; after each the logs first, then the checkpoint that vouches for them."""
@@ -141,14 +174,15 @@ class _Rounds:
 
     def _checkpoint(self) -> None:
         federation = self.context.federation
-        self.folder.checkpoint(
-            {
-                "round": federation.round,
-                "seconds": self.seconds,
-                "state": federation.state,
-                "clients": self.context.engine.save(federation.round),
-            }
-        )
+        tree = {
+            "round": federation.round,
+            "seconds": self.seconds,
+            "state": federation.state,
+            "clients": self.context.engine.save(federation.round),
+            "settings": self.settings,
+            "fingerprint": self.fingerprint.digest,
+        }
+        self.folder.save_checkpoint(tree)
 
     def _evaluate(self, split: str, choice: ModelChoice) -> dict[str, Scores]:
         clients = len(self.context.federation.evaluation_clients)

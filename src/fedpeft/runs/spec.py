@@ -7,7 +7,8 @@ from typing import Any
 
 from fedpeft.config import Experiment, parse_experiment
 from fedpeft.federation.method import Method
-from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.folder import CHECKPOINT, RunFolder
+from fedpeft.runs.stored import RunCheckpoint
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,59 @@ class RunSpec:
         """The method with its options."""
         return self.experiment.build_method(self.label, self.lr)
 
+    @property
+    def is_crossed(self) -> bool:
+        """Whether every client's model is scored on every client's examples."""
+        labels = self.experiment.cross_evaluation
+        return labels if isinstance(labels, bool) else self.label in labels
+
     def as_dict(self) -> dict[str, Any]:
         """The resolved settings, as experiment.yaml keeps them."""
         options = {"method": self.experiment.method_name(self.label), **self.make_method().options.model_dump()}
-        resolved = self.experiment.model_dump() | {"seed": self.seed, "methods": {self.label: options}}
-        return {"base": str(self.base.resolve()), "experiment": resolved}
+        own = {"seed": self.seed, "methods": {self.label: options}, "cross_evaluation": self.is_crossed}
+        return {"base": str(self.base.resolve()), "experiment": self.experiment.model_dump() | own}
+
+    def find_difference(self, other: "RunSpec") -> str:
+        """The first setting that decides results and is not the other's, with both values; "" where none is."""
+        return _find_difference(self._decisive(), other._decisive())
+
+    def _decisive(self) -> dict[str, Any]:
+        return self.as_dict()["experiment"] | {"workers": None}  # results do not depend on their number
+
+    def load_checkpoint(self, folder: RunFolder) -> RunCheckpoint | None:
+        """The last checkpoint of this run, None when there is none yet.
+
+        Raises UserError where it is damaged or of a run with other settings.
+        """
+        saved = folder.load_checkpoint()
+        if saved is not None and saved.settings is not None:
+            other = RunSpec.parse(saved.settings.model_dump(), str(folder.path / CHECKPOINT))
+            if difference := other.find_difference(self):
+                raise folder.damaged_checkpoint(f"it is of a run with other settings ({difference})")
+        return saved
 
     @classmethod
     def read(cls, folder: RunFolder) -> "RunSpec":
         """What a run was started with. Raises UserError where its settings are missing or damaged."""
-        kept = folder.settings
-        crossed, methods = kept["experiment"].get("cross_evaluation"), kept["experiment"]["methods"]
-        if isinstance(crossed, list):  # it may name methods of the comparison that this run is not of
-            kept["experiment"]["cross_evaluation"] = [label for label in crossed if label in methods]
-        experiment = parse_experiment(kept["experiment"], [], str(folder.path / "experiment.yaml"))
+        return cls.parse(folder.settings, str(folder.path / "experiment.yaml"))
+
+    @classmethod
+    def parse(cls, settings: dict[str, Any], where: str) -> "RunSpec":
+        """The inverse of `as_dict`, of earlier versions too. Raises UserError, which begins with `where`."""
+        crossed, methods = settings["experiment"].get("cross_evaluation"), settings["experiment"]["methods"]
+        if isinstance(crossed, list):  # earlier versions kept the whole list of the comparison that a run was part of
+            settings["experiment"]["cross_evaluation"] = any(label in crossed for label in methods)
+        experiment = parse_experiment(settings["experiment"], [], where)
         (label,) = experiment.methods
-        base = Path(kept["base"])
+        base = Path(settings["base"])
         local = os.path.abspath(base / experiment.model.name)
         if os.path.isdir(local):  # runs of earlier versions keep a relative path
             experiment.model.name = local
         return cls(experiment, label, experiment.seed, None, base)
+
+
+def _find_difference(one: Any, other: Any, place: str = "") -> str:
+    if isinstance(one, dict) and isinstance(other, dict):
+        parts = (_find_difference(one.get(k), other.get(k), f"{place}.{k}".lstrip(".")) for k in (one | other))
+        return next(filter(None, parts), "")
+    return "" if one == other else f"{place}: {one} there, {other} here"

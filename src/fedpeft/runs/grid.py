@@ -1,0 +1,122 @@
+"""The runs of a comparison: each in a folder of its own, `<label>/lr<rate>-seed<seed>`, none of them twice.
+
+A finished run is read, a broken-off one resumed. One of other settings, data or model is never mixed in: it is refused,
+before any other has trained. Where a method gives a list of learning rates, each is tried with the first seed and the
+best personal validation score of the last round wins, of equal ones that of the least validation loss; the test split
+plays no part in it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedpeft.acceleration import Acceleration, make_accelerations
+from fedpeft.config import Experiment
+from fedpeft.errors import NoQuorum, UserError
+from fedpeft.runs.fingerprint import take_fingerprint
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.runner import resume, start
+from fedpeft.runs.spec import RunSpec
+from fedpeft.tasks.load import load_task
+
+Results = dict[str, list[dict[str, Any]]]  # by label, one per seed
+
+
+class RunGrid:
+    """Methods, their learning rates and seeds; `rates` by label, None for the one that the method has."""
+
+    def __init__(
+        self, experiment: Experiment, rates: Mapping[str, Sequence[float | None]], seeds: Sequence[int], base: Path
+    ) -> None:
+        self.experiment, self.rates, self.seeds, self.base = experiment, rates, seeds, base
+        self.tuned: dict[str, dict[str, float | None]] = {}  # validation scores by rate, None where training failed
+
+    def require_same_runs(self, out: Path) -> None:
+        """Raises UserError for a run under `out` of other settings, data or model."""
+        for seed in self.seeds:
+            specs = [self._make_spec(label, seed, lr) for label, rates in self.rates.items() for lr in rates]
+            held = [(spec, folder) for spec in specs if (folder := find_folder(spec, out)).has("experiment.yaml")]
+            for spec, folder in held:
+                _require_same_settings(spec, folder)
+            if held:
+                data = load_task(self.experiment.task, self.experiment.partition, seed, self.base)
+                now = take_fingerprint(data, self.experiment.model.name)
+                for _, folder in held:
+                    folder.require_fingerprint(now)
+
+    def run(self, out: Path, observer: NullObserver, planned: Callable[[str, int, int], None]) -> Results:
+        """The results of every method with its best rate. `planned` hears of each run as it begins: its label, how many
+        came before it and how many there are. Raises NoQuorum where a method fails at every rate."""
+        total = sum(len(rates) - 1 + len(self.seeds) for rates in self.rates.values())
+        begun = 0
+        done: dict[tuple[str, int, float | None], dict[str, Any]] = {}
+        shared: dict[int, tuple[Acceleration, ...]] = {}  # of the seed under way
+
+        def get_result(label: str, seed: int, lr: float | None) -> dict[str, Any]:
+            nonlocal begun
+            key = (label, seed, lr)
+            if key not in done:
+                planned(label, begun, total)
+                begun += 1
+                if seed not in shared:
+                    shared.clear()  # another seed divides the examples otherwise: nothing that a cache keeps is found
+                    shared[seed] = make_accelerations(self.experiment.requested_accelerations())
+                done[key] = get_or_run(self._make_spec(*key), out, observer, shared[seed])
+            return done[key]
+
+        best = {label: self._tune(label, get_result, observer) for label in self.rates}
+        results: Results = {label: [] for label in self.rates}
+        for seed in self.seeds:  # seed by seed, so that a table broken off still compares like with like
+            for label in self.rates:
+                results[label].append(get_result(label, seed, best[label]))
+        return results
+
+    def _tune(
+        self, label: str, get_result: Callable[[str, int, float | None], dict[str, Any]], observer: NullObserver
+    ) -> float | None:
+        """The best of a method's rates."""
+        rates = self.rates[label]
+        if len(rates) == 1:
+            return rates[0]
+        scores: dict[float | None, tuple[float, float]] = {}  # (score, -loss) by rate
+        for lr in rates:
+            try:
+                scores[lr] = _read_validation(get_result(label, self.seeds[0], lr))
+            except NoQuorum as error:
+                observer.noted(f"{label}: the learning rate {lr:g} is out: {error}")
+        if not scores:
+            raise NoQuorum(f"methods.{label}.lr: training failed at every rate; give lower ones, received {rates}")
+        self.tuned[label] = {f"{lr:g}": scores[lr][0] if lr in scores else None for lr in rates}
+        return max(scores, key=scores.__getitem__)
+
+    def _make_spec(self, label: str, seed: int, lr: float | None) -> RunSpec:
+        return RunSpec(self.experiment, label, seed, lr, self.base)
+
+
+def get_or_run(
+    spec: RunSpec, out: Path, observer: NullObserver, accelerations: Sequence[Acceleration] | None = None
+) -> dict[str, Any]:
+    """The result of one run under `out`: read, resumed or run. Raises UserError when other settings are there."""
+    folder = find_folder(spec, out)
+    if folder.has("experiment.yaml"):
+        _require_same_settings(spec, folder)
+        return resume(folder.path, observer, export=False, accelerations=accelerations)
+    return start(spec, folder.path, observer, export=False, accelerations=accelerations)
+
+
+def find_folder(spec: RunSpec, out: Path) -> RunFolder:
+    """Where a run of a comparison is or will be."""
+    rate = spec.make_method().options.lr
+    return RunFolder(out / spec.label / f"lr{rate:g}-seed{spec.seed}")
+
+
+def _require_same_settings(spec: RunSpec, folder: RunFolder) -> None:
+    difference = RunSpec.read(folder).find_difference(spec)
+    if difference:
+        raise UserError(f"{folder.path} holds a run of other settings ({difference}); give another --out or remove it")
+
+
+def _read_validation(result: dict[str, Any]) -> tuple[float, float]:
+    last = result["validation"][str(result["rounds"])]
+    return last["by_client"], -last["loss"]

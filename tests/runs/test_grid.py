@@ -1,0 +1,126 @@
+"""Which runs a comparison has, how it tunes, and what it refuses to mix."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from fedpeft.config import load_experiment
+from fedpeft.errors import NoQuorum, UserError
+from fedpeft.runs import grid
+from fedpeft.runs.fingerprint import take_fingerprint
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.grid import RunGrid, find_folder, get_or_run
+from fedpeft.runs.observer import NullObserver
+from fedpeft.runs.spec import RunSpec
+from fedpeft.tasks.load import load_task
+
+
+class Notes(NullObserver):
+    def __init__(self):
+        self.lines = []
+
+    def noted(self, line):
+        self.lines.append(line)
+
+
+@pytest.fixture
+def experiment(experiment_file):
+    return load_experiment(experiment_file, ["methods.fedit.lr=[0.1, 0.2, 0.3]"])
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """Results are looked up here, by label and rate, instead of run: (score, loss), or an error."""
+    table, calls = {}, []
+
+    def look_up(spec, out, observer, accelerations):
+        calls.append((spec.label, spec.seed, spec.lr))
+        result = table.get((spec.label, spec.lr), (0.5, 1.0))
+        if isinstance(result, Exception):
+            raise result
+        score, loss = result
+        return {"rounds": 3, "validation": {"3": {"by_client": score, "loss": loss}}, "spec": (spec.seed, spec.lr)}
+
+    monkeypatch.setattr(grid, "get_or_run", look_up)
+    return table, calls
+
+
+def make_grid(experiment, tmp_path, labels=("fedit", "local"), seeds=(0, 1)):
+    return RunGrid(experiment, {label: experiment.learning_rates(label) for label in labels}, seeds, tmp_path)
+
+
+def test_the_best_rate_of_the_first_seed_is_run_with_the_others_and_nothing_twice(experiment, tmp_path, scores):
+    table, calls = scores
+    table |= {("fedit", 0.1): (0.7, 1.0), ("fedit", 0.2): (0.7, 0.9), ("fedit", 0.3): (0.6, 0.1)}
+    runs, planned = make_grid(experiment, tmp_path), []
+    results = runs.run(tmp_path, NullObserver(), lambda *call: planned.append(call))
+    assert [result["spec"] for result in results["fedit"]] == [(0, 0.2), (1, 0.2)]  # of equal scores the least loss
+    assert runs.tuned == {"fedit": {"0.1": 0.7, "0.2": 0.7, "0.3": 0.6}}
+    tries = [("fedit", 0, lr) for lr in (0.1, 0.2, 0.3)]
+    assert calls == [*tries, ("local", 0, None), ("fedit", 1, 0.2), ("local", 1, None)]
+    assert planned == [(label, i, 6) for i, (label, *_) in enumerate(calls)]
+
+
+def test_a_rate_at_which_training_fails_is_noted_and_out(experiment, tmp_path, scores):
+    table, _ = scores
+    table |= {("fedit", lr): NoQuorum("diverged") for lr in (0.1, 0.3)}
+    notes, runs = Notes(), make_grid(experiment, tmp_path, ["fedit"])
+    results = runs.run(tmp_path, notes, lambda *call: None)
+    assert [result["spec"] for result in results["fedit"]] == [(0, 0.2), (1, 0.2)]
+    assert runs.tuned == {"fedit": {"0.1": None, "0.2": 0.5, "0.3": None}}
+    assert notes.lines == [f"fedit: the learning rate {lr} is out: diverged" for lr in (0.1, 0.3)]
+    table["fedit", 0.2] = NoQuorum("diverged")
+    with pytest.raises(NoQuorum, match=r"methods\.fedit\.lr: training failed at every rate"):
+        make_grid(experiment, tmp_path, ["fedit"]).run(tmp_path, notes, lambda *call: None)
+
+
+@pytest.fixture
+def held(experiment_file, tmp_path):
+    """A grid of one method, its data in a file of their own, and the folder of a run that is there already."""
+    experiment = load_experiment(experiment_file)
+    data = shutil.copy(experiment.task.source, tmp_path / "rows.jsonl")
+    experiment = load_experiment(experiment_file, [f"task.source={data}"])
+    spec = RunSpec(experiment, "fedit", 0, None, tmp_path)
+    saw = take_fingerprint(load_task(experiment.task, experiment.partition, 0, tmp_path), experiment.model.name)
+    folder = RunFolder.create(find_folder(spec, tmp_path).path, spec.as_dict(), saw)
+    return make_grid(experiment, tmp_path, ["fedit"]), folder, data
+
+
+def test_runs_on_the_same_data_are_taken_as_they_are(held, tmp_path):
+    runs, folder, _ = held
+    assert folder.path == tmp_path / "fedit/lr0.005-seed0"
+    runs.require_same_runs(tmp_path)
+    runs.require_same_runs(tmp_path / "elsewhere")
+
+
+def test_runs_on_other_data_are_never_mixed(held, tmp_path):
+    """The rows were cut from 240 to 199 between two seeds."""
+    runs, folder, data = held
+    data.write_text("\n".join(data.read_text().splitlines()[:199]))
+    with pytest.raises(UserError) as error:
+        runs.require_same_runs(tmp_path)
+    assert str(error.value).startswith(f"{folder.path} is a run on other data or another model: client 'site0' had 52")
+    folder.path.joinpath("fingerprint.json").unlink()  # of a version that took none
+    runs.require_same_runs(tmp_path)
+
+
+def test_a_damaged_fingerprint_is_one_line(held, tmp_path):
+    runs, folder, _ = held
+    for content in ("{", "[]", json.dumps({"labels": [], "clients": {"a": 1}, "model": None, "tokenizer": None})):
+        (folder.path / "fingerprint.json").write_text(content)
+        with pytest.raises(UserError, match=r"fingerprint\.json .*put it back"):
+            runs.require_same_runs(tmp_path)
+
+
+def test_runs_of_other_settings_are_never_mixed(held, tmp_path):
+    runs, folder, _ = held
+    settings = yaml.safe_load((folder.path / "experiment.yaml").read_text())
+    settings["experiment"]["training"]["rounds"] = 9
+    (folder.path / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    line = r"fedit/lr0.005-seed0 holds a run of other settings \(training\.rounds: 9 there, 3 here\)"
+    with pytest.raises(UserError, match=line):
+        runs.require_same_runs(tmp_path)
+    with pytest.raises(UserError, match=line):
+        get_or_run(RunSpec(runs.experiment, "fedit", 0, None, tmp_path), tmp_path, NullObserver())

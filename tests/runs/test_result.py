@@ -1,0 +1,81 @@
+"""Numbers of a result: averages over clients, and what the log says."""
+
+import json
+
+import pytest
+
+from fedpeft.errors import UserError
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.result import average, read_log
+
+
+def test_clients_count_alike_and_by_examples_and_the_worst_stands_apart():
+    scores = {
+        "a": {"accuracy": 1.0, "loss": 0.2, "examples": 10},
+        "b": {"accuracy": 0.5, "loss": 0.6, "examples": 30},
+    }
+    averages = average(scores, "accuracy")
+    assert averages == {
+        "by_client": 0.75,
+        "by_example": pytest.approx(0.625),
+        "worst_client": 0.5,
+        "accuracy": 0.75,
+        "loss": pytest.approx(0.4),
+    }
+
+
+def line(**values):
+    return {"round": 1, "client": "a", "split": "train", "bytes_down": 100, "bytes_up": 0} | values
+
+
+def write(folder, lines):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return read_log(RunFolder(folder), "accuracy")
+
+
+def test_bytes_up_are_of_the_replies_that_came_and_scores_of_each_round_that_was_evaluated(tmp_path):
+    scores = {"split": "validation", "accuracy": 0.5, "loss": 1.0, "examples": 4}
+    log = write(
+        tmp_path,
+        [
+            line(bytes_up=40),
+            line(client="b", bytes_up=60),
+            line(client="c", bytes_down=400, quarantined="it failed"),
+            line(round=10) | scores | {"accuracy": 1.0},
+            line(round=9) | scores,
+            line(round=9, client="b") | scores | {"accuracy": 0.0},
+            line(round=10, split="test"),
+        ],
+    )
+    assert (log.bytes_down, log.bytes_up, log.quarantined) == (200, 50, 1)
+    assert list(log.validation) == ["9", "10"]
+    assert (log.validation["9"]["by_client"], log.validation["10"]["by_client"]) == (0.25, 1.0)
+    assert write(tmp_path, [line()]).bytes_up == 0.0
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [3],
+        [[]],
+        [{}],
+        [line(bytes_down=None)],
+        [line(bytes_down="1"), line()],
+        [line(), line(split="validation")],
+        [line(), line(split="validation", accuracy="high", examples=1)],
+        [line(), line(split="validation", accuracy=1.0, examples=0)],
+        [line(), line(split="validation", client=[])],
+        [line(), line(split="validation", round={})],
+    ],
+)
+def test_a_damaged_log_is_one_line(tmp_path, lines):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged .*; put it back, or remove .* start the run again"):
+        write(tmp_path, lines)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\n", b"[" * 100_000])
+def test_a_log_that_is_no_json_is_one_line(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
+        read_log(RunFolder(tmp_path), "accuracy")
