@@ -146,10 +146,10 @@ def test_bytes_counted_are_bytes_on_the_wire(experiment_file, tmp_path, monkeypa
     wire = {"down": 0, "up": 0}
     real = LocalEngine.train
 
-    def train(self, messages):
+    def train(self, messages, *rest):
         sent = [encode(message) for message in messages]
         wire["down"] += sum(map(len, sent))
-        for outcome in real(self, [decode(data) for data in sent]):
+        for outcome in real(self, [decode(data) for data in sent], *rest):
             data = encode(outcome.reply)
             wire["up"] += len(data)
             yield replace(outcome, reply=decode(data))

@@ -4,13 +4,14 @@ Another fingerprint is another run: its rounds and its table are never mixed wit
 """
 
 import hashlib
+from os.path import exists
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from pydantic import BaseModel, ConfigDict
 
-from fedpeft.backbones.pretrained import PACKAGE_PREFIX, find_package_model
+from fedpeft.backbones.locate import PACKAGE_PREFIX, find_package_model
 from fedpeft.tasks.examples import SPLITS, FederatedData
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -90,7 +91,7 @@ def find_model_files(name: str) -> list[Path]:
     place = Path(name)
     if name.startswith(PACKAGE_PREFIX):
         place = find_package_model(name)
-    elif not place.exists():
+    elif not exists(place):
         try:
             config = try_to_load_from_cache(name, "config.json")
         except HFValidationError:  # no hub id either
