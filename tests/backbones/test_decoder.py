@@ -24,21 +24,23 @@ def test_rows_of_a_batch_go_on_as_they_would_alone(folder):
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
     together = model.generate(**batch, **options)[:, -4:]
-    alone = [tokenizer(text, return_tensors="pt", return_token_type_ids=False) for text in texts]
-    assert torch.equal(together, torch.cat([model.generate(**one, **options)[:, -4:] for one in alone]))
+    unpadded = [tokenizer(text, return_tensors="pt", return_token_type_ids=False) for text in texts]
+    assert torch.equal(together, torch.cat([model.generate(**row, **options)[:, -4:] for row in unpadded]))
 
 
 def test_greedy_is_greedy_whatever_the_models_makers_recommend(folder):
     name = folder(eos_token="</s>")
-    plain, tokenizer = load_decoder(name)
+    original, tokenizer = load_decoder(name)
     recommended = GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, do_sample=True, top_p=0.5)
     recommended.save_pretrained(name)
     model, _ = load_decoder(name)
     batch = tokenizer("good bad", return_tensors="pt", return_token_type_ids=False)
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
-    found = model.generate(**batch, **options)
-    assert torch.equal(found, plain.generate(**batch, **options))
-    assert not torch.equal(found, plain.generate(**batch, **options, repetition_penalty=5.0, no_repeat_ngram_size=1))
+    written = model.generate(**batch, **options)
+    assert torch.equal(written, original.generate(**batch, **options))
+    assert not torch.equal(
+        written, original.generate(**batch, **options, repetition_penalty=5.0, no_repeat_ngram_size=1)
+    )
 
 
 def test_bfloat16_and_a_device_map(folder):

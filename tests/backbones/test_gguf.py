@@ -138,14 +138,14 @@ def test_it_is_written_once_and_a_classifier_reads_the_same_folder(original, wri
     (folder,) = cache.iterdir()
 
     def never(*_):
-        raise AssertionError("written a second time")
+        raise UserError("written a second time")
 
     monkeypatch.setattr(ours, "_write_folder", never)
     model, _ = load_backbone(file, num_labels=2, pooling="last")
     assert model.name_or_path == file and list(cache.iterdir()) == [folder]
     with open(file, "ab") as stream:  # another file has a folder of its own
         stream.write(b"\0" * 32)
-    with pytest.raises(AssertionError, match="second time"):
+    with pytest.raises(UserError, match="second time"):
         load_decoder(file)
 
 
@@ -156,7 +156,7 @@ def test_nothing_half_written_stays(original, written, cache, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(ours, "_load_tokenizer", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"model.gguf cannot be read, or its copy .* not be written: disk full"):
         load_decoder(file)
     assert list(cache.iterdir()) == []
 
@@ -188,6 +188,16 @@ def test_what_cannot_be_read_is_one_line(original, written, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=r"model.gguf: reading GGUF files needs gguf. Run: pip install 'fedpeft\[gguf"):
         load_decoder(written(model))
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, 3000, -1])
+def test_a_truncated_file_is_one_line(cut, original, written, cache):
+    file = Path(written(original()))
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(UserError) as error:
+        load_decoder(str(file))
+    assert "model.gguf cannot be read" in str(error.value)
+    assert list(cache.iterdir()) == []
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_folders_hold_each_clients_own_rank_and_only_plain_lora(exported):
     assert configs["site1"].r == 6 and sorted(configs["site1"].rank_pattern.values())[-2:] == [2, 6]
 
 
-def refused(do, *words):
+def require_line(do, *words):
     with pytest.raises(UserError) as error:
         do()
     assert str(error.value).isprintable()
@@ -59,23 +59,23 @@ def test_a_damaged_folder_is_one_line_before_a_model_is_loaded(exported, tmp_pat
         file.unlink()
         if content is not None:
             file.write_bytes(content)
-        refused(lambda: predict(copy, "site1", ["a film"]), "client 'site1' is incomplete or damaged", name[:7])  # noqa: B023
+        require_line(lambda: predict(copy, "site1", ["a film"]), "client 'site1' is incomplete or damaged", name[:7])  # noqa: B023
 
 
 def test_a_folder_without_adapters_says_why(exported, tmp_path):
     folder, _ = exported
-    refused(lambda: predict(tmp_path / "none", "site0", ["a film"]), f"no run at {tmp_path / 'none'}")
-    refused(
+    require_line(lambda: predict(tmp_path / "none", "site0", ["a film"]), f"no run at {tmp_path / 'none'}")
+    require_line(
         lambda: predict(folder, "site9", ["a film"]), "no adapter of client 'site9'", "clients: site0, site1, site2"
     )
     run = tmp_path / "run"
     run.mkdir()
     (run / "experiment.yaml").write_text("")
-    refused(lambda: predict(run, "site0", ["a film"]), "is not finished", "fedpeft resume")
+    require_line(lambda: predict(run, "site0", ["a film"]), "is not finished", "fedpeft resume")
     (run / "result.json").write_text('{"test": {}}')
-    refused(lambda: predict(run, "site0", ["a film"]), "`fedpeft compare` exports none; `fedpeft run` does")
+    require_line(lambda: predict(run, "site0", ["a film"]), "`fedpeft compare` exports none; `fedpeft run` does")
     (run / "checkpoint.safetensors").write_bytes(b"")
-    refused(lambda: predict(run, "site0", ["a film"]), "clients is missing", "fedpeft resume")
+    require_line(lambda: predict(run, "site0", ["a film"]), "clients is missing", "fedpeft resume")
 
 
 def test_a_client_is_one_of_the_runs_own_and_no_path(exported):
@@ -83,4 +83,4 @@ def test_a_client_is_one_of_the_runs_own_and_no_path(exported):
     shutil.copytree(folder / "clients/site0/adapter", folder / "adapter")  # what ../.. would read
     shutil.copytree(folder / "clients/site0", folder / "clients/.site0.tmp")  # left by a process that was killed
     for client in ("../..", "../clients/site0", "site0/../site0", "/", "", ".", ".site0.tmp", "site0/"):
-        refused(lambda: read_card(folder, client), f"client {client!r}", "clients: site0, site1, site2")  # noqa: B023
+        require_line(lambda: read_card(folder, client), f"client {client!r}", "clients: site0, site1, site2")  # noqa: B023

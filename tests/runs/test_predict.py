@@ -16,7 +16,7 @@ from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.kinds.common.encoder import get_logits
 
 
-def refused(do, *words):
+def require_line(do, *words):
     with pytest.raises(UserError) as error:
         do()
     assert str(error.value).isprintable()
@@ -25,25 +25,25 @@ def refused(do, *words):
 
 
 def test_every_folder_predicts_what_the_clients_own_model_does(exported):
-    folder, built = exported
+    folder, context = exported
     texts = ["a great lovely film", "we saw the dull broken book today"]
-    for client in built.clients:
+    for client in context.clients:
         name = client.spec.id
-        slot = built.templates[name].clone()
-        built.federation.method.load_personal(slot, Message(name, 1, {}), client)
-        batch = built.tokenizer(texts, padding=True, return_tensors="pt")
+        model = context.templates[name].clone()
+        context.federation.method.load_personal(model, Message(name, 1, {}), client)
+        batch = context.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
-            shares = get_logits(slot, batch).softmax(-1)
-        for row, share in zip(predict(folder, name, texts), shares, strict=True):
-            assert row["probability"] == pytest.approx(float(share.max()), abs=1e-4)
+            probabilities = get_logits(model, batch).softmax(-1)
+        for row, probability in zip(predict(folder, name, texts), probabilities, strict=True):
+            assert row["probability"] == pytest.approx(float(probability.max()), abs=1e-4)
 
 
 def test_sampling_options_are_for_decoders_only(exported):
     folder, _ = exported
     for temperature in (0.0, 1.0, float("nan")):
-        refused(lambda: predict(folder, "site0", ["x"], temperature=temperature), "--temperature", "leave it out")  # noqa: B023
-    refused(lambda: predict(folder, "site0", ["x"], new_tokens=3), "--max-new-tokens", "classification")
-    refused(lambda: predict(folder, "site0", ["x"], ["y"]), "--text-pair", "has no text_pair")
+        require_line(lambda: predict(folder, "site0", ["x"], temperature=temperature), "--temperature", "leave it out")  # noqa: B023
+    require_line(lambda: predict(folder, "site0", ["x"], new_tokens=3), "--max-new-tokens", "classification")
+    require_line(lambda: predict(folder, "site0", ["x"], ["y"]), "--text-pair", "has no text_pair")
 
 
 def test_a_task_of_pairs_needs_both_texts(experiment_file, tiny_data, tmp_path):
@@ -52,18 +52,18 @@ def test_a_task_of_pairs_needs_both_texts(experiment_file, tiny_data, tmp_path):
     file.write_text("\n".join(json.dumps(row | {"other": f"{row['text']} again"}) for row in rows))
     experiment = load_experiment(experiment_file, [f"task.source={file}", "task.text_pair=other"])
     export(experiment, experiment.build_method("local", None), tmp_path)
-    one, other = predict(tmp_path, "site0", ["good film", "good film"], ["bad book", "lovely book"])
-    assert (one["text"], one["text_pair"]) == ("good film", "bad book")
-    assert one["probability"] != other["probability"]  # the second text is read
-    refused(lambda: predict(tmp_path, "site0", ["good film"]), "--text-pair", "'other'", "Received 1 and 0")
-    refused(lambda: predict(tmp_path, "site0", ["a", "b"], ["c"]), "Received 2 and 1")
-    refused(lambda: predict(tmp_path, "site0", ["a"], [" "]), "--text-pair is empty")
+    first, second = predict(tmp_path, "site0", ["good film", "good film"], ["bad book", "lovely book"])
+    assert (first["text"], first["text_pair"]) == ("good film", "bad book")
+    assert first["probability"] != second["probability"]  # the second text is read
+    require_line(lambda: predict(tmp_path, "site0", ["good film"]), "--text-pair", "'other'", "Received 1 and 0")
+    require_line(lambda: predict(tmp_path, "site0", ["a", "b"], ["c"]), "Received 2 and 1")
+    require_line(lambda: predict(tmp_path, "site0", ["a"], [" "]), "--text-pair is empty")
 
 
 def test_a_decoders_second_text_may_be_empty_but_not_left_out():
     task = TaskConfig(source="x", kind="generation", text_pair="input")
     assert [example.text_pair for example in _make_examples(task, ["a", "b"], ["c", ""])] == ["c", None]
-    refused(lambda: _make_examples(task, ["a"], None), "--text-pair", "it may be empty")
+    require_line(lambda: _make_examples(task, ["a"], None), "--text-pair", "it may be empty")
 
 
 def test_a_temperature_that_is_no_number_is_one_line(exported):
@@ -72,8 +72,9 @@ def test_a_temperature_that_is_no_number_is_one_line(exported):
         content = json.loads(card.read_text())
         content["task"]["kind"] = "generation"
         card.write_text(json.dumps(content))
-    for temperature in (float("nan"), float("inf"), -1.0):
-        refused(lambda: predict(folder, "site0", ["x"], temperature=temperature), "--temperature", str(temperature))  # noqa: B023
+    for value in (float("nan"), float("inf"), -1.0):
+        words = ("--temperature", str(value))
+        require_line(lambda: predict(folder, "site0", ["x"], temperature=value), *words)  # noqa: B023
 
 
 @pytest.mark.parametrize(("value", "reason"), [(math.nan, "not finite"), (3e38, "not a finite number")])
@@ -82,7 +83,7 @@ def test_an_adapter_that_predicts_no_number_is_refused(value, reason, exported):
     folder, _ = exported
     file = folder / "clients/site2/adapter/adapter_model.safetensors"
     save_file({name: torch.full_like(tensor, value) for name, tensor in load_file(file).items()}, file)
-    refused(lambda: predict(folder, "site2", ["a film"]), "client 'site2'", reason, "fedpeft resume")
+    require_line(lambda: predict(folder, "site2", ["a film"]), "client 'site2'", reason, "fedpeft resume")
 
 
 def test_an_adapter_of_another_model_is_refused(exported):
@@ -90,4 +91,4 @@ def test_an_adapter_of_another_model_is_refused(exported):
     (folder / "clients/site0/adapter/adapter_config.json").write_bytes(
         (folder / "clients/site2/adapter/adapter_config.json").read_bytes()
     )
-    refused(lambda: predict(folder, "site0", ["a film"]), "client 'site0'", "has shape (1, 32)", "(3, 32)")
+    require_line(lambda: predict(folder, "site0", ["a film"]), "client 'site0'", "has shape (1, 32)", "(3, 32)")

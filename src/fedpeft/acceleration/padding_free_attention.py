@@ -88,8 +88,8 @@ def drop_padding(x: Tensor, batch: PaddingFreeBatch) -> Tensor:
 
 def restore_padding(x: Tensor, batch: PaddingFreeBatch) -> Tensor:
     """States (batch, length, width) with the real tokens x (1, tokens, width), and finite values on padding."""
-    padded: Tensor = _RestorePadding.apply(x, batch)
-    return padded
+    states: Tensor = _RestorePadding.apply(x, batch)
+    return states
 
 
 class _DropPadding(torch.autograd.Function):

@@ -120,8 +120,8 @@ class FrozenPrefix:
                 self.is_computing_states = False
             states, tuple_size = (output[0], len(output)) if isinstance(output, tuple) else (output, 0)
             return [
-                PrefixStates(padded[:length].clone(), padded.dtype, tuple_size)
-                for padded, length in zip(states, lengths, strict=True)
+                PrefixStates(row[:length].clone(), row.dtype, tuple_size)
+                for row, length in zip(states, lengths, strict=True)
             ]
 
 

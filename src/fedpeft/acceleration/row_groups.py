@@ -53,8 +53,8 @@ class RowGroups:
         """
         shape = max((tensor.shape for tensor in tensors.values()), key=lambda shape: shape[0])
         empty = next(iter(tensors.values()))[:0]
-        padded = {client: _pad(tensors.get(client, empty), shape[0]) for client in self.clients}
-        return torch.cat([padded[client].expand(repeats, *shape) for client, repeats in self.runs])
+        rows = {client: _pad(tensors.get(client, empty), shape[0]) for client in self.clients}
+        return torch.cat([rows[client].expand(repeats, *shape) for client, repeats in self.runs])
 
 
 def _pad(tensor: Tensor, size: int) -> Tensor:

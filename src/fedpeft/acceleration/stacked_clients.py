@@ -160,7 +160,7 @@ class MultiClientModel:
 
 def find_unstackable(model: AdaptedModel) -> str | None:
     """The name of a tensor that `model` trains and stacked clients would leave out, or None."""
-    names = {name for _, *pair in find_lora_pairs(model.names) for name in pair}
+    names = {name for _, *factors in find_lora_pairs(model.names) for name in factors}
     names |= {name for triple in find_interventions(model.names) for name in triple}
     return next((name for name in model.names if name not in names and not is_head(name)), None)
 

@@ -34,9 +34,20 @@ def dequantise_to_folder(file: Path) -> Path:
     """The folder with the float32 weights, configuration and tokenizer (with its chat template) of a GGUF file.
 
     The first call writes it under $FEDPEFT_CACHE (default ~/.cache/fedpeft), later ones find it by the file's digest.
-    Needs memory for the float32 weights. Raises `UserError` when gguf is not installed and when the file holds another
-    architecture than LLaMA.
+    Needs memory for the float32 weights. Raises `UserError` when gguf is not installed, when the file is damaged or
+    holds another architecture than LLaMA, and when the folder cannot be written.
     """
+    try:
+        return _find_or_write_folder(file)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{file} cannot be read, or its copy under $FEDPEFT_CACHE not be written: {error}") from error
+    except Exception as error:  # the boundary to a file that anybody may have written: whatever is wrong is the file's
+        raise UserError(f"{file} cannot be read as a GGUF file: {error!r}") from error
+
+
+def _find_or_write_folder(file: Path) -> Path:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     cache = Path(os.environ.get("FEDPEFT_CACHE") or Path.home() / ".cache" / "fedpeft") / "gguf"

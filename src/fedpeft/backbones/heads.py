@@ -89,9 +89,9 @@ class SequenceClassifier(nn.Module):
         if self._needs_position_ids and attention_mask is not None and "position_ids" not in kwargs:
             kwargs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-        pooled = pool(hidden, attention_mask, self.pooling)
-        with torch.autocast(pooled.device.type, enabled=False):  # rounded logits would tie
-            logits = self.classifier(pooled.float())
+        features = pool(hidden, attention_mask, self.pooling)
+        with torch.autocast(features.device.type, enabled=False):  # rounded logits would tie
+            logits = self.classifier(features.float())
         return SequenceClassifierOutput(loss=None if labels is None else _compute_loss(logits, labels), logits=logits)
 
 

@@ -81,10 +81,10 @@ def _make_examples(task: TaskConfig, texts: list[str], pairs: list[str] | None) 
         )
     if not all(text.strip() for text in texts):
         raise UserError("--text is empty; give a text")
-    if not is_optional and not all(pair.strip() for pair in pairs or []):
+    if not is_optional and not all(second.strip() for second in pairs or []):
         raise UserError("--text-pair is empty; give a text")
-    seconds = [pair if pair.strip() else None for pair in pairs] if pairs else [None] * len(texts)
-    return [Example(text, 0, pair) for text, pair in zip(texts, seconds, strict=True)]
+    seconds = [second if second.strip() else None for second in pairs] if pairs else [None] * len(texts)
+    return [Example(text, 0, second) for text, second in zip(texts, seconds, strict=True)]
 
 
 def _require_unset(task: TaskConfig, options: dict[str, Any]) -> None:
