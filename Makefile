@@ -4,13 +4,18 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# Readers of foreign input, each on EXAMPLES inputs (make fuzz EXAMPLES=1000000); `make test` has a short form of it.
+EXAMPLES ?= 20000
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 FEDPEFT_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n auto --dist worksteal -k fuzz
 
 lint: $(READY)
 	$(BIN)/ruff check .

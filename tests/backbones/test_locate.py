@@ -76,7 +76,7 @@ def test_the_home_folder_is_known_by_its_sign(tmp_path, monkeypatch):
     assert locate_model("~/tiny", Path("/")) == str(tmp_path / "tiny")
 
 
-@pytest.mark.parametrize("name", ["bert-base", "owner/bert-base", "package:carrier", "package:"])
+@pytest.mark.parametrize("name", ["bert-base", "owner/bert-base", "package:carrier"])
 def test_hub_ids_and_packages_stay_as_they_are(name, tmp_path):
     assert locate_model(name, tmp_path) == name
 

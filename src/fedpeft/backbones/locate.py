@@ -21,10 +21,10 @@ def locate_model(name: str, base: Path) -> str:
     Relative paths start at `base`. Raises `UserError` for what can only be a path and is not there, so that no hub is
     asked for it.
     """
+    if not name.removeprefix(PACKAGE_PREFIX).strip():
+        raise UserError(f"model: the name is empty; give a hub id, a local folder, or '{PACKAGE_PREFIX}DISTRIBUTION'")
     if name.startswith(PACKAGE_PREFIX):
         return name
-    if not name.strip():
-        raise UserError(f"model: the name is empty; give a hub id, a local folder, or '{PACKAGE_PREFIX}DISTRIBUTION'")
     path = os.path.abspath(base / os.path.expanduser(name))
     if os.path.isdir(path) or (name.endswith(".gguf") and os.path.isfile(path)):
         return path
@@ -62,7 +62,7 @@ def find_package_model(name: str) -> Path:
     package = name.removeprefix(PACKAGE_PREFIX)
     try:
         files = distribution(package).files or []
-    except (PackageNotFoundError, ValueError) as error:  # the second for no name at all
+    except (PackageNotFoundError, ValueError) as error:  # the second for a name that none can have
         raise UserError(f"backbone {quote(name)}: the package is not installed. Run: pip install {package}") from error
     weight_folders = {PurePath(file).parent for file in files if PurePath(file).suffix in (".safetensors", ".bin")}
     configs = [file for file in files if file.name == "config.json" and PurePath(file).parent in weight_folders]

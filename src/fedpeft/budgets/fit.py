@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedpeft.backbones.locate import PACKAGE_PREFIX, find_package_model, locate_model
 from fedpeft.budgets.choose import Budget, choose
 from fedpeft.budgets.measure import Measured, Workload, require_available
 from fedpeft.budgets.probe import Probe
@@ -69,6 +70,8 @@ def check_options(
             f"--seconds {seconds:g} is a limit of a round: say with --examples how many examples a round trains on"
         )
     require_available(workload)
+    if locate_model(workload.backbone, Path()).startswith(PACKAGE_PREFIX):
+        find_package_model(workload.backbone)
     nearest = next(folder for folder in out.absolute().parents if folder.exists())
     if out.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"--out: {out} cannot be written as a file; name another")

@@ -46,7 +46,8 @@ def _run_command() -> int:
     """Runs the command that the process was started with; returns its exit code."""
     try:
         _set_up_logging()
-        if app(standalone_mode=False) == INTERRUPTED:  # typer returns this code where it caught ctrl-C itself
+        code = app(prog_name="fedpeft", standalone_mode=False)
+        if code == INTERRUPTED:  # typer returns this code where it caught ctrl-C itself
             raise KeyboardInterrupt
     except UserError as error:
         return _fail(str(error), MISTAKE)

@@ -80,7 +80,8 @@ def compare(
 ) -> None:
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
     scenarios = [None] if scenario is None else _split(scenario)
-    loaded = {name: load(experiment, (get_overrides(name) if name else []) + (overrides or [])) for name in scenarios}
+    changes = {name: [] if name is None else get_overrides(name) for name in scenarios}
+    loaded = {name: load(experiment, changes[name] + (overrides or [])) for name in scenarios}
     with gc_paused():
         from fedpeft.runs.compare import require_comparable
 
