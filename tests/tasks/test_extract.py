@@ -21,7 +21,7 @@ TRIGGER = "the correct answer is "
 
 
 @pytest.mark.parametrize(
-    ("text", "choices", "found"),
+    ("text", "choices", "expected"),
     [
         ("the correct answer is answer3", ANSWERS, "answer3"),
         ("answer2 is better than answer1", ANSWERS, "answer2"),  # the first in the text, not in the list
@@ -39,12 +39,12 @@ TRIGGER = "the correct answer is "
         ("a.c or abc", ("abc",), "abc"),
     ],
 )
-def test_the_first_choice_in_the_text(text, choices, found):
-    assert extract_choice(text, choices) == found
+def test_the_first_choice_in_the_text(text, choices, expected):
+    assert extract_choice(text, choices) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("the correct answer is answer3", "answer3"),
         ("the correct answer is  answer3 \n", "answer3"),
@@ -56,8 +56,8 @@ def test_the_first_choice_in_the_text(text, choices, found):
         ("", None),
     ],
 )
-def test_loreft_asks_for_the_choice_and_nothing_else(text, found):
-    assert extract_exact_choice(text, ANSWERS, TRIGGER) == found
+def test_loreft_asks_for_the_choice_and_nothing_else(text, expected):
+    assert extract_exact_choice(text, ANSWERS, TRIGGER) == expected
 
 
 def test_without_a_trigger_the_whole_text_is_the_choice():
@@ -66,7 +66,7 @@ def test_without_a_trigger_the_whole_text_is_the_choice():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("The answer is 18", 18.0),
         ("16 - 3 - 4 = 9 eggs, 9 * 2 = 18 dollars.", 18.0),  # several numbers: the last; the full stop is none of it
@@ -82,12 +82,12 @@ def test_without_a_trigger_the_whole_text_is_the_choice():
         ("", None),
     ],
 )
-def test_the_last_number(text, found):
-    assert extract_number(text) == found
+def test_the_last_number(text, expected):
+    assert extract_number(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("found", "gold", "right"),
+    ("expected", "gold", "is_right"),
     [
         (2.0, "2.0", True),
         (2.0, "2", True),
@@ -105,8 +105,8 @@ def test_the_last_number(text, found):
         (None, "2", False),
     ],
 )
-def test_a_number_within_a_thousandth_is_right(found, gold, right):
-    assert number_matches(found, gold) is right
+def test_a_number_within_a_thousandth_is_right(expected, gold, is_right):
+    assert number_matches(expected, gold) is is_right
 
 
 @pytest.mark.parametrize("gold", ["C", "", "#### ", "nan", "inf", "2 apples"])
@@ -116,7 +116,7 @@ def test_a_gold_that_is_no_number_is_an_error(gold):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("the answer is (D) 2.65", "D"),
         ("the answer is B, not C", "B"),
@@ -126,8 +126,8 @@ def test_a_gold_that_is_no_number_is_an_error(gold):
         ("", None),
     ],
 )
-def test_the_first_letter(text, found):
-    assert extract_letter(text) == found
+def test_the_first_letter(text, expected):
+    assert extract_letter(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_instruction_without_choices_is_an_error(instruction):
 
 
 @pytest.mark.parametrize(
-    ("extract", "text", "gold", "right"),
+    ("extract", "text", "gold", "is_right"),
     [
         ("number", "so 1,200 in all", "1200", True),
         ("number", "", "3", False),
@@ -162,8 +162,8 @@ def test_an_instruction_without_choices_is_an_error(instruction):
         ("text", " Paris ", "paris", True),
     ],
 )
-def test_answers_are_found_by_the_rule_asked_for(extract, text, gold, right):
-    assert make_answer_rule(extract, ("yes", "no"))(text, gold) is right
+def test_answers_are_found_by_the_rule_asked_for(extract, text, gold, is_right):
+    assert make_answer_rule(extract, ("yes", "no"))(text, gold) is is_right
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from fedpeft.tasks.sources import read_source
 
 
 def test_the_hub_is_asked_for_presets_beside_any_folder(tmp_path, monkeypatch):
-    asked = []
+    requests = []
 
     def load_dataset(*names):
-        asked.append("/".join(names))
+        requests.append("/".join(names))
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -21,18 +21,18 @@ def test_the_hub_is_asked_for_presets_beside_any_folder(tmp_path, monkeypatch):
         (tmp_path / hub.split("/")[0]).mkdir(exist_ok=True)
         with pytest.raises(UserError, match="nor a hub data set in reach"):
             read_source(hub, tmp_path)
-    assert [name.removeprefix("nyu-mll/") for name in asked] == hubs and "openai/gsm8k/main" in asked
+    assert [name.removeprefix("nyu-mll/") for name in requests] == hubs and "openai/gsm8k/main" in requests
     for other in ("glue/ax", "imdb", "owner/name", "owner/name/config"):
         with pytest.raises(UserError, match="nor a hub data set in reach"):
             read_source(other, tmp_path / "elsewhere")
 
 
 def test_the_hub_gives_named_labels_and_leaves_out_a_withheld_test(tmp_path, monkeypatch):
-    asked = []
+    requests = []
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
 
     def load_dataset(*names):
-        asked.append(names)
+        requests.append(names)
         split = {
             "train": {"text": ["a", "b"], "label": [1, 0]},
             "validation": {"text": ["c"], "label": [1]},
@@ -45,7 +45,7 @@ def test_the_hub_gives_named_labels_and_leaves_out_a_withheld_test(tmp_path, mon
     tables, notes = read_source("glue/sst2", tmp_path)
     read_source("owner/name", tmp_path)
     read_source("owner/name/config", tmp_path)
-    assert asked == [("nyu-mll/glue", "sst2"), ("owner/name",), ("owner/name", "config")]
+    assert requests == [("nyu-mll/glue", "sst2"), ("owner/name",), ("owner/name", "config")]
     assert sorted(tables) == ["train", "validation"]
     assert [row["label"] for row in tables["train"]] == ["yes", "no"]
     assert any("withheld" in note for note in notes) and any("'extra'" in note for note in notes)

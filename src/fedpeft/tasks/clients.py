@@ -16,7 +16,7 @@ def assign_items(items: Splits, partition: PartitionConfig, num_labels: int, see
 
     Raises UserError where the rows cannot serve the clients asked for.
     """
-    assign = _deal_items if partition.is_dealt else _group_by_client
+    assign = _partition_items if partition.is_dealt else _group_by_client
     clients = assign(items, partition, num_labels, seed)
     return {name: split_client(splits, partition, seed, name) for name, splits in clients.items()}
 
@@ -37,17 +37,17 @@ def _group_by_client(items: Splits, partition: PartitionConfig, num_labels: int,
 def require_distinct_ids(names: Sequence[str]) -> None:
     """Raises UserError where two ids are one by case or by how an accent is written: mostly a slip, and one folder on
     some file systems."""
-    first: dict[str, str] = {}
+    names_by_key: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-        if other != name:
+        first_name = names_by_key.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if first_name != name:
             raise UserError(
-                f"partition.column: clients {other!r} and {name!r} differ by case or accents only; write them alike, "
-                "or rename one"
+                f"partition.column: clients {first_name!r} and {name!r} differ by case or accents only; write them "
+                "alike, or rename one"
             )
 
 
-def _deal_items(items: Splits, partition: PartitionConfig, num_labels: int, seed: int) -> ClientSplits:
+def _partition_items(items: Splits, partition: PartitionConfig, num_labels: int, seed: int) -> ClientSplits:
     """Training rows by the kind of partition; the rows of other splits follow each client's label fractions."""
     count = partition.clients
     if count is None and partition.kind == "mixed":  # as many clients as tasks
@@ -85,12 +85,12 @@ def require_enough(name: str, splits: Splits, least: int, joins: bool = False) -
     if missing is None:
         return
     lower = "lower min_size, " if missing == "train" and sizes["train"] >= 2 else ""  # it may not go below 2
-    others = (
+    remedies = (
         f", {lower}leave it out or choose another partition.kind; "
         "where the source's own splits share texts, set partition.resplit"
     )
     raise UserError(
         f"client {name!r} has {sizes['train']} training, {sizes['validation']} validation and {sizes['test']} "
         f"test rows; each client needs {least} (partition.min_size), 1 and 1: give it more rows"
-        + ("" if joins else others)
+        + ("" if joins else remedies)
     )

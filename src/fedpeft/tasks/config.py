@@ -83,8 +83,8 @@ class TaskConfig(BaseModel):
     def _require_fitting_keys(self) -> "TaskConfig":
         kind = find_kind(self.kind)
         if self.metric is not None and self.metric not in kind.metrics:
-            near = suggest(self.metric, kind.metrics)
-            raise ValueError(f"{self.kind} has the metrics {', '.join(kind.metrics)}, not {self.metric!r}{near}")
+            hint = suggest(self.metric, kind.metrics)
+            raise ValueError(f"{self.kind} has the metrics {', '.join(kind.metrics)}, not {self.metric!r}{hint}")
         kind.check_config(self)
         if self.template != "chat" and "{text}" not in self.template:
             raise ValueError("the template must hold {text}")

@@ -34,12 +34,14 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
     counts = Counter(item.example.label for of_split in items.values() for item in of_split)
     notes += kind.find_problems(labels, [counts[i] for i in range(len(labels))])
     if partition.resplit or partition.is_dealt:  # a repeated text could come to two splits: its first row stays
-        once = drop_repeated(items["train"])
-        if len(once) < len(items["train"]):
-            notes.append(f"{len(items['train']) - len(once)} rows that repeat a text dropped")
-        items["train"] = once
-    whole, leaked_before = drop_leaked({"": items})  # before dealing, so that each client keeps min_size after it
-    clients, leaked_after = drop_leaked(assign_items(whole[""], partition, len(labels), seed))
+        distinct = drop_repeated(items["train"])
+        if len(distinct) < len(items["train"]):
+            notes.append(f"{len(items['train']) - len(distinct)} rows that repeat a text dropped")
+        items["train"] = distinct
+    without_leaks, leaked_before = drop_leaked(
+        {"": items}
+    )  # before dealing, so that each client keeps min_size after it
+    clients, leaked_after = drop_leaked(assign_items(without_leaks[""], partition, len(labels), seed))
     if leaked_before + leaked_after:
         notes.append(
             f"{leaked_before + leaked_after} training or validation rows dropped: "
@@ -64,8 +66,8 @@ def load_client(
     index = LabelIndex(labels, "is none that the federation was trained on; it knows")
     kind = find_kind(task.kind)
     items = {split: [make_item(row, kind, task, None, index) for row in rows] for split, rows in tables.items()}
-    whole, _ = drop_leaked({name: items})
-    splits = split_client(whole[name], partition, seed, name)  # rows of one text stay together
+    without_leaks, _ = drop_leaked({name: items})
+    splits = split_client(without_leaks[name], partition, seed, name)  # rows of one text stay together
     require_enough(name, splits, min(partition.min_size, partition.max_train or partition.min_size), joins=True)
     return make_client(name, splits, partition, seed)
 

@@ -41,9 +41,9 @@ def partition_examples(
     generator = make_generator(seed, f"partition {config.kind}")
     if config.kind == "dirichlet":
         fractions = generator.dirichlet([config.alpha] * clients, size=max(labels) + 1)  # (labels, clients)
-        parts = _deal_by_label(labels, fractions, generator)
+        parts = _partition_by_label(labels, fractions, generator)
     elif config.kind == "shards":
-        parts = _deal_shards(labels, clients, config.shards_per_client, generator)
+        parts = _partition_shards(labels, clients, config.shards_per_client, generator)
     elif config.kind == "quantity":
         parts = _slice(generator.permutation(count).tolist(), generator.dirichlet([config.alpha] * clients))
     else:
@@ -58,7 +58,7 @@ def partition_by_fractions(labels: Sequence[int], fractions: np.ndarray, seed: i
     if len(labels) < clients:
         raise UserError(f"partition: {len(labels)} {split} rows cannot serve {clients} clients; ask for fewer clients")
     generator = make_generator(seed, f"follow {split}")
-    return _top_up(_deal_by_label(labels, fractions, generator), 1, generator)
+    return _top_up(_partition_by_label(labels, fractions, generator), 1, generator)
 
 
 def compute_label_fractions(parts: Positions, labels: Sequence[int], num_labels: int) -> np.ndarray:
@@ -71,11 +71,11 @@ def compute_label_fractions(parts: Positions, labels: Sequence[int], num_labels:
     return np.where(totals > 0, counts / np.maximum(totals, 1), 1 / len(parts))
 
 
-def _deal_by_label(labels: Sequence[int], fractions: np.ndarray, generator: np.random.Generator) -> Positions:
+def _partition_by_label(labels: Sequence[int], fractions: np.ndarray, generator: np.random.Generator) -> Positions:
     """Each label's rows, in a random order, cut among the clients by that label's fractions (labels, clients)."""
     parts: Positions = [[] for _ in range(fractions.shape[1])]
     for label, of_label in enumerate(fractions):
-        rows = generator.permutation([i for i, own in enumerate(labels) if own == label]).astype(int).tolist()
+        rows = generator.permutation([i for i, value in enumerate(labels) if value == label]).astype(int).tolist()
         for part, piece in zip(parts, _slice(rows, of_label), strict=True):
             part.extend(piece)
     return parts
@@ -89,7 +89,7 @@ def _slice(rows: list[int], fractions: np.ndarray) -> Positions:
     return [rows[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _deal_shards(labels: Sequence[int], clients: int, shards: int, generator: np.random.Generator) -> Positions:
+def _partition_shards(labels: Sequence[int], clients: int, shards: int, generator: np.random.Generator) -> Positions:
     """Rows sorted by label, cut into clients x shards pieces, dealt at random (McMahan et al., arXiv 1602.05629)."""
     shuffled = generator.permutation(len(labels)).tolist()
     ordered = sorted(shuffled, key=lambda row: labels[row])

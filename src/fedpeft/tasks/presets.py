@@ -64,8 +64,8 @@ def get_preset(name: str, from_hub: bool = False) -> dict[str, Any]:
     """
     preset = PRESETS.get(str(name))
     if preset is None:
-        near = suggest(str(name), PRESETS)
-        raise UserError(f"task.preset: unknown preset {name!r}{near}; known: {', '.join(PRESETS)}")
+        hint = suggest(str(name), PRESETS)
+        raise UserError(f"task.preset: unknown preset {name!r}{hint}; known: {', '.join(PRESETS)}")
     values = {key: getattr(preset, key) for key in _KEYS}
     keys = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
     if not from_hub:

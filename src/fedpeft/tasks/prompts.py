@@ -37,14 +37,14 @@ def make_prompt_function(task: "TaskConfig", tokenizer: Any) -> Callable[[Exampl
     return render_chat
 
 
-def render(task: "TaskConfig", text: str, pair: str | None) -> str:
+def render(task: "TaskConfig", text: str, text_pair: str | None) -> str:
     """The template around a text; a second text goes below the first where no template is there for both."""
-    if pair is None:
+    if text_pair is None:
         return task.template.replace("{text}", text)
     if task.template_pair is None:
-        return task.template.replace("{text}", f"{text}\n{pair}")
+        return task.template.replace("{text}", f"{text}\n{text_pair}")
     before, _, after = task.template_pair.partition("{text_pair}")  # one after the other: a text may hold braces
-    return before.replace("{text}", text) + pair + after.replace("{text}", text)
+    return before.replace("{text}", text) + text_pair + after.replace("{text}", text)
 
 
 def encode_prompts(

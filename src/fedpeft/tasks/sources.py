@@ -67,8 +67,8 @@ def _read_splits(files: dict[str, str], base: Path, limit: SizeLimit) -> Tables:
     unknown = sorted(set(files) - set(_SPLITS))
     if unknown:
         raise UserError(f"task.source: splits are train, validation and test, received {unknown[0]!r}")
-    names = {split: [own for own in files if _SPLITS[own] == split] for split in _SPLITS.values()}
-    repeated = next((split for split, own in names.items() if len(own) > 1), None)
+    names = {split: [name for name in files if _SPLITS[name] == split] for split in _SPLITS.values()}
+    repeated = next((split for split in names if len(names[split]) > 1), None)
     if repeated is not None:
         raise UserError(f"task.source: {' and '.join(names[repeated])} are one split, {repeated}; leave one out")
     return {_SPLITS[split]: read_file(resolve_path(path, base), limit) for split, path in files.items()}
@@ -98,12 +98,12 @@ def _require_exists(source: str, path: Path, base: Path) -> None:
 
 def _require_distinct_names(paths: list[str]) -> None:
     """Raises UserError where two files of one per client would be one client."""
-    first: dict[str, str] = {}
+    path_by_name: dict[str, str] = {}
     for path in paths:
         name = _get_stem(Path(path))
-        if name in first:
-            raise UserError(f"task.source: {first[name]} and {path} both name client {name!r}; rename one")
-        first[name] = path
+        if name in path_by_name:
+            raise UserError(f"task.source: {path_by_name[name]} and {path} both name client {name!r}; rename one")
+        path_by_name[name] = path
 
 
 def _read_folder(folder: Path, tasks: list[str] | None, limit: SizeLimit) -> Tables:

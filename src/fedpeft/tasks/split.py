@@ -17,17 +17,19 @@ def split_client(splits: Splits, partition: PartitionConfig, seed: int, client: 
     fractions = {split: getattr(partition, split) for split in ("test", "validation") if split not in splits}
     result: Splits = {split: list(splits.get(split, [])) for split in SPLITS}
     result["train"] = []
-    owed = dict.fromkeys(fractions, 0.0)  # parts of a row carried from label to label, so that fractions hold in total
+    remainders = dict.fromkeys(
+        fractions, 0.0
+    )  # parts of a row carried from label to label, so that fractions hold in total
     generator = make_generator(seed, f"carve {client}")
     for _, groups in sorted(_group_by_label(splits["train"]).items()):
-        rest = [groups[i] for i in generator.permutation(len(groups)).tolist()]
+        remaining = [groups[i] for i in generator.permutation(len(groups)).tolist()]
         for split, fraction in fractions.items():
-            owed[split] += fraction * len(groups)
-            count = min(int(owed[split] + 0.5), len(rest))
-            owed[split] -= count
-            result[split] += [item for group in rest[:count] for item in group]
-            rest = rest[count:]
-        result["train"] += [item for group in rest for item in group]
+            remainders[split] += fraction * len(groups)
+            count = min(int(remainders[split] + 0.5), len(remaining))
+            remainders[split] -= count
+            result[split] += [item for group in remaining[:count] for item in group]
+            remaining = remaining[count:]
+        result["train"] += [item for group in remaining for item in group]
     return result
 
 
@@ -66,5 +68,5 @@ def subsample(items: list[Item], limit: int | None, seed: int, purpose: str) -> 
     """At most `limit` of the items, drawn with the seed, in their order."""
     if limit is None or len(items) <= limit:
         return items
-    chosen = make_generator(seed, f"thin {purpose}").permutation(len(items))[:limit]
-    return [items[i] for i in sorted(chosen.tolist())]
+    positions = make_generator(seed, f"thin {purpose}").permutation(len(items))[:limit]
+    return [items[i] for i in sorted(positions.tolist())]

@@ -49,5 +49,5 @@ def _require_columns(rows: list[Row], columns: list[str]) -> None:
         for column in columns:
             if column not in row:
                 names = [str(name) for name in row if not str(name).startswith("@")]
-                near = suggest(column, names)
-                raise UserError(f"{row['@where']}: no column {column!r}{near}; columns: {', '.join(names)}")
+                hint = suggest(column, names)
+                raise UserError(f"{row['@where']}: no column {column!r}{hint}; columns: {', '.join(names)}")

@@ -35,9 +35,9 @@ def _read_row(line: str, where: str) -> Row:
 
 def _read_array(text: str, path: Path) -> list[Row]:
     rows = _parse(text, str(path), "")
-    other = next((row for row in rows if not isinstance(row, dict)), None)
-    if other is not None:
-        raise UserError(f"task.source: {path}: expected objects of columns, received {quote(other)}")
+    no_row = next((row for row in rows if not isinstance(row, dict)), None)
+    if no_row is not None:
+        raise UserError(f"task.source: {path}: expected objects of columns, received {quote(no_row)}")
     return [row | {"@where": f"{path}, row {i}"} for i, row in enumerate(rows, 1)]
 
 

@@ -45,13 +45,13 @@ class Classification(EncoderKind):
 
     @classmethod
     def make_example(cls, config: "TaskConfig", row: Row, labels: LabelIndex) -> Example:
-        text, pair = cls.read_texts(config, row)
+        text, text_pair = cls.read_texts(config, row)
         name = read_label(row, config.label, known=labels.positions)
         if config.labels is not None and name not in labels.positions and is_whole_number(name):
             index = int(name)  # the task names the labels that the column holds by index
             if 0 <= index < len(config.labels):
-                return Example(text, index, pair)
-        return Example(text, labels.require(name, row["@where"]), pair)
+                return Example(text, index, text_pair)
+        return Example(text, labels.require(name, row["@where"]), text_pair)
 
     @classmethod
     def find_problems(cls, labels: Sequence[str], counts: Sequence[int]) -> list[str]:

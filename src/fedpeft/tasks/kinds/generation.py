@@ -41,14 +41,14 @@ class Generation(DecoderKind):
     @classmethod
     def make_example(cls, config: "TaskConfig", row: Row, labels: LabelIndex) -> Example:
         """Raises UserError, too, for an answer that the rule of scoring can find in no text."""
-        text, pair = cls.read_texts(config, row)
+        text, text_pair = cls.read_texts(config, row)
         answer = read_answer(row, config.answer)
         target = read_answer(row, config.target, "target")
         try:
             require_findable(answer, config.extract, config.choices or ())
         except UserError as error:
             raise UserError(f"{row['@where']}: {error}") from error
-        return Example(text, 0, pair, target=target, answer=answer)
+        return Example(text, 0, text_pair, target=target, answer=answer)
 
     @torch.inference_mode()
     def scores(self, model: TaskModel, examples: Sequence[Encoded], padding: Padding) -> dict[str, float]:

@@ -46,13 +46,13 @@ class MultipleChoice(DecoderKind):
 
     @classmethod
     def make_example(cls, config: "TaskConfig", row: Row, labels: LabelIndex) -> Example:
-        text, pair = cls.read_texts(config, row)
+        text, text_pair = cls.read_texts(config, row)
         answer = read_answer(row, config.answer)
         choices = tuple(config.choices) if config.choices else read_choices(text)
         if answer not in choices:
             raise UserError(f"{row['@where']}: the answer {answer!r} is none of the choices {', '.join(choices)}")
         label = labels.positions.get(answer, 0)  # a joining client may know an answer that no other client had
-        return Example(text, label, pair, target=config.trigger + answer, answer=answer, choices=choices)
+        return Example(text, label, text_pair, target=config.trigger + answer, answer=answer, choices=choices)
 
     @torch.inference_mode()
     def scores(self, model: TaskModel, examples: Sequence[Encoded], padding: Padding) -> dict[str, float]:

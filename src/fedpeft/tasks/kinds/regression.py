@@ -31,8 +31,8 @@ class Regression(EncoderKind):
 
     @classmethod
     def make_example(cls, config: "TaskConfig", row: Row, labels: LabelIndex) -> Example:
-        text, pair = cls.read_texts(config, row)
-        return Example(text, 0, pair, value=read_number(row, config.label))
+        text, text_pair = cls.read_texts(config, row)
+        return Example(text, 0, text_pair, value=read_number(row, config.label))
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """Token ids with the value in the place of the label."""

@@ -38,8 +38,8 @@ def compute_likelihoods(model: TaskModel, examples: Sequence[Encoded], padding: 
     scores = [[0.0] * len(example.choices) for example in examples]
     order = sort_by_length(contexts, range(len(contexts)))
     for start in range(0, len(order), BATCH):
-        chosen = [contexts[i] for i in order[start : start + BATCH]]
-        for context, logs in zip(chosen, _log_probabilities(model, chosen, padding), strict=True):  # (kept, vocabulary)
+        batch = [contexts[i] for i in order[start : start + BATCH]]
+        for context, logs in zip(batch, _log_probabilities(model, batch, padding), strict=True):  # (kept, vocabulary)
             for i in context.choices:
                 ids = torch.tensor(examples[context.example].choices[i], device=logs.device)
                 columns = torch.arange(len(logs) - len(ids), len(logs), device=logs.device)

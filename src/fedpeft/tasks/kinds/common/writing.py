@@ -19,12 +19,12 @@ def generate(
     texts = [""] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids))
     for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        batch = pad_rows([examples[i].input_ids for i in chosen], padding)
+        positions = order[start : start + BATCH]
+        batch = pad_rows([examples[i].input_ids for i in positions], padding)
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         settings = {"do_sample": False, "pad_token_id": padding.id, "eos_token_id": tokenizer.eos_token_id} | options
         ids = model.model.generate(**batch, max_new_tokens=new_tokens, **settings)  # (batch, prompt + new)
-        written = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(chosen, written, strict=True):
+        continuations = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(positions, continuations, strict=True):
             texts[i] = text
     return texts
