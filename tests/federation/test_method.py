@@ -1,5 +1,7 @@
 """The defaults of the method contract."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from helpers.local_clients import make_classifier, make_clients, train_client
@@ -10,6 +12,7 @@ from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Message
 from fedpeft.federation.method import FederationInfo, Method, MethodOptions, example_weights, get_layout
 from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.methods import find_method, list_built_in
 from fedpeft.resources import ClientResources
 
 
@@ -126,3 +129,21 @@ def test_methods_must_say_how_they_start_send_and_aggregate():
 def test_options_that_are_no_number_or_unknown_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         MethodOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "ignored"),
+    [("fedit", ["density"]), ("hetlora", ["density"]), ("fedreft", ["density"]), ("fedhft", []), ("zero_shot", [])],
+)
+def test_a_method_says_what_of_the_resources_it_does_not_follow(name, ignored):
+    method = build_method(name)
+    given = [ClientResources(rank=2, layers=(0,)), ClientResources(density=0.5, micro_batch=2, checkpointing=True)]
+    assert method.list_ignored(given) == ignored
+    assert method.list_ignored([ClientResources(), ClientResources(rank=1)]) == []
+
+
+def test_every_setting_of_the_resources_is_known_to_the_declaration():
+    names = {field.name for field in fields(ClientResources)}
+    for name in list_built_in():
+        assert find_method(name).follows <= names
+    assert Method.follows | {"density"} == names

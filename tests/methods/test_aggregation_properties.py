@@ -21,6 +21,7 @@ from helpers.replies import (
 from fedpeft.adapters import find_interventions
 from fedpeft.errors import UserError
 from fedpeft.federation.client import ClientSpec
+from fedpeft.federation.method import FederationInfo
 from fedpeft.methods import list_built_in
 
 LORA = {
@@ -128,3 +129,14 @@ def test_copies_of_one_reft_client_give_that_client(name, options):
 def test_methods_that_need_one_rank_say_so_before_training(name):
     with pytest.raises(UserError, match="levels: lowest"):
         start_lora(build_method(name), (3, 3, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["fedreft", "fedavg_loreft"])
+def test_reft_methods_refuse_unlike_clients_too(name):
+    """No rule makes one median of orthonormal R's of different rank, so unlike ranks are not trained as alike."""
+    smaller = {n: t[:, :1] if "reft_" in n else t for n, t in reft_tensors(0).items()}
+    for other in (smaller, {n: t for n, t in reft_tensors(0).items() if "layer.0" not in n}):
+        specs = (ClientSpec("c0", 1), ClientSpec("c1", 1))
+        info = FederationInfo(specs, {"c0": reft_tensors(0), "c1": other})
+        with pytest.raises(UserError, match="levels: lowest"):
+            build_method(name).start(info, 0)

@@ -1,7 +1,7 @@
 """The contract of a method: what its paper says, and nothing of engines, checkpoints or networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from fedpeft.federation.influence import scale_changes
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.resources import ClientResources
 
 State = TypeVar("State")
 Layout = dict[str, tuple[torch.dtype, torch.Size]]
@@ -92,11 +93,18 @@ class Method(ABC, Generic[State]):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     uses_client_state: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
     pools_data: ClassVar[bool] = False  # whether one client trains on everybody's examples (an upper reference)
+    # Which settings of `ClientResources` its clients keep to. Those that make clients' adapters unlike are refused by
+    # `FederationInfo.shared_initial_tensors` where the method takes its start from there.
+    follows: ClassVar[frozenset[str]] = frozenset({"rank", "layers", "micro_batch", "checkpointing"})
     # What a client may report beside its tensors; a reply with another scalar, or one of another type, is quarantined.
     reply_scalars: ClassVar[Mapping[str, type]] = {"examples": int, "loss": float}
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def list_ignored(self, resources: Iterable[ClientResources]) -> list[str]:
+        """The settings that some client was given and that this method does not follow, sorted."""
+        return sorted({name for own in resources for name in own.list_given()} - self.follows)
 
     # ---- what is trained
 

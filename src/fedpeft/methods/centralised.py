@@ -4,6 +4,7 @@ It is a federation of one simulated client; no real federation may do this, sinc
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -24,6 +25,7 @@ class Centralised(Method[GlobalState]):
     Options = CentralisedOptions
     uses_client_state = False
     pools_data = True
+    follows: ClassVar[frozenset[str]] = frozenset()  # its one client is bound by nobody's resources
 
     def start(self, info: FederationInfo, seed: int) -> GlobalState:
         return GlobalState(info.shared_initial_tensors())

@@ -127,6 +127,7 @@ class FedHftState:
 class FedHft(Method[FedHftState]):
     Options = FedHftOptions
     uses_client_state = False
+    follows = Method.follows | {"density"}
 
     def adapter(self, model: nn.Module, client: ClientSpec) -> PeftConfig:
         return self.options.adapter.make_config(model, client.resources, masked=self.options.masks == "before")

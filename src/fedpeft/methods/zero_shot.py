@@ -12,6 +12,8 @@ from fedpeft.methods.common.isolated import Isolated
 class ZeroShot(Isolated):
     """Every client keeps the seeded start. A classification head stays as it was drawn."""
 
+    follows = Isolated.follows | {"density"}  # nothing is trained, so nothing goes beyond them
+
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         model.restore(client.initial)
         return {}

@@ -102,6 +102,7 @@ def assemble(
     if method.pools_data:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
     given = _assign(experiment, method, data, model, seed) if resources is None else resources
+    data = replace(data, notes=(*data.notes, *_note_ignored(experiment, method, given)))
     specs = [ClientSpec(name, len(rows["train"]), given.get(name, ClientResources())) for name, rows in splits.items()]
     templates, initial = _make_templates(method, specs, model, seed)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
@@ -164,6 +165,15 @@ def _note_cut_examples(experiment: Experiment, splits: dict[str, dict[str, list[
     loses = find_kind(experiment.task.kind).cut_loses
     note = f"{cut} of {len(every)} rows have model.max_length={experiment.model.max_length} tokens or more: {loses}"
     return [note] * (cut > 0)
+
+
+def _note_ignored(experiment: Experiment, method: Method[Any], given: Mapping[str, ClientResources]) -> list[str]:
+    """A note on what `resources` ask for and the method does not follow: its clients are not bound as others' are."""
+    if method.pools_data:
+        ignored = ["any setting"] if experiment.resources else []
+    else:
+        ignored = method.list_ignored(given.values())
+    return [f"{type(method).__name__} does not follow {name} of `resources`" for name in ignored]
 
 
 def _make_templates(

@@ -19,9 +19,10 @@ def test_a_language_model_has_no_classifier_to_save(tiny):
     assert ReftOptions().make_config(tiny("llama"), ClientResources()).modules_to_save is None
 
 
-def test_the_clients_layers_replace_those_of_the_options_and_its_rank_does_not(tiny):
-    config = ReftOptions(r=3, layers=[0]).make_config(tiny("bert"), ClientResources(rank=7, layers=(1, 2)))
-    assert (config.layers, config.r) == ((1, 2), 3)
+@pytest.mark.parametrize(("given", "r"), [(None, 3), (7, 3), (3, 3), (2, 2), (1, 1)])
+def test_the_clients_layers_replace_those_of_the_options_and_its_rank_bounds_theirs(tiny, given, r):
+    config = ReftOptions(r=3, layers=[0]).make_config(tiny("bert"), ClientResources(rank=given, layers=(1, 2)))
+    assert (config.layers, config.r) == ((1, 2), r)
 
 
 @pytest.mark.parametrize("options", [{"r": 0}, {"layers": "some"}, {"variant": "reft"}, {"alpha": 4}])

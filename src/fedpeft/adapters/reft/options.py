@@ -35,9 +35,12 @@ class ReftOptions(BaseModel):
         return positions
 
     def make_config(self, model: nn.Module, resources: ClientResources) -> PeftConfig:
-        """The PEFT configuration for `model`, head included, on the client's own layers; its rank is for LoRA only."""
+        """The PEFT configuration for `model`, head included, on the client's own layers.
+
+        A rank that the client was given is the most that it can carry, of any adapter: a smaller r stays [choice].
+        """
         return LoReftConfig(
-            r=self.r,
+            r=min(self.r, resources.rank or self.r),
             layers=resources.layers or self.layers,
             positions=self.positions,
             tied=self.tied,
