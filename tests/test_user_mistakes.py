@@ -177,7 +177,7 @@ DATA = [
     ("d.csv", "text,text\na,b", ["d.csv:1: the header holds 'text' twice; rename one"]),
     ("d.csv", b"text,label,site\ncaf\xe9,b,c", ["d.csv:2: not UTF-8", "save it as UTF-8"]),
     ("d.jsonl.gz", b"no gzip", ["d.jsonl.gz", "cannot be read"]),
-    ("d.jsonl.gz", gzip.compress(LINES.encode())[:-20], ["d.jsonl.gz", "cannot be read"]),
+    ("d.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-20], ["d.jsonl.gz", "cannot be read"]),
     ("d.parquet", b"PAR1", ["d.parquet", "not a Parquet file"]),
     ("d.txt", "text", ["d.txt: known are .jsonl"]),
 ]
