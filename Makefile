@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: demo test fuzz lint clean
+.PHONY: demo test fuzz test-crash lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
@@ -16,6 +16,10 @@ test: $(READY)
 EXAMPLES ?= 20000
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 FEDPEFT_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n auto --dist worksteal -k fuzz
+
+# A kill at every file operation of runs, of a comparison and of a client that joins: some minutes.
+test-crash: $(READY)
+	FEDPEFT_CRASH_POINTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/runs/test_crashes.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
