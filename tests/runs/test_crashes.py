@@ -33,7 +33,7 @@ every_point = pytest.mark.skipif(not ALL, reason="FEDPEFT_CRASH_POINTS=all, some
 def no_waiting(monkeypatch):
     """A killed process leaves what it wrote, synced or not; what a power cut takes the child takes itself."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr("fedpeft.runs.folder.describe_environment", lambda: {})
+    monkeypatch.setattr("fedpeft.runs.folder.describe_environment", dict)
 
 
 def try_points(path, act, check, points=None, before=None):

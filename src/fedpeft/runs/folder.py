@@ -144,9 +144,9 @@ class RunFolder(Files):
         try:
             return RunCheckpoint.model_validate(load_checkpoint(self.get_path(CHECKPOINT)))
         except ValidationError as error:
-            raise self.damaged_checkpoint(first_error(error, RunCheckpoint)) from error
+            raise self.make_checkpoint_error(first_error(error, RunCheckpoint)) from error
 
-    def damaged_checkpoint(self, problem: str) -> UserError:
+    def make_checkpoint_error(self, problem: str) -> UserError:
         """The error for a checkpoint that this run cannot go on from."""
         return UserError(
             f"{self.path / CHECKPOINT} is no checkpoint of this run: {problem}; put the run's own back, or remove "

@@ -62,7 +62,7 @@ def _join(
     try:
         checkpoint.restore_server(context.federation)
     except ValueError as error:
-        raise folder.damaged_checkpoint(str(error)) from error
+        raise folder.make_checkpoint_error(str(error)) from error
     try:
         scores = _train_and_score(context, spec.label)
         card = make_card(experiment, context.data.labels)

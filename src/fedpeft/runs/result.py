@@ -114,7 +114,7 @@ def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
     }
 
 
-def cross_matrix(context: RunContext) -> dict[str, dict[str, float]]:
+def compute_cross_matrix(context: RunContext) -> dict[str, dict[str, float]]:
     """The metric of every client's personal model (outer key) on every client's test rows (inner key)."""
     scores = context.federation.cross_evaluate("test")
     return {model: {rows: s[context.task.metric] for rows, s in row.items()} for model, row in scores.items()}

@@ -19,7 +19,7 @@ from fedpeft.runs.fingerprint import Fingerprint, take_fingerprint
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.observer import NullObserver
-from fedpeft.runs.result import cross_matrix, summarise
+from fedpeft.runs.result import compute_cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
 from fedpeft.runs.stored import RunCheckpoint
 
@@ -83,7 +83,7 @@ def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
         if spec.is_crossed:
             clients = len(context.federation.evaluation_clients)
             observer.evaluation_started("cross", clients)
-            result["cross"] = cross_matrix(context)
+            result["cross"] = compute_cross_matrix(context)
             observer.evaluation_finished("cross", clients)
         if export:
             card = make_card(spec.experiment, context.data.labels)
@@ -125,7 +125,7 @@ class _Rounds:
         saved = self.spec.load_checkpoint(self.folder)
         if saved is not None:
             if saved.fingerprint not in (None, self.fingerprint.digest):
-                raise self.folder.damaged_checkpoint("it is of a run on other data or another model")
+                raise self.folder.make_checkpoint_error("it is of a run on other data or another model")
             self._restore(saved)
         self.folder.cut_logs(saved)
 
@@ -137,7 +137,7 @@ class _Rounds:
                 raise ValueError(f"it is of other clients, received {sorted(unknown)[:3]}")
             saved.restore_server(self.context.federation)
         except ValueError as error:
-            raise self.folder.damaged_checkpoint(str(error)) from error
+            raise self.folder.make_checkpoint_error(str(error)) from error
         engine.restore(saved.round, {name: vars(client) for name, client in saved.clients.items()})
         self.seconds = saved.seconds.model_dump()
 

@@ -53,7 +53,7 @@ class RunSpec:
         if saved is not None and saved.settings is not None:
             other = RunSpec.parse(saved.settings.model_dump(), str(folder.path / CHECKPOINT))
             if difference := other.find_difference(self):
-                raise folder.damaged_checkpoint(f"it is of a run with other settings ({difference})")
+                raise folder.make_checkpoint_error(f"it is of a run with other settings ({difference})")
         return saved
 
     @classmethod
