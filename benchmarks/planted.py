@@ -96,7 +96,7 @@ def main() -> None:
                 if label.startswith("fedhft") and methods[label].get("clusters") != 1:
                     overrides.append(f"methods.{label}.clusters={groups}")
                 experiment = load_experiment(HERE / "experiments/planted.yaml", overrides)
-                rates = experiment.learning_rates(label)
+                rates = experiment.list_learning_rates(label)
                 if seed == 0:
                     tried = {lr: finished(experiment, label, seed, lr, out) for lr in rates}
                     tuned[label] = {

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
-from fedpeft.display import HEADINGS, cells
+from fedpeft.display import HEADINGS, format_cells
 from fedpeft.environment import MIB
 
 RESULTS = Path(__file__).with_name("results")
@@ -32,7 +32,7 @@ def comparison(name: str, losses: bool = False) -> str:
     rows = []
     for row in found["rows"]:
         size = row["adapter_parameters"]
-        rows.append([*cells(row), f"1/{base['adapter_parameters'] / size:.0f}" if size else "-"])
+        rows.append([*format_cells(row), f"1/{base['adapter_parameters'] / size:.0f}" if size else "-"])
         if losses:
             own = [run["test"]["personal"]["loss"] for run in found["runs"][row["label"]]]
             rows[-1].append(f"{mean(own):.3f}" + (f" ± {stdev(own):.3f}" if len(own) > 1 else ""))
@@ -55,7 +55,7 @@ def planted(name: str) -> str:
     rows = []
     for row in found["rows"]:
         index = row["rand_index"]
-        rows.append([*cells(row), f"{sum(index) / len(index):.2f}" if index else "-"])
+        rows.append([*format_cells(row), f"{sum(index) / len(index):.2f}" if index else "-"])
     note = (
         f"{found['clients']} clients in {found['groups']} groups for whom labels mean something else, "
         f"{found['seeds']} seeds. {machine(found)}"

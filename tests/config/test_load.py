@@ -51,7 +51,7 @@ def test_a_bad_override_is_one_line(experiment_file, override):
 
 def test_a_list_of_rates_is_for_compare(experiment_file):
     experiment = load_experiment(experiment_file, ["methods.fedit.lr=[0.1, 0.2]"])
-    assert experiment.learning_rates("fedit") == [0.1, 0.2]
+    assert experiment.list_learning_rates("fedit") == [0.1, 0.2]
     with pytest.raises(UserError, match="is a list"):
         experiment.build_method("fedit")
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from fedpeft.display import HEADINGS, cells, comparison_tables
+from fedpeft.display import HEADINGS, format_cells, make_comparison_tables
 from fedpeft.display.comparison import describe_left_out
 
 
@@ -24,7 +24,9 @@ def make_row(label, quarantined=0, **changes):
 
 def show(*rows, width=80, runs=None, **other):
     console = Console(file=io.StringIO(), width=width)
-    console.print(comparison_tables({"name": "tweets", "seeds": [0, 1], "rows": rows, "runs": runs or {}, **other}))
+    console.print(
+        make_comparison_tables({"name": "tweets", "seeds": [0, 1], "rows": rows, "runs": runs or {}, **other})
+    )
     return console.file.getvalue()
 
 
@@ -67,8 +69,8 @@ def test_of_many_left_out_the_first_are_named():
 def test_one_seed_has_no_spread_and_a_method_that_trains_nothing_no_rate():
     one = {"mean": 0.5, "sd": None}
     row = make_row("zero_shot", personal=one, trained=None, adapter_parameters=0, head_parameters=0)
-    assert cells(row)[1:5] == ["-", "50.0", "100.0 ± 12.3", "-"]
-    assert len(cells(row)) == len(HEADINGS)
+    assert format_cells(row)[1:5] == ["-", "50.0", "100.0 ± 12.3", "-"]
+    assert len(format_cells(row)) == len(HEADINGS)
 
 
 @pytest.mark.parametrize("width", [80, 140])

@@ -5,14 +5,14 @@ import io
 import pytest
 from rich.console import Console
 
-from fedpeft.display import cross_table
+from fedpeft.display import make_cross_table
 
 
 def show(clients):
     names = [f"client{i}" for i in range(clients)]
     matrix = {a: {b: 0.9 if a == b else 0.1 * (i % 5) for b in names} for i, a in enumerate(names)}
     console = Console(file=io.StringIO(), width=80)
-    console.print(cross_table({"label": "fedreft", "metric": "accuracy", "cross": matrix}))
+    console.print(make_cross_table({"label": "fedreft", "metric": "accuracy", "cross": matrix}))
     return console.file.getvalue()
 
 

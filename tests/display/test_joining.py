@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from fedpeft.display import joining_table
+from fedpeft.display import make_joining_table
 
 
 def test_models_stand_in_the_order_in_which_they_came():
@@ -12,8 +12,8 @@ def test_models_stand_in_the_order_in_which_they_came():
         "test": {which: {"accuracy": score} for which, score in (("mean", 0.5), ("received", 0.25), ("alone", 0.75))},
     }  # fmt: skip
     console = Console(file=io.StringIO(), width=80)
-    console.print(joining_table(result))
+    console.print(make_joining_table(result))
     text = console.file.getvalue()
-    assert "late joins fedreft (8 train, 2 validation, 2 test rows)" in text
+    assert "late joins fedreft (8 train, 2 validation, 2 test examples)" in " ".join(text.split())
     assert [line.split()[-1] for line in text.splitlines() if "." in line] == ["25.0", "75.0", "50.0"]
     assert "2 local epochs" in text and "server's answer" not in text

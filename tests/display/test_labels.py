@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from fedpeft.display import label_key, label_table
+from fedpeft.display import make_label_key, make_label_table
 from fedpeft.display.labels import MOST_CLIENTS
 
 
@@ -19,25 +19,27 @@ def make_row(client, **labels):
 
 
 def test_each_label_is_a_letter_and_parts_add_up_to_the_whole_bar():
-    text = show(label_table([make_row("apple", a=1 / 3, b=1 / 3, c=1 / 3), make_row("nokia", c=1.0)], ["a", "b", "c"]))
+    text = show(
+        make_label_table([make_row("apple", a=1 / 3, b=1 / 3, c=1 / 3), make_row("nokia", c=1.0)], ["a", "b", "c"])
+    )
     assert "aaaaaaaabbbbbbbbcccccccc" in text and "c" * 24 in text and "1,234" in text
-    odd = show(label_table([make_row("x", **{str(i): 1 / 7 for i in range(7)})], [str(i) for i in range(7)]))
+    odd = show(make_label_table([make_row("x", **{str(i): 1 / 7 for i in range(7)})], [str(i) for i in range(7)]))
     assert sum(odd.split("x ")[-1].count(letter) for letter in "abcdefg") == 24
 
 
 def test_many_labels_and_many_clients_fit():
     labels = [f"label{i}" for i in range(40)]
     rows = [make_row(f"client{i}", **dict.fromkeys(labels, 1 / 40)) for i in range(10_000)]
-    text = show(label_table(rows, labels))
+    text = show(make_label_table(rows, labels))
     assert f"and {10_000 - MOST_CLIENTS:,} more clients" in text and "+++" in text
     assert max(map(len, text.splitlines())) <= 80
-    key = show(label_key(labels))
+    key = show(make_label_key(labels))
     assert "z label25" in key and "+ 14 more" in key
 
 
 def test_the_key_names_the_letters():
-    assert show(label_key(["neg", "[pos]"])) == "labels:  a neg  b [pos]\n"
+    assert show(make_label_key(["neg", "[pos]"])) == "labels:  a neg  b [pos]\n"
 
 
 def test_a_task_without_labels_has_no_bar():
-    assert "labels" not in show(label_table([make_row("apple")], []))
+    assert "labels" not in show(make_label_table([make_row("apple")], []))

@@ -62,7 +62,7 @@ def test_evaluations_are_steps_of_their_own_and_the_end_is_the_end(display):
     assert counts(display) == (20, 20)
     task = display.progress.tasks[0]
     assert task.description == "[2/6] fedit"
-    assert task.fields["validation"] == " · validation 50.0 %" and task.fields["sent"] == " · 4.00 MiB moved"
+    assert task.fields["validation"] == " · validation 50.0 %" and task.fields["sent"] == " · 4.00 MiB transferred"
     display.evaluation_started("cross", 3)
     assert counts(display) == (20, 23)
 
@@ -106,5 +106,5 @@ def test_the_line_on_a_terminal_says_stage_score_bytes():
         display.started("[red]", make_context(TrainingConfig(rounds=2)), 2, 0)
         play_round(display, 1)
         display.progress.refresh()
-    assert "training, round 2/2 · validation 50.0 % · 1.00 MiB moved" in console.file.getvalue()
+    assert "training, round 2/2 · validation 50.0 % · 1.00 MiB transferred" in console.file.getvalue()
     assert "[red]" in console.file.getvalue()

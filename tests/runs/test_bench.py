@@ -5,7 +5,7 @@ import yaml
 from rich.console import Console
 
 from fedpeft.config import load_experiment
-from fedpeft.display import bench_advice, bench_table
+from fedpeft.display import describe_best_option, make_bench_table
 from fedpeft.runs import bench as bench_module
 from fedpeft.runs.bench import EngineOption, TimedOption, apply_option, bench, list_options
 
@@ -63,7 +63,7 @@ def test_the_median_of_the_later_rounds_counts():
 
 def test_what_the_table_shows_can_be_written_in_the_file(file, timed):
     console = Console(width=200, record=True)
-    console.print(bench_table("fedit", timed, "a machine"))
+    console.print(make_bench_table("fedit", timed, "a machine"))
     text = console.export_text()
     assert "1.00x" in text and "prefix_cache: {}" in text and "model.autocast: bfloat16" in text
     experiment = load_experiment(file, ["prefix_cache={}", "engine=batched", "workers=2", "model.autocast=bfloat16"])
@@ -85,7 +85,7 @@ def test_an_option_that_can_do_nothing_is_left_out_and_its_engine_closed(file, t
     whole = load_experiment(file, ["methods.fedit.adapter.layers=all"])
     options = bench(whole, "fedit", file.parent, lambda line: None, rounds=1)
     assert "prefix cache" not in {row.option.name for row in options}
-    assert "no prefix cache" in bench_advice(options) and "no prefix cache" not in bench_advice(timed)
+    assert "no prefix cache" in describe_best_option(options) and "no prefix cache" not in describe_best_option(timed)
     assert sorted(closed) == [False] * len(options) + [True]
 
 
@@ -117,7 +117,7 @@ def test_the_advice_is_the_fastest_that_does_not_round():
     rounded = make_timed("bf16", "rounded: compare the scores", 1.0, **{"model.autocast": "bfloat16"})
     several = make_timed("2 workers", "the same to the bit", 2.0, workers=2)
     plain = make_timed("1 worker", "exact", 3.0)
-    assert bench_advice([rounded, several, plain]).startswith(
+    assert describe_best_option([rounded, several, plain]).startswith(
         "choose workers: 2 (1.50x, results the same to the bit); or model.autocast: bfloat16 (3.00x, "
     )
-    assert bench_advice([plain, several]).startswith("choose workers: 1 (1.00x")
+    assert describe_best_option([plain, several]).startswith("choose workers: 1 (1.00x")

@@ -48,7 +48,7 @@ def scores(monkeypatch):
 
 
 def make_grid(experiment, tmp_path, labels=("fedit", "local"), seeds=(0, 1)):
-    return RunGrid(experiment, {label: experiment.learning_rates(label) for label in labels}, seeds, tmp_path)
+    return RunGrid(experiment, {label: experiment.list_learning_rates(label) for label in labels}, seeds, tmp_path)
 
 
 def test_the_best_rate_of_the_first_seed_is_run_with_the_others_and_nothing_twice(experiment, tmp_path, scores):

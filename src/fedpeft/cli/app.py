@@ -57,8 +57,10 @@ def start(
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Context manager that pauses garbage collection during heavy imports: the million objects that these make stay,
-    and looking through them again and again would take a fifth of the time, and some later."""
+    """Context manager that pauses garbage collection during heavy imports.
+
+    These make a million objects that stay: collecting would take a fifth of the time now, and some of it later.
+    """
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
@@ -113,14 +115,14 @@ def resolve_budgets(experiment: "Experiment") -> "Experiment":
 
 def show_label_distribution(experiment: "Experiment", base: Path) -> list[str]:
     """Prints how many examples each client has of each label; returns the notes on the data."""
-    from fedpeft.display import label_key, label_table
+    from fedpeft.display import make_label_key, make_label_table
     from fedpeft.tasks.load import load_task
     from fedpeft.tasks.summary import describe_data, label_distribution
 
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
-    console.print(label_table(label_distribution(data), data.labels))
+    console.print(make_label_table(label_distribution(data), data.labels))
     if data.labels:
-        console.print(label_key(data.labels))
+        console.print(make_label_key(data.labels))
     return [*data.notes, *describe_data(data, experiment.model.max_length)]
 
 

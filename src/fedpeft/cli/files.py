@@ -44,7 +44,8 @@ def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("ru
     """List the runs under a folder: finished with their score, or how far they are."""
     from fedpeft.runs.folder import RunFolder
 
-    paths = sorted(file.parent for file in root.rglob("experiment.yaml")) if root.is_dir() else []
+    files = root.rglob("experiment.yaml") if root.is_dir() else ()
+    paths = sorted(file.parent for file in files if (file.parent / "metrics.jsonl").exists())  # else a user's own file
     if not paths:
         raise UserError(f"no runs under {root}; `fedpeft run` makes one")
     for path in paths:

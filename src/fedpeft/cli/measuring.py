@@ -25,7 +25,7 @@ def bench(
 ) -> None:
     """Time the experiment's own rounds under each option of the engine, and say which to choose on this machine."""
     with gc_paused():
-        from fedpeft.display import bench_advice, bench_table
+        from fedpeft.display import describe_best_option, make_bench_table
         from fedpeft.environment import describe_environment
         from fedpeft.runs.bench import bench as time_options
 
@@ -33,12 +33,12 @@ def bench(
     label = next(iter(loaded.methods)) if method is None else method
     loaded.build_method(label)
     with console.status("loading") as status:
-        timed = time_options(loaded, label, experiment.parent, status.update, rounds)
+        options = time_options(loaded, label, experiment.parent, status.update, rounds)
     machine = describe_environment()
     console.print(
-        bench_table(label, timed, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}")
+        make_bench_table(label, options, f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}")
     )
-    print_line(bench_advice(timed))
+    print_line(describe_best_option(options))
 
 
 def budget(

@@ -18,7 +18,7 @@ def predict(
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="for decoders; default: the task's")] = None,
 ) -> None:
-    """What one client's personal model says to texts: labels, numbers, or what it writes."""
+    """Predict with one client's personal model: labels, numbers, or the text it writes."""
     with gc_paused():
         from fedpeft.runs.predict import predict as predict_texts
 
@@ -39,13 +39,13 @@ def join(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
     data: Annotated[Path, typer.Option(help="the joining client's examples: a file, or a folder of splits")],
     client: Annotated[str, typer.Option("--id", help="the joining client's name")],
-    epochs: Annotated[int, typer.Option(min=1, help="passes over its training rows")] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="passes over its training examples")] = 1,
 ) -> None:
     """Give a client that comes after training an adapter of its own; the run stays as it is."""
     with gc_paused():
-        from fedpeft.display import joining_table
+        from fedpeft.display import make_joining_table
         from fedpeft.runs.join import join as join_run
 
     result = join_run(path, data, client, epochs)
-    console.print(joining_table(result))
+    console.print(make_joining_table(result))
     print_line(f"written to {path}/clients/{result['client']}/adapter")

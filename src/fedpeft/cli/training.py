@@ -143,14 +143,14 @@ def _compare(
 
 
 def _show_result(result: dict[str, Any], path: Path) -> None:
-    from fedpeft.display import cross_table
+    from fedpeft.display import make_cross_table
     from fedpeft.runs.compare import summarise_method
 
     label = result["label"]
     row = summarise_method(label, [result])
     _show_comparison({"name": path.name, "seeds": [result["seed"]], "rows": [row], "runs": {label: [result]}})
     if "cross" in result:
-        console.print(cross_table(result))
+        console.print(make_cross_table(result))
     adapters = path / "clients"
     missing = [client for client in result["clients"] if not (adapters / client / "adapter").is_dir()]
     but = f" but none of {', '.join(missing)}" if missing else ""
@@ -158,6 +158,6 @@ def _show_result(result: dict[str, Any], path: Path) -> None:
 
 
 def _show_comparison(comparison: dict[str, Any]) -> None:
-    from fedpeft.display import comparison_tables
+    from fedpeft.display import make_comparison_tables
 
-    console.print(comparison_tables(comparison))
+    console.print(make_comparison_tables(comparison))

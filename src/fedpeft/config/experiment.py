@@ -28,9 +28,7 @@ class ModelConfig(BaseModel):
 
     name: str = Field(description="hub id, local folder (relative: to this file), or package:DISTRIBUTION")
     pooling: Literal["mean", "cls", "last"] = Field("mean", description="what the classification head reads")
-    max_length: int = Field(
-        64, ge=4, le=1_000_000, description="tokens kept of each text; for decoders 512 unless stated"
-    )
+    max_length: int = Field(64, ge=4, le=1_000_000, description="tokens kept of each text; default for decoders: 512")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
     autocast: Literal["bfloat16"] | None = Field(
         None,
@@ -39,7 +37,7 @@ class ModelConfig(BaseModel):
     device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the frozen weights, by bitsandbytes")
     device_map: str | dict[str, int | str] | None = Field(
-        None, description="spreads a model over devices as transformers does; auto for one it finds"
+        None, description="places the model on several devices, as in transformers; auto: it chooses"
     )
 
     @property
@@ -71,15 +69,15 @@ class ResourceLevel(BaseModel):
 
 
 class PrefixCacheConfig(BaseModel):
-    """Hidden states below the first adapted block, computed once per row and kept in memory."""
+    """Hidden states below the first adapted block, computed once per example and kept in memory."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     limit_mib: float = Field(
-        1024, gt=0, le=MAX_MIB, description="most it may hold; 1,000 rows of 64 tokens of width 384: 94 MiB"
+        1024, gt=0, le=MAX_MIB, description="most it may hold; 1,000 examples of 64 tokens of width 384: 94 MiB"
     )
-    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="kept rounded to; null: as computed")
-    folder: str | None = Field(None, description="on disk, mapped into memory, instead of in memory")
+    dtype: Literal["float32", "bfloat16"] | None = Field(None, description="stored in; null: as computed")
+    folder: str | None = Field(None, description="a folder for them, mapped into memory; null: in memory")
 
 
 class Experiment(BaseModel):
@@ -102,13 +100,13 @@ class Experiment(BaseModel):
         "a list of learning rates is tuned on validation by `compare`",
     )
     cross_evaluation: bool | list[str] = Field(
-        False, description="of which methods to score every client's personal model on every client's test rows"
+        False, description="of which methods to score every client's personal model on every client's test examples"
     )
     engine: str = Field(
         "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"
     )
     prefix_cache: PrefixCacheConfig | None = Field(
-        None, description="for adapters in upper blocks only: what lies below them is computed once per row"
+        None, description="for adapters in upper blocks only: what lies below them is computed once per example"
     )
     max_clients: int = Field(
         8, ge=1, le=10_000, description="batched: most clients in one forward; fewer where memory does not hold them"
@@ -119,21 +117,21 @@ class Experiment(BaseModel):
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
-    def _kind_decides_length(self) -> "Experiment":
+    def _apply_default_length(self) -> "Experiment":
         if "max_length" not in self.model.model_fields_set:
             self.model.max_length = find_kind(self.task.kind).default_max_length
         return self
 
     @field_validator("engine")
     @classmethod
-    def _engine_is_known(cls, name: str) -> str:
+    def _require_known_engine(cls, name: str) -> str:
         if name not in list_engines():
             near = suggest(name, list_engines())
             raise ValueError(f"no engine {preview(name)}{near}; known: {', '.join(list_engines())}")
         return name
 
     @model_validator(mode="after")
-    def _crossed_methods_are_known(self) -> "Experiment":
+    def _require_known_cross_methods(self) -> "Experiment":
         for label in self.cross_evaluation if isinstance(self.cross_evaluation, list) else []:
             if label not in self.methods:
                 near = suggest(label, list(self.methods))
@@ -147,11 +145,11 @@ class Experiment(BaseModel):
         """What a user should know of the file: keys that have a new name."""
         return self._notes
 
-    def requested_accelerations(self) -> dict[str, dict[str, Any]]:
+    def get_requested_accelerations(self) -> dict[str, dict[str, Any]]:
         """The accelerations that the file asks for, with their settings, by key."""
         return {} if self.prefix_cache is None else {"prefix_cache": self.prefix_cache.model_dump()}
 
-    def method_name(self, label: str) -> str:
+    def get_method_name(self, label: str) -> str:
         """The method that a label stands for. Raises UserError when there is none of that name."""
         if label not in self.methods:
             if not _is_method(label):
@@ -167,7 +165,7 @@ class Experiment(BaseModel):
             )
         return name
 
-    def learning_rates(self, label: str) -> list[float | None]:
+    def list_learning_rates(self, label: str) -> list[float | None]:
         """The rates to choose from where the file gives a list; else [None], the one that the method has."""
         rates = self.methods.get(label, {}).get("lr")
         if not isinstance(rates, list):
@@ -178,17 +176,17 @@ class Experiment(BaseModel):
 
     def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
         """The method with its options checked; `lr` replaces the file's. Raises UserError."""
-        stated = self.methods.get(label, {}).get("lr")
-        if lr is None and isinstance(stated, list):
-            first = f"={preview(stated[0])}" if stated else ""
+        rate = self.methods.get(label, {}).get("lr")
+        if lr is None and isinstance(rate, list):
+            first = f"={preview(rate[0])}" if rate else ""
             raise UserError(
-                f"methods.{label}.lr is a list, received {preview(stated)}; `compare` tunes over it, "
+                f"methods.{label}.lr is a list, received {preview(rate)}; `compare` tunes over it, "
                 f"a single run needs one: --set methods.{label}.lr{first}"
             )
-        return self._make_method(label, stated if lr is None else lr)
+        return self._make_method(label, rate if lr is None else lr)
 
     def _make_method(self, label: str, lr: Any) -> Method[Any]:
-        kind = find_method(self.method_name(label))
+        kind = find_method(self.get_method_name(label))
         options = {key: value for key, value in self.methods.get(label, {}).items() if key != "method"}
         if lr is not None or "lr" in options:
             options["lr"] = lr

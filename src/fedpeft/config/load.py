@@ -48,9 +48,9 @@ def parse_experiment(raw: Any, overrides: list[str], where: str) -> Experiment:
     _require_safe(f"{where}: name", experiment.name)
     for label in experiment.methods:
         _require_safe(f"{where}: methods", label)
-        for lr in experiment.learning_rates(label):
+        for lr in experiment.list_learning_rates(label):
             experiment.build_method(label, lr)
-        name = experiment.method_name(label)
+        name = experiment.get_method_name(label)
         for package in list_rivals(name):
             notes.append(f"methods.{label}: package {package} brings a method {name!r} too; fedpeft's own is used")
     experiment._notes = tuple(f"{where}: {note}" for note in notes)

@@ -18,14 +18,14 @@ _SCORES, _COSTS = HEADINGS[:5], (HEADINGS[0], *HEADINGS[5:])
 _MOST_LINES = 10  # on clients that were left out
 
 
-def comparison_tables(comparison: dict[str, Any]) -> Group:
+def make_comparison_tables(comparison: dict[str, Any]) -> Group:
     """The final tables, each within 80 columns: scores over seeds, then what they cost; then who was left out."""
     rows = comparison["rows"]
     seeds, scenario = len(comparison["seeds"]), comparison.get("scenario")
     name = comparison["name"] + (f", {scenario}" if scenario else "")
     caption = (
-        "personal: the model each client would deploy, on its own test rows, clients weighted alike, mean ± sd over "
-        "seeds; before aggr.: before aggregation, the model its last local training left"
+        "personal: the model each client would deploy, on its own test examples, clients weighted alike, mean ± sd "
+        "over seeds; before aggr.: before aggregation, the model its last local training left"
     )
     left_out = {}
     if any(row["quarantined"] for row in rows):
@@ -36,13 +36,13 @@ def comparison_tables(comparison: dict[str, Any]) -> Group:
     scores = _make_table(
         f"{name}: personal test {rows[0]['metric']}, last round, {seeds} seed{'s' * (seeds > 1)}",
         caption,
-        {heading: [cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _SCORES} | left_out,
+        {heading: [format_cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _SCORES} | left_out,
     )
     costs = _make_table(
         "cost",
         "adapter, head: parameters trained; MiB: per client and round, as encoded; peak: memory of the whole process; "
         "s: seconds in all",
-        {heading: [cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _COSTS},
+        {heading: [format_cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _COSTS},
     )
     lines = describe_left_out(comparison.get("runs", {}))
     return Group(scores, costs, *(Text(line, "yellow") for line in lines))
@@ -51,11 +51,11 @@ def comparison_tables(comparison: dict[str, Any]) -> Group:
 def describe_left_out(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     """One line for each method, seed and client whose replies were left out: in how many rounds, and why."""
     lines = [
-        f"{label}, seed {run['seed']}: client {client} left out of {len(found['rounds'])} "
-        f"of {run['rounds']} rounds: {found['reason']}"
+        f"{label}, seed {run['seed']}: client {client} left out of {len(entry['rounds'])} "
+        f"of {run['rounds']} rounds: {entry['reason']}"
         for label, of_label in runs.items()
         for run in of_label
-        for client, found in run.get("left_out", {}).items()
+        for client, entry in run.get("left_out", {}).items()
     ]
     if len(lines) > _MOST_LINES:
         more = f"and {len(lines) - _MOST_LINES} more; each run's metrics.jsonl has all"
@@ -63,7 +63,7 @@ def describe_left_out(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def format_cells(row: dict[str, Any]) -> list[str]:
     """One method's row as text, in the order of HEADINGS."""
     return [
         row["label"],

@@ -1,4 +1,4 @@
-"""Every client's personal model on every client's test rows."""
+"""Every client's personal model on every client's test examples."""
 
 from statistics import mean
 from typing import Any
@@ -10,16 +10,16 @@ from rich.text import Text
 WIDEST = 8  # clients whose matrix fits 80 columns
 
 
-def cross_table(result: dict[str, Any]) -> Table:
-    """Scores of every client's personal model (rows) on every client's test rows (columns, by number).
+def make_cross_table(result: dict[str, Any]) -> Table:
+    """Scores of every client's personal model (rows) on every client's test examples (columns, by number).
 
-    Of more clients than a terminal is wide for, each model's score on its own rows, and on the others'.
+    Of more clients than a terminal is wide for, each model's score on its own examples, and on the others'.
     """
     matrix: dict[str, dict[str, float]] = result["cross"]
     is_whole = len(matrix) <= WIDEST
     table = Table(
-        title=f"{result['label']}: each client's personal model on every client's test rows, {result['metric']} %",
-        caption="columns: the clients in the same order; green: the best model for these rows" if is_whole else None,
+        title=f"{result['label']}: each client's personal model on every client's test examples, {result['metric']} %",
+        caption="columns: the clients in the same order; green: the best model of a column" if is_whole else None,
         header_style="bold",
         box=box.SIMPLE_HEAD,
     )

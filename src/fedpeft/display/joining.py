@@ -8,7 +8,7 @@ from rich.table import Table
 from fedpeft.tasks.examples import SPLITS
 
 
-def joining_table(result: dict[str, Any]) -> Table:
+def make_joining_table(result: dict[str, Any]) -> Table:
     """A joining client's test score by model, in the order in which it came to them."""
     epochs = f"{result['epochs']} local epoch{'s' * (result['epochs'] > 1)}"
     lines = {
@@ -18,9 +18,9 @@ def joining_table(result: dict[str, Any]) -> Table:
         "alone": f"alone: {epochs} from the start",
         "mean": "mean of all clients",
     }
-    rows = ", ".join(f"{result['rows'][split]} {split}" for split in SPLITS)
+    examples = ", ".join(f"{result['rows'][split]} {split}" for split in SPLITS)
     table = Table(
-        title=f"{result['client']} joins {result['method']} ({rows} rows)",
+        title=f"{result['client']} joins {result['method']} ({examples} examples)",
         header_style="bold",
         box=box.SIMPLE_HEAD,
     )

@@ -15,7 +15,7 @@ _WIDTH = 24  # characters of a whole bar
 MOST_CLIENTS = 40  # rows of the table
 
 
-def label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
+def make_label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
     """Examples by client and split, and each client's label distribution as a bar of letters, one per label.
 
     `rows` are those of `tasks.summary.label_distribution`. Labels after the 26th share the sign "+".
@@ -38,8 +38,8 @@ def label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
     return table
 
 
-def label_key(labels: Sequence[str]) -> Text:
-    """Which letter of `label_table` stands for which label."""
+def make_label_key(labels: Sequence[str]) -> Text:
+    """Which letter of `make_label_table` stands for which label."""
     key = Text("labels:")
     for i, label in enumerate(labels[: len(_LETTERS)]):
         key.append("  ").append(_LETTERS[i], _COLOURS[i % len(_COLOURS)]).append(f" {label}")

@@ -89,7 +89,7 @@ class ProgressDisplay(NullObserver):
         score = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %" if validation else ""
         if score:
             self.progress.update(self.task, validation=f" · validation {score}")
-        self.progress.update(self.task, sent=f" · {self.bytes / MIB:.2f} MiB moved")
+        self.progress.update(self.task, sent=f" · {self.bytes / MIB:.2f} MiB transferred")
         self._show_round(record.round + 1)
         if not self.console.is_terminal and time.monotonic() - self.last_line > QUIET:
             self.last_line = time.monotonic()

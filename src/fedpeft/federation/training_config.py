@@ -9,12 +9,12 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     rounds: int = Field(10, ge=1, le=1_000_000, description="number of federated rounds")
-    local_epochs: int = Field(1, ge=1, le=100_000, description="passes over a client's training rows in one round")
-    batch_size: int = Field(16, ge=1, le=65_536, description="training rows per optimiser step")
+    local_epochs: int = Field(1, ge=1, le=100_000, description="passes over a client's training examples in one round")
+    batch_size: int = Field(16, ge=1, le=65_536, description="training examples per optimiser step")
     weight_decay: float = Field(0.0, ge=0, le=1_000, description="AdamW weight decay (never applied to LoReFT's R)")
     lr_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate after each round")
-    participation: float = Field(1.0, gt=0, le=1, description="share of the clients drawn for each round")
-    quorum: float = Field(0.5, gt=0, le=1, description="share of the round's clients whose replies must be usable")
+    participation: float = Field(1.0, gt=0, le=1, description="fraction of the clients drawn for each round")
+    quorum: float = Field(0.5, gt=0, le=1, description="fraction of the round's clients whose replies must be usable")
     deadline_seconds: float | None = Field(
         None,
         gt=0,

@@ -103,7 +103,7 @@ def _build_contexts(
     contexts: dict[str, RunContext] = {}
     for name, option in options.items():
         changed, method = apply_option(experiment, option), experiment.build_method(label)
-        accelerations = make_accelerations(changed.requested_accelerations())
+        accelerations = make_accelerations(changed.get_requested_accelerations())
         context = assemble(changed, method, seed, data, model, accelerations)
         stack.callback(context.engine.close)
         # A prefix cache has nothing to keep where the adapter touches the first block.

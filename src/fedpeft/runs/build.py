@@ -195,7 +195,7 @@ def _make_engine(
     accelerations: Sequence[Acceleration] | None,
 ) -> Engine:
     if accelerations is None:
-        accelerations = make_accelerations(experiment.requested_accelerations())
+        accelerations = make_accelerations(experiment.get_requested_accelerations())
     require_checkpointing(accelerations, clients)
     workers = experiment.workers or default_workers(experiment.model)
     setup = EngineSetup(

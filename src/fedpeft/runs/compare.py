@@ -39,8 +39,8 @@ def compare(
     """
     labels = list(dict.fromkeys(labels))
     for label in labels:
-        experiment.method_name(label)
-    rates = {label: experiment.learning_rates(label) for label in labels}
+        experiment.get_method_name(label)
+    rates = {label: experiment.list_learning_rates(label) for label in labels}
     grid = RunGrid(experiment, rates, [experiment.seed + i for i in range(seeds)], base)
     grid.require_same_runs(out)
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
@@ -78,7 +78,7 @@ def _read_earlier_labels(out: Path, observer: NullObserver) -> list[str]:
 
 def require_comparable(experiment: Experiment, labels: Sequence[str], base: Path) -> None:
     """Raises UserError for a method, a learning rate, data or an adapter that will not do, before any has trained."""
-    rates = {label: experiment.learning_rates(label) for label in labels}
+    rates = {label: experiment.list_learning_rates(label) for label in labels}
     methods = {label: experiment.build_method(label, rates[label][0]) for label in labels}
     data = load_task(experiment.task, experiment.partition, experiment.seed, base)
     backbone, _ = load_model(experiment.model, experiment.task, len(data.labels), experiment.seed)

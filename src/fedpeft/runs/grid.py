@@ -61,7 +61,7 @@ class RunGrid:
                 begun += 1
                 if seed not in shared:
                     shared.clear()  # another seed divides the examples otherwise: nothing that a cache keeps is found
-                    shared[seed] = make_accelerations(self.experiment.requested_accelerations())
+                    shared[seed] = make_accelerations(self.experiment.get_requested_accelerations())
                 done[key] = get_or_run(self._make_spec(*key), out, observer, shared[seed])
             return done[key]
 

@@ -33,7 +33,7 @@ class RunSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved settings, as experiment.yaml keeps them."""
-        options = {"method": self.experiment.method_name(self.label), **self.make_method().options.model_dump()}
+        options = {"method": self.experiment.get_method_name(self.label), **self.make_method().options.model_dump()}
         own = {"seed": self.seed, "methods": {self.label: options}, "cross_evaluation": self.is_crossed}
         return {"base": str(self.base.resolve()), "experiment": self.experiment.model_dump() | own}
 

@@ -94,7 +94,7 @@ class TaskConfig(BaseModel):
 
 
 class PartitionConfig(BaseModel):
-    """Which client gets which rows. Every client gets training, validation and test rows of its own."""
+    """Which client gets which examples. Every client gets training, validation and test examples of its own."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -110,15 +110,15 @@ class PartitionConfig(BaseModel):
         0.5, gt=0, le=1_000_000, description="dirichlet, quantity: concentration; small means unlike clients"
     )
     shards_per_client: int = Field(2, ge=1, le=100_000, description="shards: label-sorted pieces each client gets")
-    min_size: int = Field(8, ge=2, description="training rows that each client must have")
+    min_size: int = Field(8, ge=2, description="training examples that each client must have")
     resplit: bool = Field(False, description="pool the source's own splits and divide anew within each client")
     validation: float = Field(
-        0.15, gt=0, le=0.4, description="fraction of a client's rows, where there is no such split"
+        0.15, gt=0, le=0.4, description="fraction of a client's examples, where there is no such split"
     )
-    test: float = Field(0.2, gt=0, le=0.4, description="fraction of a client's rows, where there is no such split")
-    max_train: int | None = Field(None, ge=2, description="training rows a client may use, drawn with the seed")
-    max_validation: int | None = Field(None, ge=1, description="validation rows a client may use")
-    max_test: int | None = Field(None, ge=1, description="test rows a client may use")
+    test: float = Field(0.2, gt=0, le=0.4, description="fraction of a client's examples, where there is no such split")
+    max_train: int | None = Field(None, ge=2, description="training examples a client may use, drawn with the seed")
+    max_validation: int | None = Field(None, ge=1, description="validation examples a client may use")
+    max_test: int | None = Field(None, ge=1, description="test examples a client may use")
 
     @property
     def is_dealt(self) -> bool:
