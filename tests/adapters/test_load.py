@@ -139,19 +139,17 @@ def test_a_header_that_claims_more_than_any_adapter_needs_is_not_read(change):
 
 
 def test_tensors_of_another_rank_name_or_dtype_are_refused(change):
-    model = make_model()
-    require_line(
-        lambda: read_adapter(change("lora", r=60_000)).attach(make_model()), "has shape (2, 32)", "(60000, 32)"
-    )
-    require_line(lambda: read_adapter(change("reft", layers=[9])).attach(make_model()), "blocks 0 to 1")
-    require_line(
-        lambda: read_adapter(change("reft", r=60_000)).attach(make_model()), "cannot exceed the hidden size 32"
-    )
-    require_line(lambda: read_adapter(change("reft", layers=[0])).attach(make_model()), "layer.1", "make it none")
     elsewhere = r"backbone\.encoder\.layer\.(7)\.(attention\.self\.query)"
-    require_line(
-        lambda: read_adapter(change("lora", target_modules=elsewhere)).attach(model), "does not fit this model"
-    )
+    for kind, values, *words in (
+        ("lora", {"r": 60_000}, "has shape (2, 32)", "(60000, 32)"),
+        ("lora", {"target_modules": elsewhere}, "does not fit this model"),
+        ("lora", {"modules_to_save": None}, "classifier", "make it none"),
+        ("reft", {"layers": [9]}, "does not fit this model", "blocks 0 to 1"),
+        ("reft", {"layers": [0]}, "layer.1", "make it none"),
+        ("reft", {"r": 60_000}, "does not fit this model", "cannot exceed the hidden size 32"),
+    ):
+        stored = read_adapter(change(kind, **values))
+        require_line(lambda: stored.attach(make_model()), *words)  # noqa: B023
     folder = change("lora")
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)

@@ -10,7 +10,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -94,11 +94,17 @@ def _read_config(file: Path) -> PeftConfig:
     try:
         return stored[peft_type].model_validate(values).make_config()
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        what = "is none that we write" if problem["type"] == "string_pattern_mismatch" else problem["msg"]
-        received = f". Received: {preview(problem['input'])}" if where else ""
-        raise UserError(f"{file}: {printable(where, 100)} {what}{received}") from error
+        raise UserError(f"{file}: {_describe(error.errors(include_url=False)[0])}") from error
+
+
+def _describe(problem: ErrorDetails) -> str:
+    """A failed validation as one line: where, what, and the value received."""
+    where = printable(".".join(str(part) for part in problem["loc"]), 100)
+    if problem["type"] == "value_error":  # of our own rules; one on several fields names its field itself
+        return ": ".join(part for part in (where, str(problem["ctx"]["error"])) if part)
+    what = problem["msg"][0].lower() + problem["msg"][1:]
+    what = "is none that we write" if problem["type"] == "string_pattern_mismatch" else what
+    return f"{where}: {what}. Received: {preview(problem['input'])}"
 
 
 def read_small_file(file: Path) -> bytes:
