@@ -147,6 +147,8 @@ KEYS = ("name", "seed", "model.name", "model.max_length", "model.device_map", "t
 
 @fuzz
 @given(st.lists(st.tuples(st.sampled_from(KEYS) | st.text(max_size=12), values | st.sampled_from(PIECES)), max_size=3))
+@example([("none", "- ")])
+@example([("methods.fedit.bool", "~")])
 def test_overrides(pairs):
     overrides = [f"{key}={value if isinstance(value, str) else yaml.safe_dump(value)}" for key, value in pairs]
     accept_or_refuse(copy.deepcopy(RAW[0]), overrides)

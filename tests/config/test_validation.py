@@ -41,6 +41,8 @@ def describe(raw: Any, *prefix: str) -> str:
             {"name": "a", "inner": {"layers": 5}},
             "inner.layers: input should be 'all' or input should be a valid list, received 5",
         ),
+        ({"name": "a", "none": 1}, "unknown key 'none', did you mean 'inner'?; known: inner, several, name"),
+        ({"name": "a", "inner": {"list[int]": 1}}, "unknown key 'inner.list[int]'; known: layers, rank"),
         ({"name": ["x"] * 1000}, "name: input should be a valid string, received ['x', 'x', 'x', 'x', 'x', 'x', ...]"),
     ],
 )

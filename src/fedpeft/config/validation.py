@@ -3,11 +3,14 @@
 import re
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedpeft.errors import preview, printable, suggest
 
-# What pydantic puts into a place for each form that a value may have: `layers.list[int].0`.
-_FORM = re.compile(r"(literal|list|dict|constrained-\w+|function-\w+)\[.*\]|str|bool|int|float|none")
+# What pydantic puts into a place for each form that a value may have: `layers.list[int].0`, or last, `folder.str`.
+_FORM = re.compile(r"(literal|list|dict|constrained-\w+|function-\w+)\[.*\]")
+_LAST_FORMS = ("str", "bool", "int", "float", "none")
+_OF_KEYS = ("extra_forbidden", "missing")  # problems whose place ends in the key itself, whatever its name
 _PART = 60  # characters of a key that a message shows
 
 
@@ -15,7 +18,7 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[st
     """The first problem of a validation as one line: where, what, the value received, and a near name."""
     problems = error.errors(include_url=False)
     problem = problems[0]
-    place = _without_forms(problem["loc"])
+    place = _find_place(problem)
     where = ".".join(printable(part, _PART) for part in (*prefix, *place))
     if problem["type"] == "extra_forbidden":
         known = _list_fields(model, place[:-1])
@@ -24,13 +27,18 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[st
         return f"missing key {where!r}"
     if problem["type"] == "value_error":  # of keys that do not go together: the message says what was received
         return ": ".join(part for part in (where, str(problem["ctx"]["error"])) if part)
-    reasons = [_lower(other["msg"]) for other in problems if _without_forms(other["loc"]) == place]
+    reasons = [_lower(other["msg"]) for other in problems if _find_place(other) == place]
     return f"{where}: {' or '.join(dict.fromkeys(reasons))}, received {preview(problem['input'])}"
 
 
-def _without_forms(place: tuple[int | str, ...]) -> list[str]:
-    """The keys and indices of a place, without the forms that a value was tried as."""
-    return [str(part) for part in place if isinstance(part, int) or not _FORM.fullmatch(part)]
+def _find_place(problem: ErrorDetails) -> list[str]:
+    """The keys and indices of a problem's place, without the forms that a value was tried as."""
+    place = list(problem["loc"])
+    if problem["type"] not in _OF_KEYS and place and place[-1] in _LAST_FORMS:
+        place.pop()
+    last = place.pop() if problem["type"] in _OF_KEYS else None
+    keys = [str(part) for part in place if not (isinstance(part, str) and _FORM.fullmatch(part))]
+    return keys if last is None else [*keys, str(last)]
 
 
 def _lower(message: str) -> str:
