@@ -14,11 +14,11 @@ from statistics import mean, stdev
 
 import torch
 
-from fedpeft import methods
 from fedpeft.config import load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
+from fedpeft.methods import find_method, register_method
 from fedpeft.runs.grid import get_or_run
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.spec import RunSpec
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     wanted = parser.parse_args()
     for name in ("fedavg_loreft", "fedreft"):
-        methods.BUILT_IN[f"{name}-noise"] = noisy(methods.BUILT_IN[name])
+        register_method(f"{name}-noise", noisy(find_method(name)))
     for clients in wanted.clients:
         table = {}
         for attack in ("", "-noise"):

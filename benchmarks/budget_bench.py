@@ -3,18 +3,19 @@
     python benchmarks/budget_bench.py [--only MiniLM,tiny,wide]
 
 Each backbone is probed at six points around 12 rows of 192 tokens (printed as "fitted"); its memory model then predicts
-a grid at other lengths and batch sizes, and for MiniLM the levers one by one at 16 rows of 64 tokens ("held out"). Each
+a grid at other lengths and batch sizes, and for MiniLM each setting alone at 16 rows of 64 tokens ("held out"). Each
 measured figure is the peak resident memory of a fresh process that loads the backbone and trains two steps, libraries
-included (src/fedpeft/runs/measure.py says how). tiny is BERT of 2 blocks of width 128, wide of 6 blocks of BERT-base's
-width 768, random weights: their size matters here, not their accuracy. "above libraries" are the same errors with the
-libraries' share taken off both sides. Writes results/budget_bench.json after every backbone; what it holds of other
-backbones stays there.
+included (src/fedpeft/budgets/measure.py says how). tiny is BERT of 2 blocks of width 128, wide of 6 blocks of
+BERT-base's width 768, random weights: their size matters here, not their accuracy. "above libraries" are the same
+errors with the libraries' share taken off both sides. Writes results/budget_bench.json after every backbone; what it
+holds of other backbones stays there.
 """
 
 import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel
@@ -36,7 +37,7 @@ STEPS = 2
 RESULT = Path(__file__).parent / "results/budget_bench.json"
 
 
-def random_bert(folder: Path, sizes: dict[str, int]) -> str:
+def random_bert(folder: Path, sizes: dict[str, Any]) -> str:
     """A Hugging Face folder with MiniLM's tokenizer."""
     torch.manual_seed(0)
     BertModel(BertConfig(vocab_size=30522, **sizes)).save_pretrained(folder)
@@ -45,8 +46,8 @@ def random_bert(folder: Path, sizes: dict[str, int]) -> str:
     return str(folder)
 
 
-def levers(blocks: int) -> list[ClientResources]:
-    """Each lever alone, then all of them."""
+def list_settings(blocks: int) -> list[ClientResources]:
+    """Each setting alone, then all of them."""
     half, one = tuple(range(blocks // 2, blocks)), (blocks - 1,)
     return [
         ClientResources(1),
@@ -93,10 +94,10 @@ def worst(rows: list[dict], fits: dict[str, dict], above: bool = False) -> dict[
 
 def recorded(lines: list[dict], fits: dict[str, dict]) -> dict:
     """All that is known so far."""
-    levers = [line for line in lines if not line["fitted"] and line["allotment"]]
+    settings = [line for line in lines if not line["fitted"] and line["allotment"]]
     grid = [line for line in lines if not line["fitted"] and not line["allotment"]]
     errors = {}
-    for kind, rows in {"grid": grid, "levers": levers, "fitted": [r for r in lines if r["fitted"]]}.items():
+    for kind, rows in {"grid": grid, "settings": settings, "fitted": [r for r in lines if r["fitted"]]}.items():
         if rows:
             errors[kind] = worst(rows, fits)
             errors[f"{kind}, above libraries"] = worst(rows, fits, above=True)
@@ -105,14 +106,14 @@ def recorded(lines: list[dict], fits: dict[str, dict]) -> dict:
 
 
 def lines_of(name: str, found: Probe) -> list[dict]:
-    """Fitted points, the grid and, for MiniLM, the levers."""
+    """Fitted points, the grid and, for MiniLM, each setting."""
     lines = []
     for p, ratio in zip(found.points, found.compare_predictions(), strict=True):
         measured = max(p.training_mib, found.memory.loading_mib)
         lines.append(row(name, p.length, p.rows, p.resources, ratio * measured, measured, fitted=True))
     lines += [compared(name, found, length, rows, ClientResources(8)) for length in LENGTHS for rows in ROWS]
     if name == "MiniLM":
-        lines += [compared(name, found, 64, 16, resources) for resources in levers(found.shape.blocks)]
+        lines += [compared(name, found, 64, 16, resources) for resources in list_settings(found.shape.blocks)]
     return lines
 
 

@@ -12,12 +12,15 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
+from torch import Tensor
 
 from fedpeft.aggregation import fit_responsibilities
 from fedpeft.environment import describe_environment
@@ -32,7 +35,7 @@ def planted(clients: int, width: int, seed: int) -> tuple[torch.Tensor, list[int
     return centres[truth] + torch.randn(clients, width, generator=draw), truth
 
 
-def timed(work) -> tuple[float, object]:
+def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
@@ -47,12 +50,12 @@ def main() -> None:
             cold, warm, auto, index = [], [], [], []
             for seed in range(REPEATS):
                 features, truth = planted(clients, width, seed)
-                seconds, shares = timed(lambda f=features, s=seed: fit_responsibilities(f, GROUPS, None, seed=s))
+                seconds, shares = timed(partial(fit_responsibilities, features, GROUPS, None, seed=seed))
                 cold.append(seconds)
                 drifted = features + 0.1 * torch.randn(features.shape, generator=torch.Generator().manual_seed(seed))
-                seconds, shares = timed(lambda f=drifted, p=shares, s=seed: fit_responsibilities(f, GROUPS, p, seed=s))
+                seconds, shares = timed(partial(fit_responsibilities, drifted, GROUPS, shares, seed=seed))
                 warm.append(seconds)
-                seconds, found = timed(lambda f=features, s=seed: fit_responsibilities(f, "auto", None, seed=s))
+                seconds, found = timed(partial(fit_responsibilities, features, "auto", None, seed=seed))
                 auto.append(seconds)
                 index.append(min(adjusted_rand_score(truth, s.argmax(1).tolist()) for s in (shares, found)))
             ways = {"cold": cold, "warm": warm, "auto": auto}

@@ -21,7 +21,7 @@ from statistics import median
 
 HERE = Path(__file__).parent
 ROWS, TOKENS, STEPS = 16, 64, 3
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, dict] = {
     "full fine-tuning": {"full": True},
     "rank 8": {"rank": 8},
     "rank 8, after, density 0.25": {"rank": 8, "density": 0.25},

