@@ -100,6 +100,12 @@ def test_where_there_is_no_terminal_a_line_now_and_then(display, monkeypatch):
     assert text(display) == "fedit: round 2/2, validation 50.0 %\n"
 
 
+def test_where_no_run_begins_nothing_is_printed(display):
+    with display:
+        pass
+    assert text(display) == ""
+
+
 def test_the_line_on_a_terminal_says_stage_score_bytes():
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with ProgressDisplay(console) as display:

@@ -43,17 +43,18 @@ class ProgressDisplay(NullObserver):
         )
 
     def __enter__(self) -> "ProgressDisplay":
-        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:  # else it would print an empty line
+            self.progress.stop()
 
     def planned(self, label: str, done: int, total: int) -> None:
         """Which of several runs comes next."""
         self.heading = f"[{done + 1}/{total}] "
 
     def started(self, label: str, context: RunContext, rounds: int, completed: int) -> None:
+        self.progress.start()  # not before: a mistake found first would have an empty line above it
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
         for note in context.data.notes:
