@@ -52,7 +52,7 @@ def test_evaluations_are_steps_of_their_own_and_the_end_is_the_end(display):
     display.started("fedit", make_context(training), 4, 0)
     assert counts(display) == (0, 4 * 2 + 2 * 3 + 2 * 3)  # training, two validations, two models on the test split
     for round_ in range(1, 5):
-        assert display.progress.tasks[0].fields["stage"] == f"training, round {round_}/4"
+        assert display.progress.tasks[0].fields["stage"] == f"round {round_}/4"
         play_round(display, round_, validated=round_ % 2 == 0)
     assert counts(display) == (14, 20)
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_evaluations_are_steps_of_their_own_and_the_end_is_the_end(display):
     assert counts(display) == (20, 20)
     task = display.progress.tasks[0]
     assert task.description == "[2/6] fedit"
-    assert task.fields["validation"] == " · validation 50.0 %" and task.fields["sent"] == " · 4.00 MiB transferred"
+    assert task.fields["validation"] == " · validation 50.0 %" and task.fields["sent"] == " · 4.0 MiB"
     display.evaluation_started("cross", 3)
     assert counts(display) == (20, 23)
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_begins_where_it_was(display):
     training = TrainingConfig(rounds=4, before_aggregation=False)
     display.started("fedit", make_context(training), 4, 3)
     assert counts(display) == (3 * 2 + 3 * 3, 4 * 2 + 4 * 3 + 3)
-    assert display.progress.tasks[0].fields["stage"] == "training, round 4/4"
+    assert display.progress.tasks[0].fields["stage"] == "round 4/4"
 
 
 def test_a_client_that_is_left_out_is_told_once(display):
@@ -106,11 +106,16 @@ def test_where_no_run_begins_nothing_is_printed(display):
     assert text(display) == ""
 
 
-def test_the_line_on_a_terminal_says_stage_score_bytes():
-    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_line_on_a_terminal_says_count_stage_score_and_bytes(width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     with ProgressDisplay(console) as display:
-        display.started("[red]", make_context(TrainingConfig(rounds=2)), 2, 0)
+        display.planned("x", 1, 12)
+        display.started("fedavg_loreft", make_context(TrainingConfig(rounds=20)), 20, 0)
         play_round(display, 1)
         display.progress.refresh()
-    assert "training, round 2/2 · validation 50.0 % · 1.00 MiB transferred" in console.file.getvalue()
-    assert "[red]" in console.file.getvalue()
+        display.evaluation_started("validation", 3)
+        display.progress.refresh()
+    text = console.file.getvalue()
+    assert "[2/12] fedavg_loreft" in text and "5/106" in text and "…" not in text
+    assert "round 2/20 · validation 50.0 % · 1.0 MiB" in text and "validating · validation 50.0 %" in text

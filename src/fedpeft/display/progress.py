@@ -17,6 +17,7 @@ from fedpeft.runs.runner import count_evaluations
 
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 PERIOD = 600.0  # seconds over which the time left is estimated: a round's steps are unlike in length
+WIDE = 100  # columns from which there is room for a bar
 STAGES = {"validation": "validating", "test": "testing", "cross": "cross-evaluating"}
 
 
@@ -33,9 +34,9 @@ class ProgressDisplay(NullObserver):
         self.task = TaskID(0)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(16),
+            *([BarColumn(16)] if console.width >= WIDE else []),
             MofNCompleteColumn(),
-            TextColumn("· {task.fields[stage]}{task.fields[validation]}{task.fields[sent]}", markup=False),
+            TextColumn("{task.fields[stage]}{task.fields[validation]}{task.fields[sent]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
@@ -90,7 +91,7 @@ class ProgressDisplay(NullObserver):
         score = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %" if validation else ""
         if score:
             self.progress.update(self.task, validation=f" · validation {score}")
-        self.progress.update(self.task, sent=f" · {self.bytes / MIB:.2f} MiB transferred")
+        self.progress.update(self.task, sent=f" · {self.bytes / MIB:.1f} MiB")
         self._show_round(record.round + 1)
         if not self.console.is_terminal and time.monotonic() - self.last_line > QUIET:
             self.last_line = time.monotonic()
@@ -108,7 +109,7 @@ class ProgressDisplay(NullObserver):
         self.notes.add(line)
 
     def _show_round(self, round_: int) -> None:
-        self.progress.update(self.task, stage=f"training, round {min(round_, self.rounds)}/{self.rounds}")
+        self.progress.update(self.task, stage=f"round {min(round_, self.rounds)}/{self.rounds}")
 
     def _print(self, line: str, style: str | None = None) -> None:
         self.console.print(printable(line), style=style, highlight=False, soft_wrap=True)
