@@ -5,7 +5,14 @@ from helpers.accelerated import FakeClient, have_equal_bits
 from helpers.steps import assert_close, step
 
 from fedpeft import acceleration
-from fedpeft.acceleration import ALWAYS_ON, ON_REQUEST, make_accelerations, optimise_forward_, require_checkpointing
+from fedpeft.acceleration import (
+    ALWAYS_ON,
+    ON_REQUEST,
+    can_checkpoint,
+    make_accelerations,
+    optimise_forward_,
+    require_checkpointing,
+)
 from fedpeft.acceleration.base import Acceleration
 from fedpeft.errors import UserError
 
@@ -53,6 +60,7 @@ def test_a_client_is_not_left_without_the_checkpointing_that_it_was_given():
         provides_checkpointing = True
 
     without, given = FakeClient(), FakeClient(uses_checkpointing=True)
+    assert can_checkpoint([Acceleration(), Provided()]) and not can_checkpoint([Acceleration()])
     require_checkpointing([Acceleration()], [without])
     require_checkpointing([Acceleration(), Provided()], [without, given])
     with pytest.raises(UserError, match="a client was given checkpointing, which is not installed"):

@@ -38,6 +38,7 @@ def answer(monkeypatch, capsys):
 
 
 def test_the_configuration_asked_for_is_trained(tiny_model, trained_on):
+    pytest.importorskip("fedpeft.acceleration.checkpointing")
     resources = ClientResources(4, (1,), 0.5, 2, True)
     measured = dry_step.take_dry_step(DryStep(Workload(str(tiny_model), 16, 4), resources, steps=2))
     ((model, client),) = trained_on

@@ -34,6 +34,7 @@ def answer_with(monkeypatch, stdout: str = "", stderr: str = "", code: int = 0) 
 
 def test_a_fresh_process_measures_the_configuration_asked_for(tiny_model):
     """The one real process of these tests: it takes as long as the imports of a run."""
+    pytest.importorskip("fedpeft.acceleration.checkpointing")
     resources = ClientResources(4, (1,), 0.5, 2, True)
     measured = measure(Workload(str(tiny_model), 16, 4), resources, steps=2)
     assert 100 < measured.libraries_mib <= measured.training_mib <= measured.peak_mib < 4000

@@ -24,6 +24,12 @@ def test_each_setting_that_moves_memory_is_changed_once_then_all_together(dry_st
     assert {w.dtype for w, _ in dry_steps} == {"bfloat16"}
 
 
+def test_checkpointing_that_nobody_provides_is_not_measured(dry_steps, monkeypatch):
+    monkeypatch.setattr("fedpeft.budgets.probe.can_checkpoint", lambda: False)
+    probe(WORKLOAD)
+    assert [resources.checkpointing for _, resources in dry_steps] == [False] * 5
+
+
 def test_the_smallest_workload_can_be_probed(dry_steps):
     probe(Workload("a model", max_length=4, batch_size=1))
     assert {(w.batch_size, w.max_length) for w, _ in dry_steps} == {(1, 4), (1, 2)}

@@ -93,6 +93,7 @@ def test_probes_are_kept_in_the_user_s_cache(monkeypatch, tmp_path):
 
 def test_a_run_keeps_the_settings_and_not_the_budgets(tmp_path, dry_steps, experiment_file, monkeypatch):
     """A resumed run depends on no measurement."""
+    pytest.importorskip("fedpeft.acceleration.checkpointing")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sets = [part for override in (LEVELS, "training.rounds=1", *COMMON) for part in ("--set", override)]
     command = ["fedpeft", "run", str(experiment_file), "--method", "flexlora", "--out", str(tmp_path), *sets]

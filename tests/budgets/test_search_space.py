@@ -24,6 +24,12 @@ def test_layers_are_counted_from_the_top_and_are_at_most_the_blocks_there_are(sh
     assert listed == {shape.list_top_blocks(count) for count in range(1, most + 1)}
 
 
+def test_checkpointing_that_nobody_provides_is_no_choice(shape, memory, time, monkeypatch):
+    monkeypatch.setattr("fedpeft.budgets.search_space.can_checkpoint", lambda: False)
+    listed = list_candidates(shape, memory, time, SearchSpace(max_length=128, batch_size=2, rank=1))
+    assert not any(candidate.resources.checkpointing for candidate in listed)
+
+
 def test_figures_are_those_of_the_models(shape, memory, time):
     """Memory is of a micro-batch, seconds are of the whole batch."""
     space = SearchSpace(max_length=128, batch_size=16)

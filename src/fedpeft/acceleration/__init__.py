@@ -18,7 +18,7 @@ from fedpeft.errors import UserError
 ALWAYS_ON: tuple[type[Acceleration], ...] = (FusedLora, PaddingFree, Checkpointing)
 ON_REQUEST: dict[str, type[Acceleration]] = {"prefix_cache": PrefixCache}  # by their key in an experiment
 
-__all__ = ["Acceleration", "make_accelerations", "optimise_forward_", "require_checkpointing"]
+__all__ = ["Acceleration", "can_checkpoint", "make_accelerations", "optimise_forward_", "require_checkpointing"]
 
 
 def make_accelerations(requested: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Acceleration, ...]:
@@ -34,12 +34,15 @@ def make_accelerations(requested: Mapping[str, Mapping[str, Any]] | None = None)
     return (*always_on, *(ON_REQUEST[key](**options) for key, options in requested.items()))
 
 
+def can_checkpoint(accelerations: Iterable[Acceleration | type[Acceleration]] = ALWAYS_ON) -> bool:
+    """Whether clients that are given activation checkpointing get it."""
+    return any(acceleration.provides_checkpointing for acceleration in accelerations)
+
+
 def require_checkpointing(accelerations: Iterable[Acceleration], clients: Iterable[ClientView]) -> None:
     """Raises `UserError` for a client that was given checkpointing, which nobody provides: it would take more memory
     than it has."""
-    if any(client.uses_checkpointing for client in clients) and not any(
-        a.provides_checkpointing for a in accelerations
-    ):
+    if not can_checkpoint(accelerations) and any(client.uses_checkpointing for client in clients):
         raise UserError("resources: a client was given checkpointing, which is not installed; leave it out")
 
 

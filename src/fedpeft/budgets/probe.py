@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from fedpeft.acceleration import can_checkpoint
 from fedpeft.budgets.measure import Measured, Workload, measure
 from fedpeft.budgets.memory import MemoryModel, Point, fit_memory
 from fedpeft.budgets.shape import DEFAULT_RANK, ModelShape
@@ -64,7 +65,7 @@ def _plan_points(workload: Workload, blocks: int) -> list[tuple[int, int, Client
         (rows, length, ClientResources(DEFAULT_RANK, upper_half)),
         (rows, max(2, length // 2), whole),
         (max(1, rows // 4), length, whole),
-        (rows, length, ClientResources(DEFAULT_RANK, checkpointing=True)),
+        *[(rows, length, ClientResources(DEFAULT_RANK, checkpointing=True))] * can_checkpoint(),
         (max(1, rows // 2), max(2, length // 4), ClientResources(DEFAULT_RANK, top_block)),
     ]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from fedpeft.acceleration import can_checkpoint
 from fedpeft.budgets.memory import MemoryModel
 from fedpeft.budgets.shape import ModelShape
 from fedpeft.budgets.step_time import TimeModel
@@ -52,7 +53,7 @@ def _list_resources(shape: ModelShape, space: SearchSpace) -> Iterator[ClientRes
     ranks, micro_batches = _halve_repeatedly(space.rank), _halve_repeatedly(space.batch_size)
     layers = min(space.layers or shape.blocks, shape.blocks)
     for count, rank, density, micro_batch, checkpointing in product(
-        range(layers, 0, -1), ranks, space.densities, micro_batches, (False, True)
+        range(layers, 0, -1), ranks, space.densities, micro_batches, (False, True) if can_checkpoint() else (False,)
     ):
         yield ClientResources(rank, shape.list_top_blocks(count), density, micro_batch, checkpointing)
 
