@@ -8,9 +8,11 @@ from fedpeft.cli.entry import main
 from fedpeft.cli.files import init, ls, validate
 from fedpeft.cli.measuring import bench, budget
 from fedpeft.cli.personal import join, predict
+from fedpeft.cli.reporting import report
 from fedpeft.cli.training import compare, demo, resume, run
 
 __all__ = ["app", "main"]
 
-for command in (init, validate, demo, run, resume, compare, ls, predict, join, bench, budget):  # as help lists them
+COMMANDS = (init, validate, demo, run, resume, compare, report, ls, predict, join, bench, budget)  # as help lists them
+for command in COMMANDS:
     app.command()(command)

@@ -140,6 +140,7 @@ def _compare(
         comparison = compare_methods(experiment, labels, seeds, base, out, display, display.planned, scenario)
     _show_comparison(comparison)
     print_line(f"written to {out}/compare.json")
+    print_line(f"report: {_write_report(out)}")
 
 
 def _show_result(result: dict[str, Any], path: Path) -> None:
@@ -155,6 +156,13 @@ def _show_result(result: dict[str, Any], path: Path) -> None:
     missing = [client for client in result["clients"] if not (adapters / client / "adapter").is_dir()]
     but = f" but none of {', '.join(missing)}" if missing else ""
     print_line(f"written to {path}" + f"; adapters in {adapters}{but}" * adapters.is_dir())
+    print_line(f"report: {_write_report(path)}")
+
+
+def _write_report(path: Path) -> Path:
+    from fedpeft.reports import write_report
+
+    return write_report(path)
 
 
 def _show_comparison(comparison: dict[str, Any]) -> None:

@@ -108,7 +108,12 @@ def get_or_run(
 def find_folder(spec: RunSpec, out: Path) -> RunFolder:
     """Where a run of a comparison is or will be."""
     rate = spec.make_method().options.lr
-    return RunFolder(out / spec.label / f"lr{rate:g}-seed{spec.seed}")
+    return RunFolder(get_run_path(out, spec.label, rate, spec.seed))
+
+
+def get_run_path(out: Path, label: str, rate: float, seed: int) -> Path:
+    """The folder of one run of the comparison under `out`."""
+    return out / label / f"lr{rate:g}-seed{seed}"
 
 
 def _require_same_settings(spec: RunSpec, folder: RunFolder) -> None:

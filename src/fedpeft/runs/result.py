@@ -1,7 +1,7 @@
 """The result of one run, as result.json keeps it: every number says which model, when, on what, over whom."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
@@ -12,6 +12,7 @@ from fedpeft.federation.message import Message
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.folder import RunFolder
 from fedpeft.tasks.examples import SPLITS
+from fedpeft.tasks.summary import label_distribution
 
 
 def summarise(
@@ -38,6 +39,8 @@ def summarise(
         "rows": {
             client.id: {split: len(getattr(client, split)) for split in SPLITS} for client in context.data.clients
         },
+        "label_fractions": {row["client"]: row["labels"] for row in label_distribution(context.data)},
+        "resources": {spec.id: asdict(spec.resources) for spec in context.federation.specs},
         "notes": list(context.data.notes),
         "test": {which: average(by_client, context.task.metric) for which, by_client in final.items()},
         "test_by_client": final,

@@ -1,0 +1,137 @@
+"""What a score costs: bytes, parameters, seconds, memory; and what was tried on validation."""
+
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+from fedpeft.environment import MIB
+from fedpeft.reports.figures.base import Figure, Section, average, count, describe_choice, get_score_unit
+from fedpeft.reports.figures.headline import add_bytes, add_parameters
+from fedpeft.reports.records import MethodRecord, ReportRecord, RunResult, to_number
+from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
+
+_PARTS = ("train", "aggregate", "evaluate")
+
+
+def make_costs(record: ReportRecord) -> Section:
+    """Scores against bytes and parameters where there is something to compare, and where time and memory went."""
+    methods = [method for method in record.methods if method.results]
+    figures: list[Figure] = []
+    if len(methods) > 1:
+        sent = Column("down + up", "MiB per client and round", 4, 1 / MIB, "bytes per client and round")
+        words = "bytes down and up of a client in a round, as encoded, mean over seeds"
+        figures.append(_make_tradeoff(record, methods, "bytes", "bytes", sent, words, add_bytes))
+        trained = Column("trained parameters", digits=0)
+        words = "parameters of adapter and head that a client trains, mean over clients"
+        figures.append(_make_tradeoff(record, methods, "parameters", "trained parameters", trained, words,
+            add_parameters))  # fmt: skip
+    if methods:
+        figures += [_make_seconds(methods), _make_memory(methods)]
+    if record.tuned:
+        figures.append(_make_tuning(record))
+    return Section("costs", "What it costs", figures)
+
+
+def _make_tradeoff(
+    record: ReportRecord,
+    methods: list[MethodRecord],
+    name: str,
+    what: str,
+    column: Column,
+    words: str,
+    measure: Callable[[RunResult], float | None],
+) -> Figure:
+    """Score against a cost; a method is on the front where none scores at least as much for less."""
+    unit, choice = get_score_unit(record), record.choices[0]
+    points: list[tuple[str, float | None, MeanAndDeviation | None]] = []
+    for method in methods:
+        cost = average([measure(result) for result in method.results])
+        scores = [to_number(result.test.get(choice, {}).get("by_client")) for result in method.results]
+        points.append((method.label, cost.mean if cost else None, average(scores)))
+    free = "; what costs nothing stands in the table only" if any(cost == 0 for _, cost, _ in points) else ""
+    front = find_front([(cost, score.mean if score else None) for _, cost, score in points])
+    on_front = [label for (label, _, _), is_on in zip(points, front, strict=True) if is_on]
+    rows = tuple((*point, "yes" if is_on else "no") for point, is_on in zip(points, front, strict=True))
+    shown = ", ".join(on_front[:6]) + (" and others" if len(on_front) > 6 else "")
+    return Figure(
+        f"tradeoff-{name}",
+        f"Test {record.metric} against {what}",
+        f"On the front: {shown}." if on_front else "No method has both a score and a cost.",
+        f"Across: {words}, on a logarithmic scale{free}. Up: test {record.metric} of {describe_choice(choice)}, mean "
+        "over seeds. On the front: no other method scores at least as much for at most the same cost.",
+        Table((Column("method"), column, unit.make_column("score"), Column("on the front")), rows),
+        {"type": "tradeoff", "label": 0, "x": 1, "y": 2, "front": 3},
+    )
+
+
+def find_front(points: list[tuple[float | None, float | None]]) -> list[bool]:
+    """Which (cost, score) points no other one matches or beats in both; a point that lacks one is never on it."""
+
+    def is_beaten(cost: float, score: float) -> bool:
+        return any(
+            c is not None and s is not None and c <= cost and s >= score and (c, s) != (cost, score) for c, s in points
+        )
+
+    return [cost is not None and score is not None and not is_beaten(cost, score) for cost, score in points]
+
+
+def _make_seconds(methods: list[MethodRecord]) -> Figure:
+    columns = tuple(Column(name, "s", 1) for name in ("training", "aggregation", "evaluation", "other", "in all"))
+    rows: list[tuple[Cell, ...]] = []
+    for method in methods:
+        parts = [mean(result.seconds.get(part, 0.0) for result in method.results) for part in _PARTS]
+        total = mean(result.seconds.get("total", 0.0) for result in method.results)
+        rows.append((method.label, *parts, max(0.0, total - sum(parts)), max(total, sum(parts))))
+    slowest = max(rows, key=lambda row: to_number(row[5]) or 0.0)
+    return Figure(
+        "seconds",
+        "Where the time went",
+        f"{slowest[0]} took {'the longest, ' if len(rows) > 1 else ''}{columns[0].format(slowest[5])} s.",
+        "Wall-clock seconds of a whole run on the machine named below, mean over seeds: clients' training, aggregation "
+        "on the server, evaluation on validation and test rows, and everything else (logs, checkpoints).",
+        Table((Column("method"), *columns), tuple(rows)),
+        {"type": "stack", "label": 0, "values": [1, 2, 3, 4]},
+    )
+
+
+def _make_memory(methods: list[MethodRecord]) -> Figure:
+    peaks = [[r.peak_memory_mib for r in m.results if r.peak_memory_mib is not None] for m in methods]
+    rows = tuple((method.label, max(peak, default=None)) for method, peak in zip(methods, peaks, strict=True))
+    known = [(peak, label) for label, peak in rows if peak is not None]
+    summary = f"{max(known)[1]} peaks at {max(known)[0]:,.0f} MiB." if known else "No peak was measured."
+    return Figure(
+        "memory",
+        "Peak memory",
+        summary,
+        "Peak memory of the whole process, libraries and weights included, the highest of the seeds; on CPU resident "
+        "memory.",
+        Table((Column("method"), Column("peak", "MiB", 0)), rows),
+        {"type": "stack", "label": 0, "values": [1]},
+    )
+
+
+def _make_tuning(record: ReportRecord) -> Figure:
+    unit = get_score_unit(record)
+    columns = (Column("method"), Column("learning rate"), unit.make_column("validation"), Column("chosen"))
+    chosen: dict[str, Any] = {m.label: m.results[0].options.get("lr") for m in record.methods if m.results}
+    rows = tuple(
+        (label, rate, score, "yes" if to_number(chosen.get(label)) == _read_rate(rate) else "")
+        for label, scores in record.tuned.items()
+        for rate, score in scores.items()
+    )
+    return Figure(
+        "tuning",
+        "Learning rates that were tried",
+        f"{count(len(rows), 'rate')} for {count(len(record.tuned), 'method')}; the test rows play no part in it.",
+        f"Validation {record.metric} in the last round of the first seed, clients weighted alike; a rate without a "
+        "score is one at which training failed.",
+        Table(columns, rows),
+        is_open=len(rows) <= 12,
+    )
+
+
+def _read_rate(rate: str) -> float | None:
+    try:
+        return float(rate)
+    except ValueError:
+        return None
