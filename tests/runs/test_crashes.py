@@ -1,4 +1,4 @@
-"""Killed at any file operation a run, a comparison or a joining goes on to the same bits.
+"""Killed, or on a full disk, at any file operation a run, a comparison or a joining goes on to the same bits.
 
 By default every point of a run's folder without training, and a few of a whole run; FEDPEFT_CRASH_POINTS=all (`make
 test-crash`) takes every point of runs by four methods with their exports, of a comparison and of a client that joins.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.crashes import run_and_kill
+from helpers.crashes import run_and_kill, run_on_full_disk
 
 from fedpeft.config import load_experiment
 from fedpeft.runs.compare import compare
@@ -36,7 +36,7 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr("fedpeft.runs.folder.describe_environment", dict)
 
 
-def try_points(path, act, check, points=None, before=None):
+def try_points(path, act, check, points=None, before=None, run=run_and_kill):
     """Kills `act` at every point, or at some, and checks what is left; returns how many points there were.
 
     At first the folder is a copy of `before`, or not there.
@@ -45,9 +45,9 @@ def try_points(path, act, check, points=None, before=None):
         shutil.rmtree(path, ignore_errors=True)
         if before is not None:
             shutil.copytree(before, path)
-        was_killed = run_and_kill(path, number, act)
+        was_ended = run(path, number, act)
         check()
-        if not was_killed:
+        if not was_ended:
             return number - 1
     return len(points)
 
@@ -81,7 +81,8 @@ def write_rounds(path):
         folder.write_result({"total": total})
 
 
-def test_every_point_of_a_runs_folder(tmp_path):
+@pytest.mark.parametrize(("run", "points"), [(run_and_kill, 50), (run_on_full_disk, 25)])
+def test_every_point_of_a_runs_folder(tmp_path, run, points):
     whole, path = tmp_path / "whole", tmp_path / "run"
     write_rounds(whole)
 
@@ -90,7 +91,7 @@ def test_every_point_of_a_runs_folder(tmp_path):
         assert read_bits(path) == read_bits(whole)
         assert (path / "result.json").read_bytes() == (whole / "result.json").read_bytes()
 
-    assert try_points(path, lambda: write_rounds(path), check) > 50
+    assert try_points(path, lambda: write_rounds(path), check, run=run) > points
 
 
 def go_on(spec, path):
@@ -110,7 +111,7 @@ def make_spec(experiment_file, tmp_path):
     return make
 
 
-def try_run(spec, tmp_path, points=None):
+def try_run(spec, tmp_path, points=None, run=run_and_kill):
     whole, path = tmp_path / "whole", tmp_path / "run"
     start(spec, whole, NullObserver())
 
@@ -118,7 +119,7 @@ def try_run(spec, tmp_path, points=None):
         go_on(spec, path)
         assert read_bits(path) == read_bits(whole)
 
-    return try_points(path, lambda: start(spec, path, NullObserver()), check, points)
+    return try_points(path, lambda: start(spec, path, NullObserver()), check, points, run=run)
 
 
 def test_some_points_of_a_whole_run(make_spec, tmp_path):
@@ -131,6 +132,13 @@ def test_every_point_of_a_whole_run(make_spec, tmp_path, label):
     points = try_run(make_spec(label), tmp_path)
     print(f"{label}: {points} points")
     assert points > 60
+
+
+@every_point
+def test_every_point_at_which_the_disk_is_full(make_spec, tmp_path):
+    points = try_run(make_spec("fedhft"), tmp_path, run=run_on_full_disk)
+    print(f"full disk: {points} points")
+    assert points > 30
 
 
 @every_point
