@@ -45,6 +45,8 @@ def test_one_seed_has_no_spread_and_trained_models_stand_beside_the_personal_one
     test = {"personal": {"by_client": 0.5, "worst_client": 0.1}, "trained": {"by_client": 0.4, "worst_client": 0.1}}
     row = summarise_method("mine", [make_result(test=test)])
     assert row["trained"] == {"mean": 0.4, "sd": None}
+    for lacking in (test | {"trained": None}, {"personal": test["personal"]}):
+        assert summarise_method("mine", [make_result(test=test), make_result(test=lacking)])["trained"] is None
 
 
 class Notes(NullObserver):

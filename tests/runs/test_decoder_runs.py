@@ -119,13 +119,13 @@ def test_autocast_is_in_training_scoring_and_prediction(choice_file, tmp_path):
 def test_a_budget_beside_autocast_is_one_line(choice_file, tmp_path):
     levels = ["model.autocast=bfloat16", "task.kind=classification", "resources=[{memory_mib: 900}]"]
     with pytest.raises(UserError, match=r"measured without model\.autocast"):
-        resolve_budgets(load_experiment(choice_file, levels), lambda said: None, tmp_path)
+        resolve_budgets(load_experiment(choice_file, levels), lambda line: None, tmp_path)
 
 
 def test_an_exported_adapter_writes_answers(choice_file, tmp_path):
     run(choice_file, "fedit", tmp_path / "run", ["training.rounds=6"])
-    (said,) = predict(tmp_path / "run", "good", ["good great lovely fine : Answer format: yes/no"])
-    assert said["written"].startswith("answer is")
+    (prediction,) = predict(tmp_path / "run", "good", ["good great lovely fine : Answer format: yes/no"])
+    assert prediction["written"].startswith("answer is")
     (sampled,) = predict(tmp_path / "run", "good", ["good great"], temperature=5.0, new_tokens=3)
     assert len(sampled["written"].split()) <= 3
 
@@ -153,9 +153,9 @@ def test_generation_learns_a_text_and_reads_the_number_in_it(tmp_path, tiny_deco
     }
     file = tmp_path / "sums.yaml"
     file.write_text(yaml.safe_dump(settings))
-    found = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", NullObserver())
-    assert [row["metric"] for row in found["rows"]] == ["exact_match", "exact_match"]
-    trained, untouched = (found["runs"][label][0]["test"]["personal"] for label in ("fedit", "zero_shot"))
+    comparison = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", NullObserver())
+    assert [row["metric"] for row in comparison["rows"]] == ["exact_match", "exact_match"]
+    trained, untouched = (comparison["runs"][label][0]["test"]["personal"] for label in ("fedit", "zero_shot"))
     assert trained["loss"] < untouched["loss"] - 0.5
 
 

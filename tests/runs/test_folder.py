@@ -28,28 +28,28 @@ class Stops(NullObserver):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return {"folder": tmp_path_factory.mktemp("made")}
+def templates(tmp_path_factory):
+    return {"folder": tmp_path_factory.mktemp("templates")}
 
 
 @pytest.fixture
-def run(experiment_file, tmp_path, made):
+def run(experiment_file, tmp_path, templates):
     """A copy of a finished or of a broken-off run of fedit; each is made once."""
 
     def copied(kind):
-        if kind not in made:
-            made[kind] = made["folder"] / kind
-            data = made["folder"] / "reviews.jsonl"
+        if kind not in templates:
+            templates[kind] = templates["folder"] / kind
+            data = templates["folder"] / "reviews.jsonl"
             experiment = load_experiment(experiment_file, [f"task.source={data}"])
             if not data.exists():
                 shutil.copy(load_experiment(experiment_file).task.source, data)
             spec = RunSpec(experiment, "fedit", 0, None, tmp_path)
             if kind == "finished":
-                start(spec, made[kind], NullObserver())
+                start(spec, templates[kind], NullObserver())
             else:
                 with pytest.raises(KeyboardInterrupt):
-                    start(spec, made[kind], Stops())
-        return shutil.copytree(made[kind], tmp_path / kind)
+                    start(spec, templates[kind], Stops())
+        return shutil.copytree(templates[kind], tmp_path / kind)
 
     return copied
 
@@ -58,7 +58,7 @@ def files(run):
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
 
 
-def refused(do, run, *words):
+def require_refusal(do, run, *words):
     before = files(run)
     with pytest.raises(UserError) as error:
         do()
@@ -68,7 +68,7 @@ def refused(do, run, *words):
     assert files(run) == before
 
 
-def said(monkeypatch, capsys, *arguments):
+def run_command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["fedpeft", *map(str, arguments)])
     main()
     return capsys.readouterr().out
@@ -79,8 +79,8 @@ def test_a_damaged_result_is_one_line(run, content):
     finished = run("finished")
     whole = (finished / "result.json").read_bytes()
     (finished / "result.json").write_bytes(content)
-    refused(lambda: resume(finished, NullObserver()), finished, "result.json", "remove it", "fedpeft resume")
-    refused(lambda: join(finished, finished / "metrics.jsonl", "late"), finished, "result.json")
+    require_refusal(lambda: resume(finished, NullObserver()), finished, "result.json", "remove it", "fedpeft resume")
+    require_refusal(lambda: join(finished, finished / "metrics.jsonl", "late"), finished, "result.json")
     if content == b"":
         (finished / "result.json").unlink()  # as the line says
         for key, value in resume(finished, NullObserver()).items():
@@ -102,8 +102,8 @@ def test_a_damaged_result_is_one_line(run, content):
 def test_damaged_settings_are_one_line(run, content):
     finished = run("finished")
     (finished / "experiment.yaml").write_text(content)
-    refused(lambda: resume(finished, NullObserver()), finished, "experiment.yaml", "start the run again")
-    refused(lambda: RunFolder(finished / "clients").settings, finished, "no run at")
+    require_refusal(lambda: resume(finished, NullObserver()), finished, "experiment.yaml", "start the run again")
+    require_refusal(lambda: RunFolder(finished / "clients").settings, finished, "no run at")
 
 
 @pytest.mark.parametrize("log", ["metrics.jsonl", "timings.jsonl"])
@@ -115,7 +115,9 @@ def test_a_log_that_lost_lines_is_one_line_and_nothing_is_touched(run, log, left
     (broken / log).unlink()
     if left is not None:
         (broken / log).write_bytes(content[:left])
-    refused(lambda: resume(broken, NullObserver()), broken, log, f"at {len(content)} bytes", "put the file back")
+    require_refusal(
+        lambda: resume(broken, NullObserver()), broken, log, f"at {len(content)} bytes", "put the file back"
+    )
     if left == -1:
         (broken / log).write_bytes(content)  # as the line says
         assert resume(broken, NullObserver())["rounds"] == 3
@@ -125,7 +127,7 @@ def test_a_log_that_is_missing_before_the_first_checkpoint_is_one_line(run):
     broken = run("broken")
     (broken / "checkpoint.safetensors").unlink()
     (broken / "metrics.jsonl").unlink()
-    refused(lambda: resume(broken, NullObserver()), broken, "metrics.jsonl is missing")
+    require_refusal(lambda: resume(broken, NullObserver()), broken, "metrics.jsonl is missing")
 
 
 @pytest.mark.parametrize("kept", [0, 7, 2000])
@@ -133,25 +135,27 @@ def test_a_cut_checkpoint_is_one_line(run, kept):
     broken = run("broken")
     whole = (broken / "checkpoint.safetensors").read_bytes()
     (broken / "checkpoint.safetensors").write_bytes(whole[:kept])
-    refused(lambda: resume(broken, NullObserver()), broken, "checkpoint.safetensors is not a fedpeft checkpoint")
+    require_refusal(
+        lambda: resume(broken, NullObserver()), broken, "checkpoint.safetensors is not a fedpeft checkpoint"
+    )
 
 
 def test_ls_lists_an_unreadable_run_and_goes_on(run, tmp_path, monkeypatch, capsys):
     shutil.copytree(run("finished"), tmp_path / "runs/a")
     shutil.copytree(tmp_path / "runs/a", tmp_path / "runs/b")
     (tmp_path / "runs/a/result.json").write_text("{")
-    first, second = said(monkeypatch, capsys, "ls", tmp_path / "runs").splitlines()
+    first, second = run_command(monkeypatch, capsys, "ls", tmp_path / "runs").splitlines()
     assert "runs/a" in first and "unreadable" in first and "JSON" in first
     assert "runs/b" in second and "3 rounds" in second
 
 
 def test_resume_names_adapters_only_where_they_are(run, monkeypatch, capsys):
     finished = run("finished")
-    assert "adapters in" in said(monkeypatch, capsys, "resume", finished)
+    assert "adapters in" in run_command(monkeypatch, capsys, "resume", finished)
     shutil.rmtree(finished / "clients/site1")
-    assert "adapters in" in (line := said(monkeypatch, capsys, "resume", finished)) and "none of site1" in line
+    assert "adapters in" in (line := run_command(monkeypatch, capsys, "resume", finished)) and "none of site1" in line
     shutil.rmtree(finished / "clients")
-    line = said(monkeypatch, capsys, "resume", finished)
+    line = run_command(monkeypatch, capsys, "resume", finished)
     assert "written to" in line and "adapters in" not in line
 
 
@@ -171,7 +175,9 @@ def test_a_result_that_tables_cannot_show_is_one_line(run, key, value):
     finished = run("finished")
     result = json.loads((finished / "result.json").read_text()) | {key: value}
     (finished / "result.json").write_text(json.dumps(result))
-    refused(lambda: resume(finished, NullObserver()), finished, f"result.json is damaged ({key}", "fedpeft resume")
+    require_refusal(
+        lambda: resume(finished, NullObserver()), finished, f"result.json is damaged ({key}", "fedpeft resume"
+    )
 
 
 def change_checkpoint(run, **changes):
@@ -197,7 +203,7 @@ def test_a_checkpoint_names_the_two_logs_and_no_other_file(run, logs):
     broken = run("broken")
     (broken.parent / "victim").write_text("mine")
     change_checkpoint(broken, logs=logs)
-    refused(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "is no checkpoint of this run", "logs")
+    require_refusal(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "is no checkpoint of this run", "logs")
     assert (broken.parent / "victim").read_text() == "mine"
 
 
@@ -220,7 +226,9 @@ def test_a_checkpoint_names_the_two_logs_and_no_other_file(run, logs):
 def test_a_checkpoint_that_holds_something_else_is_one_line(run, changes, problem):
     broken = run("broken")
     change_checkpoint(broken, **changes)
-    refused(lambda: resume(broken, NullObserver()), broken, "is no checkpoint of this run", problem, "start the run")
+    require_refusal(
+        lambda: resume(broken, NullObserver()), broken, "is no checkpoint of this run", problem, "start the run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +246,7 @@ def test_the_checkpoint_of_another_run_is_refused(run, group, key, value, differ
     if group and key == "method":
         settings["experiment"]["methods"][group] = {"method": value, "lr": 0.005}
     change_checkpoint(broken, settings=settings)
-    refused(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, f"other settings ({difference})")
+    require_refusal(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, f"other settings ({difference})")
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_to_the_same_bits(run):
@@ -263,7 +271,7 @@ def test_any_flipped_bit_of_a_tensor_is_noticed(run):
     content = bytearray((broken / CHECKPOINT).read_bytes())
     content[-3] ^= 16
     (broken / CHECKPOINT).write_bytes(content)
-    refused(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "it is damaged: its digest is another")
+    require_refusal(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "it is damaged: its digest is another")
 
 
 @pytest.mark.parametrize("name", ["experiment.yaml", "fingerprint.json", *LOGS, CHECKPOINT, "clients", "clients/site0"])
@@ -304,10 +312,10 @@ def test_a_run_that_another_process_works_on_is_left_alone(run, kind):
     path = run(kind)
     with lock_folder(path):
         if kind == "broken":
-            refused(lambda: resume(path, NullObserver()), path, "is in use by process", "wait until that ends")
+            require_refusal(lambda: resume(path, NullObserver()), path, "is in use by process", "wait until that ends")
         else:
             resume(path, NullObserver())  # its result is read, and nothing written
-            refused(lambda: join(path, path / "metrics.jsonl", "late"), path, "is in use by process")
+            require_refusal(lambda: join(path, path / "metrics.jsonl", "late"), path, "is in use by process")
 
 
 def change_rows(path, count):
@@ -331,7 +339,7 @@ def test_a_run_does_not_go_on_when_its_data_changed(run, tmp_path, change, words
     (broken / "experiment.yaml").write_text(yaml.safe_dump(settings))
     change_checkpoint(broken, settings=settings)
     change(data)
-    refused(
+    require_refusal(
         lambda: resume(broken, NullObserver()), broken, "is a run on other data or another model", words, "put back"
     )
 

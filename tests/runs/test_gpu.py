@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs.test_runner import Nobody, settings
+from runs.test_runner import StoppingObserver, settings
 
 from fedpeft.federation.state_tree import flatten
 from fedpeft.methods import list_built_in
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("engine", ["local", "batched"])
 @pytest.mark.parametrize("label", list_built_in())
 def test_a_run_on_a_gpu_goes_on_after_an_interrupt(experiment_file, tmp_path, monkeypatch, label, engine):
-    built = []
-    monkeypatch.setattr(runner, "build", lambda *a, make=runner.build: built.append(make(*a)) or built[-1])
+    contexts = []
+    monkeypatch.setattr(runner, "build", lambda *a, make=runner.build: contexts.append(make(*a)) or contexts[-1])
     overrides = ["model.device=cuda", f"engine={engine}", "training.participation=0.6"]
     with pytest.raises(KeyboardInterrupt):
-        runner.start(settings(experiment_file, label, overrides), tmp_path / "run", Nobody(1))
-    result = runner.resume(tmp_path / "run", Nobody())
+        runner.start(settings(experiment_file, label, overrides), tmp_path / "run", StoppingObserver(1))
+    result = runner.resume(tmp_path / "run", StoppingObserver())
     assert result["quarantined"] == 0
-    _, tensors = flatten([built[-1].federation.state, built[-1].engine.save(0)])
+    _, tensors = flatten([contexts[-1].federation.state, contexts[-1].engine.save(0)])
     assert {tensor.device.type for tensor in tensors.values()} <= {"cpu"}

@@ -80,7 +80,7 @@ def test_a_newcomer_gets_an_adapter_and_the_run_stays_as_it_was(trained, rows_fi
     assert joined["rows"] == {"train": 39, "validation": 9, "test": 12}
     assert joined["test"]["personal"]["examples"] == 12
     assert joined["test"]["personal"]["accuracy"] > 0.6  # 12 rows of a task that the federation has learned
-    assert [found["label"] in "01" for found in predict(run, "late", ["a good film"])] == [True]
+    assert [prediction["label"] in "01" for prediction in predict(run, "late", ["a good film"])] == [True]
     with pytest.raises(UserError, match="a client 'late' already"):
         join(run, rows_file, "late")
     if label == "fedhft":
@@ -106,8 +106,8 @@ def test_under_fedreft_it_is_mixed_with_the_median_of_everyone(trained, rows_fil
     assert joined["test"]["personal"] == pytest.approx(joined["test"][same], abs=1e-5)
     name = next(name for name in state.mean if name.endswith("reft_b"))
     points = torch.stack([phi[name] for phi in state.phis.values()]).double()  # (clients, ...)
-    found = next(t for n, t in exported(run, "late").items() if n.endswith(name.split("model.")[-1]))
-    inside = (found >= points.min(0).values - 1e-6) & (found <= points.max(0).values + 1e-6)
+    factor = next(t for n, t in exported(run, "late").items() if n.endswith(name.split("model.")[-1]))
+    inside = (factor >= points.min(0).values - 1e-6) & (factor <= points.max(0).values + 1e-6)
     assert bool(inside.all()) == bool(weight)  # a median lies between the others; what was trained on need not
 
 
@@ -127,9 +127,9 @@ def test_under_fedhft_only_the_newcomers_responsibility_is_new(trained, rows_fil
     seen = {}
     real = joining._train_and_score
 
-    def watched(built, label):
-        scores = real(built, label)
-        seen["after"], seen["method"] = built.federation.state, built.federation.method
+    def watched(context, label):
+        scores = real(context, label)
+        seen["after"], seen["method"] = context.federation.state, context.federation.method
         return scores
 
     monkeypatch.setattr(joining, "_train_and_score", watched)

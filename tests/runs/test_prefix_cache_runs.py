@@ -35,15 +35,15 @@ def test_a_cached_run_gives_the_plain_runs_scores(experiment_file, tmp_path, lab
 
 
 def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, tmp_path, monkeypatch):
-    made = []
+    caches = []
     real = PrefixCache.__init__
-    monkeypatch.setattr(PrefixCache, "__init__", lambda self, **a: (made.append(self), real(self, **a))[1])
+    monkeypatch.setattr(PrefixCache, "__init__", lambda self, **a: (caches.append(self), real(self, **a))[1])
     compare(
         load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", NullObserver()
     )
-    assert len(made) == 2
+    assert len(caches) == 2
     rows = len(_texts(experiment_file))
-    for cache in made:
+    for cache in caches:
         # LoReFT's prefix is one block longer than LoRA's: two kinds of states
         assert 0 < cache.stats.computed <= 2 * rows
         assert cache.stats.looked_up > 5 * cache.stats.computed

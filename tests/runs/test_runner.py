@@ -17,7 +17,7 @@ from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 
 
-class Nobody(NullObserver):
+class StoppingObserver(NullObserver):
     """Watches nothing; may break the run off after some rounds."""
 
     def __init__(self, stop_after=None):
@@ -44,7 +44,9 @@ def contents(path):
 @pytest.mark.parametrize("label", list_built_in())
 def test_every_method_learns_the_task_and_exports_every_client(experiment_file, tmp_path, label):
     result = start(
-        settings(experiment_file, label, ["training.rounds=8", "training.evaluate_every=0"]), tmp_path / "run", Nobody()
+        settings(experiment_file, label, ["training.rounds=8", "training.evaluate_every=0"]),
+        tmp_path / "run",
+        StoppingObserver(),
     )
     learned = result["test"]["personal"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
     assert learned == (label != "zero_shot")
@@ -62,10 +64,10 @@ def test_every_method_learns_the_task_and_exports_every_client(experiment_file, 
 def resume_after(file, tmp_path, label, stop_after, overrides):
     """The folder of a run that was broken off after a round and resumed."""
     with pytest.raises(KeyboardInterrupt):
-        start(settings(file, label, overrides), tmp_path / "broken", Nobody(stop_after))
+        start(settings(file, label, overrides), tmp_path / "broken", StoppingObserver(stop_after))
     assert not (tmp_path / "broken" / "result.json").exists()
-    resumed = resume(tmp_path / "broken", Nobody())
-    assert resume(tmp_path / "broken", Nobody()) == resumed  # a finished run is left as it is
+    resumed = resume(tmp_path / "broken", StoppingObserver())
+    assert resume(tmp_path / "broken", StoppingObserver()) == resumed  # a finished run is left as it is
     return tmp_path / "broken"
 
 
@@ -73,12 +75,12 @@ def resume_after(file, tmp_path, label, stop_after, overrides):
 def test_neither_workers_nor_a_break_nor_what_clients_keep_changes_a_bit(experiment_file, tmp_path, label):
     """One run with one worker, against one with three that was broken off and resumed, and one that keeps less."""
     overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
-    whole = start(settings(experiment_file, label, [*overrides, "workers=1"]), tmp_path / "whole", Nobody())
+    whole = start(settings(experiment_file, label, [*overrides, "workers=1"]), tmp_path / "whole", StoppingObserver())
     resumed = resume_after(experiment_file, tmp_path, label, 1, [*overrides, "workers=3"])
     assert contents(resumed) == contents(tmp_path / "whole")
     # A method that reads in a later round what clients trained says so: `uses_client_state`.
     overrides.append("training.before_aggregation=false")
-    forgetful = start(settings(experiment_file, label, overrides), tmp_path / "forgetful", Nobody())
+    forgetful = start(settings(experiment_file, label, overrides), tmp_path / "forgetful", StoppingObserver())
     assert forgetful["test"]["personal"] == whole["test"]["personal"]
     assert set(forgetful["test"]) == {"personal"} < set(whole["test"])
 
@@ -86,7 +88,7 @@ def test_neither_workers_nor_a_break_nor_what_clients_keep_changes_a_bit(experim
 @pytest.mark.parametrize(("label", "stop_after"), [("fedreft", 2), ("fedreft", 3), ("fedhft", 3)])
 def test_a_later_break_changes_no_bit(experiment_file, tmp_path, label, stop_after):
     overrides = ["training.participation=0.6", f"methods.{label}.lr=0.02"]
-    start(settings(experiment_file, label, overrides), tmp_path / "whole", Nobody())
+    start(settings(experiment_file, label, overrides), tmp_path / "whole", StoppingObserver())
     resumed = resume_after(experiment_file, tmp_path, label, stop_after, overrides)
     assert contents(resumed) == contents(tmp_path / "whole")
 
@@ -94,7 +96,7 @@ def test_a_later_break_changes_no_bit(experiment_file, tmp_path, label, stop_aft
 @pytest.mark.parametrize("label", ["fedit", "fedreft"])
 def test_the_number_of_workers_changes_no_bit_where_all_take_part(experiment_file, tmp_path, label):
     for workers in (1, 3):
-        start(settings(experiment_file, label, [f"workers={workers}"]), tmp_path / str(workers), Nobody())
+        start(settings(experiment_file, label, [f"workers={workers}"]), tmp_path / str(workers), StoppingObserver())
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
@@ -108,21 +110,23 @@ LEVELS = (
 def test_clients_of_unlike_resources_train_together(experiment_file, tmp_path, label):
     overrides = [LEVELS, f"methods.{label}.method={label.split('-')[0]}", f"methods.{label}.lr=1e-2"]
     overrides += ["methods.fedhft-before.masks=before", "methods.fedhft-before.warmup=1"] * ("-" in label)
-    result = start(settings(experiment_file, label, overrides), tmp_path / "run", Nobody())
+    result = start(settings(experiment_file, label, overrides), tmp_path / "run", StoppingObserver())
     sizes = {len(adapter) for adapter in contents(tmp_path / "run")[1].values()}
     assert result["quarantined"] == 0 and len(sizes) > 1  # unlike ranks, and one client with half the layers
     with pytest.raises(KeyboardInterrupt):
-        start(settings(experiment_file, label, overrides), tmp_path / "broken", Nobody(1))
-    resume(tmp_path / "broken", Nobody())
+        start(settings(experiment_file, label, overrides), tmp_path / "broken", StoppingObserver(1))
+    resume(tmp_path / "broken", StoppingObserver())
     assert contents(tmp_path / "broken") == contents(tmp_path / "run")
 
 
 def test_a_method_that_needs_clients_alike_says_so_before_anything_is_written(experiment_file, tmp_path):
     with pytest.raises(UserError, match="levels: lowest"):
-        start(settings(experiment_file, "fedit", [LEVELS]), tmp_path / "run", Nobody())
+        start(settings(experiment_file, "fedit", [LEVELS]), tmp_path / "run", StoppingObserver())
     assert not (tmp_path / "run").exists()
     lowest = start(
-        settings(experiment_file, "fedit", [LEVELS, "methods.fedit.levels=lowest"]), tmp_path / "low", Nobody()
+        settings(experiment_file, "fedit", [LEVELS, "methods.fedit.levels=lowest"]),
+        tmp_path / "low",
+        StoppingObserver(),
     )
     assert lowest["adapter_parameters"] == (4 * (32 + 32) + 2 * (32 + 48))  # rank 1 on the top block's six layers
 
@@ -131,7 +135,7 @@ def test_micro_batches_and_checkpointing_change_nothing_but_memory(experiment_fi
     """Only rounding: the mean loss of a batch is the weighted mean of its parts."""
     scores = []
     for name, levels in (("plain", "[]"), ("small", "[{micro_batch: 1, checkpointing: true}]")):
-        result = start(settings(experiment_file, "fedit", [f"resources={levels}"]), tmp_path / name, Nobody())
+        result = start(settings(experiment_file, "fedit", [f"resources={levels}"]), tmp_path / name, StoppingObserver())
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         scores.append([line["loss"] for line in lines if line["split"] == "train"])
         assert result["rounds"] == 3
@@ -157,27 +161,27 @@ def test_bytes_counted_are_bytes_on_the_wire(experiment_file, tmp_path, monkeypa
     monkeypatch.setattr(LocalEngine, "train", train)
     for label in ("fedhft", "flora", "fedreft"):
         wire |= {"down": 0, "up": 0}
-        result = start(settings(experiment_file, label), tmp_path / label, Nobody())
+        result = start(settings(experiment_file, label), tmp_path / label, StoppingObserver())
         assert wire["down"] == pytest.approx(result["bytes_down"] * 9, abs=0.5)  # 3 clients, 3 rounds
         assert wire["up"] == pytest.approx(result["bytes_up"] * 9, abs=0.5)
 
 
 def test_seeds_change_the_result(experiment_file, tmp_path):
     for seed in (0, 1):
-        start(settings(experiment_file, "fedit", seed=seed), tmp_path / str(seed), Nobody())
+        start(settings(experiment_file, "fedit", seed=seed), tmp_path / str(seed), StoppingObserver())
     assert contents(tmp_path / "0") != contents(tmp_path / "1")
 
 
 def test_a_run_is_never_overwritten(experiment_file, tmp_path):
-    start(settings(experiment_file, "fedit", ["training.rounds=1"]), tmp_path / "run", Nobody())
+    start(settings(experiment_file, "fedit", ["training.rounds=1"]), tmp_path / "run", StoppingObserver())
     before = contents(tmp_path / "run")
     with pytest.raises(UserError, match="already holds a run"):
-        start(settings(experiment_file, "local"), tmp_path / "run", Nobody())
+        start(settings(experiment_file, "local"), tmp_path / "run", StoppingObserver())
     assert contents(tmp_path / "run") == before
 
 
 def test_the_test_split_is_looked_at_after_the_last_round_only(experiment_file, tmp_path):
-    start(settings(experiment_file, "fedreft"), tmp_path / "run", Nobody())
+    start(settings(experiment_file, "fedreft"), tmp_path / "run", StoppingObserver())
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {line["round"] for line in lines if line["split"] == "test"} == {3}
     assert {line["round"] for line in lines if line["split"] == "validation"} == {1, 2, 3}
@@ -197,8 +201,8 @@ def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(e
         return real(self, model, message, client)
 
     monkeypatch.setattr(FedIt, "reply", reply)
-    monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
-    result = start(settings(experiment_file, "fedit"), tmp_path / "one", Nobody())
+    monkeypatch.setattr(StoppingObserver, "client_finished", lambda self, outcome: None)
+    result = start(settings(experiment_file, "fedit"), tmp_path / "one", StoppingObserver())
     assert result["quarantined"] == 3
     lines = [json.loads(line) for line in (tmp_path / "one/metrics.jsonl").read_text().splitlines()]
     left_out = [(x["client"], x["quarantined"]) for x in lines if x.get("failed")]
@@ -207,13 +211,13 @@ def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(e
     assert text.count("Traceback") == 3 and "raise RuntimeError" in text
     failing.add("site2")
     with pytest.raises(UserError, match=r"1 of 3 clients replied usably, the quorum is 2 .*no memory left"):
-        start(settings(experiment_file, "fedit"), tmp_path / "two", Nobody())
+        start(settings(experiment_file, "fedit"), tmp_path / "two", StoppingObserver())
 
 
 def test_a_full_disk_at_a_checkpoint_is_one_line_and_can_be_resumed(experiment_file, tmp_path, monkeypatch):
     from fedpeft.federation import checkpoint
 
-    start(settings(experiment_file, "fedit"), tmp_path / "whole", Nobody())
+    start(settings(experiment_file, "fedit"), tmp_path / "whole", StoppingObserver())
     real, saves = checkpoint.os.replace, []
 
     def replace(source, target):
@@ -225,14 +229,16 @@ def test_a_full_disk_at_a_checkpoint_is_one_line_and_can_be_resumed(experiment_f
 
     monkeypatch.setattr(checkpoint.os, "replace", replace)
     with pytest.raises(UserError, match="No space left"):
-        start(settings(experiment_file, "fedit"), tmp_path / "full", Nobody())
-    resume(tmp_path / "full", Nobody())
+        start(settings(experiment_file, "fedit"), tmp_path / "full", StoppingObserver())
+    resume(tmp_path / "full", StoppingObserver())
     assert contents(tmp_path / "full") == contents(tmp_path / "whole")
 
 
 def test_resolved_settings_are_kept(experiment_file, tmp_path):
     start(
-        settings(experiment_file, "fedit", ["methods.fedit.adapter.r=3", "training.rounds=1"]), tmp_path / "r", Nobody()
+        settings(experiment_file, "fedit", ["methods.fedit.adapter.r=3", "training.rounds=1"]),
+        tmp_path / "r",
+        StoppingObserver(),
     )
     kept = yaml.safe_load((tmp_path / "r/experiment.yaml").read_text())["experiment"]
     assert kept["methods"]["fedit"]["adapter"]["r"] == 3
@@ -250,8 +256,8 @@ def test_a_client_that_diverges_in_one_round_is_left_as_it_was_and_goes_on(
         return 1e36 if (message.client, message.round) == ("site1", 2) else real(self, message, settings)
 
     monkeypatch.setattr(Method, "lr", lr)
-    monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
-    result = start(settings(experiment_file, label), tmp_path / "run", Nobody())
+    monkeypatch.setattr(StoppingObserver, "client_finished", lambda self, outcome: None)
+    result = start(settings(experiment_file, label), tmp_path / "run", StoppingObserver())
     assert result["quarantined"] == 1
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [(x["client"], x["round"]) for x in lines if "quarantined" in x] == [("site1", 2)]
@@ -269,7 +275,7 @@ def test_what_a_failing_client_leaves_behind_reaches_no_other(experiment_file, t
         return real(trainer, *rest)
 
     monkeypatch.setattr(method, "train_locally", failing)
-    monkeypatch.setattr(Nobody, "client_finished", lambda self, outcome: None)
+    monkeypatch.setattr(StoppingObserver, "client_finished", lambda self, outcome: None)
     for workers in (1, 3):
-        start(settings(experiment_file, "fedit", [f"workers={workers}"]), tmp_path / str(workers), Nobody())
+        start(settings(experiment_file, "fedit", [f"workers={workers}"]), tmp_path / str(workers), StoppingObserver())
     assert contents(tmp_path / "1") == contents(tmp_path / "3")

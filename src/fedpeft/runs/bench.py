@@ -50,10 +50,10 @@ class TimedOption:
 def list_options(experiment: Experiment) -> Iterator[EngineOption]:
     """The options that the machine offers; the first is the plain engine, with exact results."""
     workers = default_workers(experiment.model)
-    plain: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None, AUTOCAST: None}
+    basic: dict[str, Any] = {"engine": "local", "workers": 1, "prefix_cache": None, AUTOCAST: None}
     cache = experiment.prefix_cache or PrefixCacheConfig.model_validate({})
-    several = plain | ({} if workers == 1 else {"workers": workers})
-    yield EngineOption("1 worker", plain, "exact")
+    several = basic | ({} if workers == 1 else {"workers": workers})
+    yield EngineOption("1 worker", basic, "exact")
     if workers > 1:
         yield EngineOption(f"{workers} workers", several, "the same to the bit")
     if "prefix_cache" in ON_REQUEST:

@@ -101,9 +101,11 @@ def assemble(
     data = replace(data, notes=(*data.notes, *loading_notes, *_note_cut_examples(experiment, splits)))
     if method.pools_data:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
-    given = _assign(experiment, method, data, model, seed) if resources is None else resources
-    data = replace(data, notes=(*data.notes, *_note_ignored(experiment, method, given)))
-    specs = [ClientSpec(name, len(rows["train"]), given.get(name, ClientResources())) for name, rows in splits.items()]
+    assigned = _assign(experiment, method, data, model, seed) if resources is None else resources
+    data = replace(data, notes=(*data.notes, *_note_ignored(experiment, method, assigned)))
+    specs = [
+        ClientSpec(name, len(rows["train"]), assigned.get(name, ClientResources())) for name, rows in splits.items()
+    ]
     templates, initial = _make_templates(method, specs, model, seed)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     clients = [Client(spec, splits[spec.id], task, padding, initial[spec.id], seed) for spec in specs]
@@ -119,8 +121,8 @@ def assemble(
 
 def require_startable(experiment: Experiment, method: Method[Any], data: FederatedData, model: nn.Module) -> None:
     """Makes every client's adapter and the server's first state, to see whether it can be done. Raises UserError."""
-    given = _assign(experiment, method, data, model, experiment.seed)
-    specs = [ClientSpec(c.id, len(c.train), given.get(c.id, ClientResources())) for c in data.clients]
+    assigned = _assign(experiment, method, data, model, experiment.seed)
+    specs = [ClientSpec(c.id, len(c.train), assigned.get(c.id, ClientResources())) for c in data.clients]
     templates, initial = _make_templates(method, specs, model, experiment.seed)
     method.start(_describe_clients(specs, templates, initial), experiment.seed)
 
@@ -167,12 +169,12 @@ def _note_cut_examples(experiment: Experiment, splits: dict[str, dict[str, list[
     return [note] * (cut > 0)
 
 
-def _note_ignored(experiment: Experiment, method: Method[Any], given: Mapping[str, ClientResources]) -> list[str]:
+def _note_ignored(experiment: Experiment, method: Method[Any], assigned: Mapping[str, ClientResources]) -> list[str]:
     """A note on what `resources` ask for and the method does not follow: its clients are not bound as others' are."""
     if method.pools_data:
         ignored = ["any setting"] if experiment.resources else []
     else:
-        ignored = method.list_ignored(given.values())
+        ignored = method.list_ignored(assigned.values())
     return [f"{type(method).__name__} does not follow {name} of `resources`" for name in ignored]
 
 

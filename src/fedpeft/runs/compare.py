@@ -91,9 +91,9 @@ def require_comparable(experiment: Experiment, labels: Sequence[str], base: Path
 
 def summarise_method(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """One method over its seeds: mean and standard deviation of the personal test score, and what it cost."""
-    first = runs[0]
+    first, has_trained = runs[0], all(run["test"].get("trained") for run in runs)
 
-    def over(value: Callable[[dict[str, Any]], float]) -> dict[str, float | None]:
+    def summarise(value: Callable[[dict[str, Any]], float]) -> dict[str, float | None]:
         values = [value(run) for run in runs]
         return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None}
 
@@ -102,15 +102,15 @@ def summarise_method(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "method": first["method"],
         "metric": first["metric"],
         "lr": first["options"]["lr"],
-        "personal": over(lambda run: run["test"]["personal"]["by_client"]),
-        "worst_client": over(lambda run: run["test"]["personal"]["worst_client"]),
-        "trained": over(lambda run: run["test"]["trained"]["by_client"]) if "trained" in first["test"] else None,
+        "personal": summarise(lambda run: run["test"]["personal"]["by_client"]),
+        "worst_client": summarise(lambda run: run["test"]["personal"]["worst_client"]),
+        "trained": summarise(lambda run: run["test"]["trained"]["by_client"]) if has_trained else None,
         "adapter_parameters": first["adapter_parameters"],
         "head_parameters": first["head_parameters"],
-        "bytes_down": over(lambda run: run["bytes_down"]),
-        "bytes_up": over(lambda run: run["bytes_up"]),
+        "bytes_down": summarise(lambda run: run["bytes_down"]),
+        "bytes_up": summarise(lambda run: run["bytes_up"]),
         "peak_memory_mib": max(run["peak_memory_mib"] for run in runs),
-        "seconds": over(lambda run: run["seconds"]["total"]),
+        "seconds": summarise(lambda run: run["seconds"]["total"]),
         "quarantined": sum(run["quarantined"] for run in runs),
         "client_rounds": sum(run.get("client_rounds", 0) for run in runs),  # 0: results of earlier versions
     }

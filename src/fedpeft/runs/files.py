@@ -44,27 +44,27 @@ class Files:
         with report_os_errors(f"read {path}", _PERMISSIONS):
             return sorted(file.name for file in path.iterdir()) if path.is_dir() else []
 
-    def read_json(self, name: str, kind: type[BaseModel], helps: str) -> dict[str, Any]:
+    def read_json(self, name: str, kind: type[BaseModel], advice: str) -> dict[str, Any]:
         """The contents of a JSON file that hold what `kind` asks for, and whatever else they hold.
 
-        Raises UserError, which ends with `helps`, where they do not.
+        Raises UserError, which ends with `advice`, where they do not.
         """
         path = self.get_path(name)
         try:
             contents = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read as JSON ({error}); {helps}") from error
+            raise UserError(f"{path} cannot be read as JSON ({error}); {advice}") from error
         try:
             kind.model_validate(contents)
         except ValidationError as error:
-            raise UserError(f"{path} is damaged ({first_error(error, kind)}); {helps}") from error
+            raise UserError(f"{path} is damaged ({first_error(error, kind)}); {advice}") from error
         return contents
 
 
 @contextmanager
-def report_os_errors(action: str, helps: str) -> Iterator[None]:
-    """Context manager that raises UserError, `cannot <action>: <reason>; <helps>`, where the system refuses."""
+def report_os_errors(action: str, advice: str) -> Iterator[None]:
+    """Context manager that raises UserError, `cannot <action>: <reason>; <advice>`, where the system refuses."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot {action}: {error.strerror or error}; {helps}") from error
+        raise UserError(f"cannot {action}: {error.strerror or error}; {advice}") from error

@@ -75,24 +75,24 @@ class RunFolder(Files):
         """The resolved settings. Raises UserError when this is no run, or its settings are damaged."""
         self.require_run()
         file = self.get_path("experiment.yaml")
-        helps = f"put it back, or remove {self.path} and start the run again"
+        advice = f"put it back, or remove {self.path} and start the run again"
         try:
-            kept = read_yaml(file)
+            contents = read_yaml(file)
         except UserError as error:
-            raise UserError(f"{error}; {helps}") from error
+            raise UserError(f"{error}; {advice}") from error
         try:
-            return StoredSettings.model_validate(kept).model_dump()
+            return StoredSettings.model_validate(contents).model_dump()
         except ValidationError as error:
             problem = first_error(error, StoredSettings)
-            raise UserError(f"{file} does not hold the settings of one run ({problem}); {helps}") from error
+            raise UserError(f"{file} does not hold the settings of one run ({problem}); {advice}") from error
 
     @property
     def fingerprint(self) -> Fingerprint | None:
         """What the run saw; None in a run of an earlier version. Raises UserError when the file is damaged."""
         if not self.has("fingerprint.json"):
             return None
-        helps = f"put it back, or remove {self.path} and start the run again"
-        return Fingerprint.model_validate(self.read_json("fingerprint.json", Fingerprint, helps))
+        advice = f"put it back, or remove {self.path} and start the run again"
+        return Fingerprint.model_validate(self.read_json("fingerprint.json", Fingerprint, advice))
 
     def require_fingerprint(self, now: Fingerprint) -> None:
         """Raises UserError where the data, the model or the tokenizer are not what the run saw."""
@@ -109,8 +109,8 @@ class RunFolder(Files):
         """The final result, or None while the run is not finished. Raises UserError when the file is damaged."""
         if not self.has("result.json"):
             return None
-        helps = f"remove it, and `fedpeft resume {self.path}` writes it again"
-        return self.read_json("result.json", StoredResult, helps)
+        advice = f"remove it, and `fedpeft resume {self.path}` writes it again"
+        return self.read_json("result.json", StoredResult, advice)
 
     def require_result(self) -> dict[str, Any]:
         """The final result. Raises UserError while the run is not finished or when the file is damaged."""
@@ -125,8 +125,8 @@ class RunFolder(Files):
     def append(self, log: str, records: list[dict[str, Any]]) -> None:
         """Adds lines to a log and forces them to disk. Raises UserError when the disk is full."""
         path = self.get_path(log)
-        helps = f"the last checkpoint is intact, free some space and `fedpeft resume {self.path}`"
-        with report_os_errors(f"write {path}", helps), path.open("a") as file:
+        advice = f"the last checkpoint is intact, free some space and `fedpeft resume {self.path}`"
+        with report_os_errors(f"write {path}", advice), path.open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())

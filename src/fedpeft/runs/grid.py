@@ -36,13 +36,13 @@ class RunGrid:
         """Raises UserError for a run under `out` of other settings, data or model."""
         for seed in self.seeds:
             specs = [self._make_spec(label, seed, lr) for label, rates in self.rates.items() for lr in rates]
-            held = [(spec, folder) for spec in specs if (folder := find_folder(spec, out)).has("experiment.yaml")]
-            for spec, folder in held:
+            present = [(spec, folder) for spec in specs if (folder := find_folder(spec, out)).has("experiment.yaml")]
+            for spec, folder in present:
                 _require_same_settings(spec, folder)
-            if held:
+            if present:
                 data = load_task(self.experiment.task, self.experiment.partition, seed, self.base)
                 now = take_fingerprint(data, self.experiment.model.name)
-                for _, folder in held:
+                for _, folder in present:
                     folder.require_fingerprint(now)
 
     def run(self, out: Path, observer: NullObserver, planned: Callable[[str, int, int], None]) -> Results:

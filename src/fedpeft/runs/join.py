@@ -97,8 +97,8 @@ def _build(folder: RunFolder, spec: RunSpec, others: list[str], data: Path, clie
     backbone = load_model(experiment.model, experiment.task, len(labels), spec.seed)
     resources = {}
     if not method.pools_data:
-        given = assign_to_clients(experiment, method, others, backbone[0], spec.seed)
-        resources[client] = joining_resources(given)
+        assigned = assign_to_clients(experiment, method, others, backbone[0], spec.seed)
+        resources[client] = joining_resources(assigned)
     return assemble(experiment, method, spec.seed, joining, backbone, resources=resources)
 
 
@@ -115,14 +115,14 @@ def _train_and_score(context: RunContext, label: str) -> dict[str, Scores]:
     scores = {"received": _score(engine, message, "personal")}
     for name, tensors in method.reference_models(state).items():
         scores[name] = _score(engine, replace(message, tensors=tensors), "personal")
-    scores["alone"] = _score_alone(context, message)
+    scores["alone"] = _score_local_training(context, message)
     federation.state = method.add_client(state, _train(engine, message))
     scores["trained"] = _score(engine, message, "trained")
     scores["personal"] = federation.evaluate("test", "personal")[spec.id]
     return scores
 
 
-def _score_alone(context: RunContext, message: Message) -> Scores:
+def _score_local_training(context: RunContext, message: Message) -> Scores:
     """Scores after local training from the start that everyone had, with the client's examples, rate and order."""
     federation, (client,) = context.federation, context.clients
     local = find_method("local")

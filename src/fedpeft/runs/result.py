@@ -42,7 +42,7 @@ def summarise(
         "label_fractions": {row["client"]: row["labels"] for row in label_distribution(context.data)},
         "resources": {spec.id: asdict(spec.resources) for spec in context.federation.specs},
         "notes": list(context.data.notes),
-        "test": {which: average(by_client, context.task.metric) for which, by_client in final.items()},
+        "test": {choice: average(by_client, context.task.metric) for choice, by_client in final.items()},
         "test_by_client": final,
         "validation": log.validation,
         "adapter_parameters": adapter,

@@ -76,8 +76,8 @@ class RunSpec:
         return cls(experiment, label, experiment.seed, None, base)
 
 
-def _find_difference(one: Any, other: Any, place: str = "") -> str:
-    if isinstance(one, dict) and isinstance(other, dict):
-        parts = (_find_difference(one.get(k), other.get(k), f"{place}.{k}".lstrip(".")) for k in (one | other))
+def _find_difference(first: Any, second: Any, place: str = "") -> str:
+    if isinstance(first, dict) and isinstance(second, dict):
+        parts = (_find_difference(first.get(k), second.get(k), f"{place}.{k}".lstrip(".")) for k in (first | second))
         return next(filter(None, parts), "")
-    return "" if one == other else f"{place}: {one} there, {other} here"
+    return "" if first == second else f"{place}: {first} there, {second} here"
