@@ -143,8 +143,8 @@ def test_clients_that_must_spare_memory_train_alone_beside_the_others(passes, ca
         got = rounds(method, *built(method, backbone, task, resources, max_clients=5), count=1)
     assert passes == (["c0", "c1"], [3])
     assert largest_difference(got, wanted) < 1e-10
-    assert "c0 trains alone: it was allotted a micro-batch" in caplog.text
-    assert "c1 trains alone: it was allotted activation checkpointing" in caplog.text
+    assert "c0 trains alone: it was given a micro-batch" in caplog.text
+    assert "c1 trains alone: it was given activation checkpointing" in caplog.text
 
 
 def test_one_clients_failure_is_its_own(passes):

@@ -51,10 +51,10 @@ def choose(
     """
     steps = _count_steps(budget, space, subject)
     candidates = list_candidates(shape, memory, time, space)
-    fitting = [candidate for candidate in candidates if budget.allows(candidate, steps)]
-    if not fitting:
+    allowed = [candidate for candidate in candidates if budget.allows(candidate, steps)]
+    if not allowed:
         raise UserError(f"{subject}: {_explain_misfit(shape, memory, candidates, budget, steps)}")
-    return max(fitting, key=lambda candidate: _score(shape, candidate))
+    return max(allowed, key=lambda candidate: _score(shape, candidate))
 
 
 def _score(shape: ModelShape, candidate: Candidate) -> tuple[float, ...]:

@@ -50,13 +50,13 @@ class ProbeFile:
 
     def get(self, workload: Workload) -> Probe | None:
         """The probe of exactly this workload with the installed libraries, or None."""
-        plain = self.content.get(_make_key(workload), {}).get("probe")
-        return None if plain is None else _read(_PROBE, plain | {"workload": workload})
+        values = self.content.get(_make_key(workload), {}).get("probe")
+        return None if values is None else _read(_PROBE, values | {"workload": workload})
 
     def put(self, probe: Probe) -> None:
         """Keeps a probe, and forgets the dry steps verified before it."""
-        plain = _PROBE.dump_python(probe, mode="json", exclude={"workload"})  # the key says it
-        self.content[_make_key(probe.workload)] = {"probe": plain, "verified": {}}
+        values = _PROBE.dump_python(probe, mode="json", exclude={"workload"})  # the key says it
+        self.content[_make_key(probe.workload)] = {"probe": values, "verified": {}}
         self._write()
 
     def measure_once(self, workload: Workload, resources: ClientResources) -> Measured:
@@ -75,10 +75,10 @@ class ProbeFile:
         write_atomically(self.path, json.dumps(self.content, indent=1).encode())
 
 
-def _read(adapter: TypeAdapter[T], plain: Any) -> T | None:
-    """What the plain values say, or None where they do not say it (another version wrote them)."""
+def _read(adapter: TypeAdapter[T], values: Any) -> T | None:
+    """What the values of a file say, or None where they do not say it (another version wrote them)."""
     try:
-        return adapter.validate_python(plain)
+        return adapter.validate_python(values)
     except ValidationError:
         return None
 

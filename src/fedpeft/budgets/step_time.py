@@ -20,8 +20,8 @@ class TimeModel:
 
     def predict(self, shape: ModelShape, length: int, batch_size: int, resources: ClientResources) -> float:
         """Seconds of one optimiser step over `batch_size` examples of `length` tokens."""
-        products, blocks = count_work(shape, length, batch_size, resources)
-        return self.per_product * products + self.per_block * blocks
+        multiplications, blocks = count_work(shape, length, batch_size, resources)
+        return self.per_product * multiplications + self.per_block * blocks
 
 
 def count_work(shape: ModelShape, length: int, batch_size: int, resources: ClientResources) -> tuple[float, float]:

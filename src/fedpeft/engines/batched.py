@@ -5,7 +5,7 @@ gained. Every client keeps its own batches in their order, its own AdamW and its
 are the local engine's but for rounding: products are summed in another order.
 
 Clients train alone, as in the local engine, where the method writes its own training loop or adds a penalty to the
-loss, and where a client was allotted a micro-batch or activation checkpointing: both are there to take less memory.
+loss, and where a client was given a micro-batch or activation checkpointing: both are there to take less memory.
 The prefix cache serves those and evaluation, not the joint pass.
 """
 
@@ -78,22 +78,22 @@ class BatchedEngine(LocalEngine):
         if find_unstackable(self.templates[client.spec.id]) is not None:
             return "its kind of adapter has no stacked form"
         if client.spec.resources.micro_batch is not None:
-            return "it was allotted a micro-batch"
-        return "it was allotted activation checkpointing" if client.spec.resources.checkpointing else None
+            return "it was given a micro-batch"
+        return "it was given activation checkpointing" if client.spec.resources.checkpointing else None
 
     def _groups(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
         """Clients of like length are together, so that few rounds end with one client that goes on."""
-        kinds: dict[tuple[object, Padding], list[Message]] = {}
+        by_kind: dict[tuple[object, Padding], list[Message]] = {}
         for message in sorted(messages, key=lambda m: -self.by_id[m.client].spec.examples):
             client = self.by_id[message.client]
             reason = self.reason_to_train_alone(client)
             if reason is None:
-                kinds.setdefault((client.task, client.padding), []).append(message)
+                by_kind.setdefault((client.task, client.padding), []).append(message)
             else:
                 log.info("client %s trains alone: %s", message.client, reason)
                 yield [message]
-        for same in kinds.values():
-            yield from (same[start : start + self.max_clients] for start in range(0, len(same), self.max_clients))
+        for alike in by_kind.values():
+            yield from (alike[start : start + self.max_clients] for start in range(0, len(alike), self.max_clients))
 
     def _train_group(self, group: Sequence[Message]) -> list[Trained]:
         if len(group) == 1:
@@ -118,7 +118,7 @@ class BatchedEngine(LocalEngine):
     def _train_together(self, group: Sequence[Message]) -> list[Trained]:
         began = time.perf_counter()
         stack, indices = self._stack(group)
-        members, alone = [], []
+        members, separate = [], []
         for message, index in zip(group, indices, strict=True):
             client, model = self._copy_client(message.client), stack.models[index]
             with self._accelerate(model, message.client):  # `receive` may look at scores
@@ -130,18 +130,18 @@ class BatchedEngine(LocalEngine):
                 members.append(Member(message, index, reported, trainer))
             else:
                 log.info("client %s trains alone: the method adds a penalty to its loss", message.client)
-                alone.append(message)
+                separate.append(message)
         train_together(stack, members)
         results = []
         for member in members:
             trainer, client = member.trainer, member.trainer.client
             reply = self.method.finish(trainer.model, member.message, client, trainer.loss(), member.reported)
             if has_diverged(client.local):
-                alone.append(member.message)  # diverges there too, and the local engine's code says so
+                separate.append(member.message)  # diverges there too, and the local engine's code says so
                 continue
             seconds = (time.perf_counter() - began) / len(group)  # of one pass each has its part
             results.append(Trained(Outcome(client.spec.id, reply, None, seconds), self._get_kept(client)))
-        return results + [self._train_one(message) for message in alone]
+        return results + [self._train_one(message) for message in separate]
 
     def _stack(self, group: Sequence[Message]) -> tuple[StackedClients, list[int]]:
         """This worker's stack, and which of its models each client takes; grows with unlike templates met together."""
@@ -178,17 +178,17 @@ def train_together(stack: StackedClients, members: Sequence[Member]) -> None:
     The gradient is that of the sum of the clients' mean losses, and so each client's own.
     """
     while True:
-        drawn = [(m, batch) for m in members if (batch := next(m.trainer.batches, None)) is not None]
-        if not drawn:
+        steps = [(m, batch) for m in members if (batch := next(m.trainer.batches, None)) is not None]
+        if not steps:
             return
-        client = drawn[0][0].trainer.client  # all have its task and its padding
-        sizes = [len(batch["input_ids"]) for _, batch in drawn]
-        rows = stack.assign_rows([m.index for (m, _), size in zip(drawn, sizes, strict=True) for _ in range(size)])
-        losses = client.task.losses(rows, concat_batches([batch for _, batch in drawn], client.padding))  # (rows,)
-        sums = [own.sum() for own in losses.split(sizes)]
-        means = [loss / count_labels(batch) for loss, (_, batch) in zip(sums, drawn, strict=True)]
+        client = steps[0][0].trainer.client  # all have its task and its padding
+        sizes = [len(batch["input_ids"]) for _, batch in steps]
+        model = stack.assign_rows([m.index for (m, _), size in zip(steps, sizes, strict=True) for _ in range(size)])
+        losses = client.task.losses(model, concat_batches([batch for _, batch in steps], client.padding))  # (rows,)
+        sums = [part.sum() for part in losses.split(sizes)]
+        means = [loss / count_labels(batch) for loss, (_, batch) in zip(sums, steps, strict=True)]
         torch.stack(means).sum().backward()
-        for loss, (member, batch) in zip(sums, drawn, strict=True):
+        for loss, (member, batch) in zip(sums, steps, strict=True):
             member.trainer.step(batch, loss.detach())
 
 
@@ -196,10 +196,10 @@ def concat_batches(batches: Sequence[Batch], padding: Padding) -> Batch:
     """One batch of all rows in their order, padded to the longest: what `fedpeft.tasks.encode` makes, but `rows`."""
     fill = {"input_ids": padding.id, "attention_mask": 0, "labels": IGNORE}
     length = max(batch["input_ids"].shape[1] for batch in batches)
-    return {name: torch.cat([_widened(b[name], length, padding.side, fill[name]) for b in batches]) for name in fill}
+    return {name: torch.cat([_pad(b[name], length, padding.side, fill[name]) for b in batches]) for name in fill}
 
 
-def _widened(tensor: Tensor, length: int, side: str, value: int) -> Tensor:
+def _pad(tensor: Tensor, length: int, side: str, value: int) -> Tensor:
     """(batch, any length) -> (batch, length); labels of whole rows (batch,) stay."""
     if tensor.dim() == 1 or tensor.shape[1] == length:
         return tensor

@@ -1,4 +1,4 @@
-"""Adapted models that share one frozen backbone: a template per adapter configuration, a slot per worker."""
+"""Adapted models that share one frozen backbone: a template per adapter configuration, a clone per worker."""
 
 import copy
 import json
@@ -29,14 +29,14 @@ def attach_adapter(backbone: nn.Module, config: PeftConfig, seed: int) -> PeftMo
 
 
 class TemplateCache:
-    """Template slots by adapter configuration. Equal configurations share one template and so one start."""
+    """Templates by adapter configuration. Equal configurations share one template and so one start."""
 
     def __init__(self, backbone: nn.Module, seed: int) -> None:
         self.backbone, self.seed = backbone, seed
         self._templates: dict[str, AdaptedModel] = {}
 
     def get_template(self, config: PeftConfig) -> AdaptedModel:
-        """The slot for a configuration, at its seeded start. Clone it to train."""
+        """The model for a configuration, at its seeded start. Clone it to train."""
         key = json.dumps(config.to_dict(), sort_keys=True, default=sorted)
         if key not in self._templates:
             self._templates[key] = AdaptedModel(attach_adapter(self.backbone, config, self.seed))
