@@ -7,6 +7,12 @@ from fedpeft.runs import failure_log
 from fedpeft.runs.failure_log import FAILURES, FailureLog
 
 
+@pytest.fixture(autouse=True)
+def for_the_file_alone(monkeypatch):
+    """A name that is no Unicode text is written to the file, and to no other log: pytest could not report it."""
+    monkeypatch.setattr(logging.getLogger("fedpeft"), "propagate", False)
+
+
 def raise_and_log():
     try:
         undefined_name  # noqa: B018
