@@ -12,19 +12,24 @@ _BATCH = 1024  # rows decoded at once; fewer where they may be large
 
 
 def read_parquet(path: Path, limit: SizeLimit) -> list[Row]:
-    """The rows. A text that the file stores once for a million rows counts a million times, and before it is decoded.
+    """The rows, of columns of single values: lists and records, which no task reads, are left out.
 
-    Raises UserError for whatever pyarrow cannot read or Python cannot hold.
+    A text that the file stores once for a million rows counts a million times. Raises UserError for whatever pyarrow
+    cannot read or Python cannot hold.
     """
     from pyarrow.parquet import ParquetFile
+    from pyarrow.types import is_nested
 
     rows: list[Row] = []
     try:
         with path.open("rb") as opened, ParquetFile(opened) as file:
             require_distinct(file.schema_arrow.names, str(path))
-            largest = _count_values(file.metadata, limit, path)
-            room = limit.remaining // (8 * largest + 1)  # a batch takes an eighth of the limit at most
-            for batch in file.iter_batches(max(1, min(_BATCH, room))):
+            columns = [field.name for field in file.schema_arrow if not is_nested(field.type)]
+            if not columns:
+                raise UserError(f"task.source: {path} has no column of single values, only lists or records")
+            limit.add(CELL * file.metadata.num_rows * (len(columns) + 1), path)
+            room = limit.remaining // (8 * _find_largest_group(file.metadata) + 1)  # a batch takes an eighth at most
+            for batch in file.iter_batches(max(1, min(_BATCH, room)), columns=columns):
                 limit.add(batch.nbytes, path)
                 rows += batch.to_pylist()
     except UserError:
@@ -37,15 +42,7 @@ def read_parquet(path: Path, limit: SizeLimit) -> list[Row]:
     return [row | {"@where": f"{path}, row {i}"} for i, row in enumerate(rows, 1)]
 
 
-def _count_values(metadata: Any, limit: SizeLimit, path: Path) -> int:
-    """Adds all values to the limit, by the metadata; returns the most bytes that a single row can have.
-
-    That is all that its group of rows stores: repeated values are stored once, and the largest is one of them.
-    """
-    largest = 0
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        columns = [group.column(j) for j in range(group.num_columns)]
-        limit.add(CELL * (group.num_rows + sum(max(group.num_rows, column.num_values) for column in columns)), path)
-        largest = max(largest, sum(column.total_uncompressed_size for column in columns))
-    return largest
+def _find_largest_group(metadata: Any) -> int:
+    """The most bytes that a group of rows stores, and so the most that one row can have: repeated values are stored
+    once. The metadata of single columns tell more, but pyarrow ends the process where those are damaged."""
+    return max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
