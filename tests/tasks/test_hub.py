@@ -58,3 +58,11 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(UserError, match=r"neither at .* nor a hub data set in reach \(no network\)"):
         read_source("glue/sst2", tmp_path)
+
+
+def test_the_limit_holds_for_the_hub_too(tmp_path, monkeypatch):
+    data = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["x" * 2**20], "label": [0]})})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: data)
+    assert read_source("owner/name", tmp_path, max_mib=2)
+    with pytest.raises(UserError, match=r"owner/name train: its rows would take more than 1 MiB"):
+        read_source("owner/name", tmp_path, max_mib=1)

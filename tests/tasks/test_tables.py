@@ -75,3 +75,10 @@ def test_the_column_of_clients_is_the_partitions():
     ]
     with pytest.raises(UserError, match=r"partition\.column is missing: natural needs the column"):
         get_client_column(PartitionConfig(kind="natural"))
+
+
+def test_the_tasks_limit_holds(write):
+    source = write(train=[ROW | {"text": "x" * 2**20}])
+    assert read(source, max_mib=2)
+    with pytest.raises(UserError, match=r"its rows would take more than 1 MiB"):
+        read(source, max_mib=1)

@@ -50,6 +50,31 @@ def test_one_label_is_nothing_to_learn():
         Classification.list_labels(make_config(), make_table("a", "a"))
 
 
+def test_texts_and_numbers_are_no_labels():
+    with pytest.raises(UserError, match="column 'label' holds 30 different values in 30 rows"):
+        Classification.list_labels(make_config(), make_table(*(i + 1 / 16 for i in range(30))))
+
+
+def test_a_gap_is_a_label_only_where_the_task_names_it():
+    with pytest.raises(UserError, match=r"is 'nan', which stands for a missing value; .* or name it in task\.labels"):
+        Classification.list_labels(make_config(), make_table("a", "nan", "b"))
+    example = Classification.make_example(make_config(), make_row(label="nan"), LabelIndex(["a", "nan"], "unknown"))
+    assert example.label == 1
+
+
+def test_a_label_by_index_is_a_whole_number_within_the_names():
+    config, labels = make_config(labels=["no", "yes"]), LabelIndex(["no", "yes"], "is unknown; known are")
+    assert Classification.make_example(config, make_row(label=" 1 "), labels).label == 1
+    for name in ("2", "-1", "²", "--1", "1.5", "9" * 30):
+        with pytest.raises(UserError, match="is unknown; known are: no, yes"):
+            Classification.make_example(config, make_row(label=name), labels)
+
+
+def test_odd_labels_are_told_with_their_rows():
+    (line,) = Classification.find_problems(["neg", "pos", "Pos"], [9, 8, 7])
+    assert "'Pos' (7 rows), 'pos' (8 rows)" in line
+
+
 def test_f1_needs_two_labels():
     with pytest.raises(UserError, match="f1 is of label 1 of two, received labels a, b, c; use macro_f1"):
         Classification.list_labels(make_config(metric="f1"), make_table("a", "b", "c"))
