@@ -1,12 +1,14 @@
 """The edit against an independent float64 transcription of the equations, put on plain models with forward hooks."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from fedpeft.adapters import LoReftConfig
 from fedpeft.adapters.reft.layer import LoReftLayer, orthonormalise_rows
@@ -190,3 +192,30 @@ def test_attributes_of_the_block_show_through_and_missing_ones_do_not():
     assert layer.attention_type == "full"
     with pytest.raises(AttributeError, match="sliding_window"):
         _ = layer.sliding_window
+
+
+class CheckpointedBlock(Block):
+    """Checkpoints itself with its hooks, as blocks of transformers up to 5.22 do."""
+
+    def __call__(self, *args, **kwargs):
+        return checkpoint(partial(super().__call__, **kwargs), *args, use_reentrant=False)
+
+
+def test_a_block_recomputed_with_its_hooks_edits_the_prompt_of_its_own_forward():
+    torch.manual_seed(0)
+    hidden, gradients = torch.randn(1, 6, 8), []
+    for block in (Block(), CheckpointedBlock()):
+        torch.manual_seed(1)
+        tracker = PromptTracker(nn.Embedding(2, 2))
+        layer = LoReftLayer(block, tracker)
+        layer.update_layer("default", LoReftConfig(r=2, positions="l1"), 8)
+        loss = torch.zeros(())
+        for length in (6, 3):  # the second forward begins before the first is recomputed
+            mask = (torch.arange(6) < length).long().unsqueeze(0)
+            tracker.begin(block, (), {"input_ids": mask, "attention_mask": mask})
+            loss = loss + length * layer(hidden)[0, 0, :].sum() + layer(hidden).square().sum()
+        loss.backward()
+        gradients.append([layer.reft_W["default"].grad, layer.reft_b["default"].grad])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(recomputed, plain)
