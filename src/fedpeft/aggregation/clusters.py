@@ -59,9 +59,9 @@ def fit_responsibilities(
     fits = [_fit_mixture(points, number, previous, seed) for number in counts]
     fit = fits[_choose_fit(points, fits, seed)]
     width = fit.n_components
-    fitted = torch.from_numpy(fit.predict_proba(points))  # (clients, clusters)
-    order = fit.means_[:, 0].argsort().tolist() if previous is None else _match_clusters(previous, fitted)
-    return (1 - width * floor) * fitted[:, order] + floor
+    probabilities = torch.from_numpy(fit.predict_proba(points))  # (clients, clusters)
+    order = fit.means_[:, 0].argsort().tolist() if previous is None else _match_clusters(previous, probabilities)
+    return (1 - width * floor) * probabilities[:, order] + floor
 
 
 def sketch_matrices(d_out: int, d_in: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -142,14 +142,14 @@ def _find_start_means(points: np.ndarray, number: int, previous: Tensor | None) 
     if (total <= 0).any():
         return None
     means = (weights.T @ points) / total[:, None]
-    spread = float(points.std(axis=0).max())
-    gaps = np.linalg.norm(means[:, None] - means[None], axis=-1) + np.eye(number) * spread
-    return means if float(gaps.min()) > 1e-2 * spread else None
+    deviation = float(points.std(axis=0).max())
+    gaps = np.linalg.norm(means[:, None] - means[None], axis=-1) + np.eye(number) * deviation
+    return means if float(gaps.min()) > 1e-2 * deviation else None
 
 
-def _match_clusters(previous: Tensor, fitted: Tensor) -> list[int]:
+def _match_clusters(previous: Tensor, probabilities: Tensor) -> list[int]:
     """The new clusters in the order of the old ones with which they share most clients, unmatched ones last."""
     from scipy.optimize import linear_sum_assignment
 
-    _, new = linear_sum_assignment((previous.double().cpu().mT @ fitted).numpy(), maximize=True)  # (old, new)
-    return [*new, *(j for j in range(fitted.shape[1]) if j not in new)]
+    _, new = linear_sum_assignment((previous.double().cpu().mT @ probabilities).numpy(), maximize=True)  # (old, new)
+    return [*new, *(j for j in range(probabilities.shape[1]) if j not in new)]

@@ -46,7 +46,7 @@ class RoundRecord:
 class Federation:
     """A method, its server state and the clients that an engine runs.
 
-    `specs` are the clients that train; `audience` those that are evaluated (the same, except for a pooled method).
+    `specs` are the clients that train; `evaluation_clients` those that are scored (the same, but for a pooled method).
     """
 
     def __init__(
@@ -135,10 +135,10 @@ class Federation:
         count = len(record.bytes_down)
         needed = math.ceil(self.training.quorum * count - 1e-9)
         if len(usable) < needed:
-            kept = f"; what round {self.round} left is kept" if self.round else ""
+            hint = f"; what round {self.round} left is kept" if self.round else ""
             raise NoQuorum(
                 f"round {record.round}: {len(usable)} of {count} clients replied usably, "
-                f"the quorum is {needed}{kept} ({group_reasons(record.quarantined)})"
+                f"the quorum is {needed}{hint} ({group_reasons(record.quarantined)})"
             )
 
     def _aggregate(self, usable: list[Reply], record: RoundRecord) -> Any:
@@ -148,10 +148,10 @@ class Federation:
         while isinstance(state, Exception):
             blamed = self._blame(usable, state)
             if not blamed:  # it is no one reply's fault: the method's own, or several clients' together
-                kept = f"what round {self.round} left is kept" if self.round else "no round was completed"
+                remains = f"what round {self.round} left is kept" if self.round else "no round was completed"
                 raise UserError(
                     f"round {record.round}: the method cannot aggregate its {len(usable)} replies "
-                    f"({describe_error(state)}); {kept}"
+                    f"({describe_error(state)}); {remains}"
                 ) from state
             record.quarantined |= blamed
             usable = [reply for reply in usable if reply.client not in blamed]
@@ -172,8 +172,8 @@ class Federation:
 
     def _blame(self, replies: list[Reply], error: Exception) -> dict[str, str]:
         """The reasons to leave out those clients whose replies fail alone, or one without which the others succeed."""
-        alone = {reply.client: self._try_aggregate([reply]) for reply in replies}
-        failing = {client: state for client, state in alone.items() if isinstance(state, Exception)}
+        single_states = {reply.client: self._try_aggregate([reply]) for reply in replies}
+        failing = {client: state for client, state in single_states.items() if isinstance(state, Exception)}
         if 0 < len(failing) < len(replies):
             return {client: f"its reply cannot be aggregated: {describe_error(e)}" for client, e in failing.items()}
         for reply in replies if not failing and len(replies) > 2 else ():
@@ -183,7 +183,7 @@ class Federation:
         return {}
 
     def evaluate(self, split: str, which: "ModelChoice") -> "dict[str, Scores]":
-        """Scores of every client in the audience, by id, on one split of its own rows."""
+        """Scores of every client that is evaluated, by id, on one split of its own rows."""
         return self.engine.evaluate(self.deployment_messages(), split, which)
 
     def cross_evaluate(self, split: str) -> "dict[str, dict[str, Scores]]":

@@ -51,14 +51,14 @@ def screen(
     quarantined = {}
     for reply in replies:
         try:
-            found = _examine(method, state, messages[reply.client], reply, examples[reply.client])
+            examined = _examine(method, state, messages[reply.client], reply, examples[reply.client])
         except Exception as error:  # the boundary between one reply and the run, whatever the method does with it
             log.exception("client %s, round %d: its reply cannot be read", reply.client, reply.round)
-            found = f"its reply cannot be read: {describe_error(error)}"
-        if isinstance(found, str):
-            quarantined[reply.client] = found
+            examined = f"its reply cannot be read: {describe_error(error)}"
+        if isinstance(examined, str):
+            quarantined[reply.client] = examined
         else:
-            changes[reply.client] = found
+            changes[reply.client] = examined
     usable = [reply for reply in replies if reply.client in changes]
     if norm_limit is None or len(usable) < 3:
         return Screened(usable, quarantined)

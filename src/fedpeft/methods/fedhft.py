@@ -233,7 +233,7 @@ class FedHft(Method[FedHftState]):
 
     def _cluster(self, state: FedHftState) -> FedHftState:
         clients, is_first = sorted(state.features), not state.shares
-        fitted = fit_responsibilities(
+        responsibilities = fit_responsibilities(
             torch.stack([state.features[client] for client in clients]),
             self.options.clusters if is_first or self.options.clusters != "auto" else len(state.heads),
             None if is_first else torch.stack([state.get_responsibilities(client) for client in clients]),
@@ -241,10 +241,12 @@ class FedHft(Method[FedHftState]):
             seed=state.seed,
             maximum=MOST_CLUSTERS,
         )  # (clients, clusters)
-        copies = fitted.shape[1] // len(state.heads) if is_first else 1  # all clusters start from the one before them
+        copies = (
+            responsibilities.shape[1] // len(state.heads) if is_first else 1
+        )  # all clusters start from the one before them
         return replace(
             state,
-            shares=dict(zip(clients, fitted, strict=True)),
+            shares=dict(zip(clients, responsibilities, strict=True)),
             heads=state.heads * copies,
             updates=state.updates * copies,
         )

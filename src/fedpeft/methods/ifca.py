@@ -88,6 +88,6 @@ def resample(tensors: Tensors, draw: torch.Generator) -> Tensors:
 
 
 def _resample_one(tensor: Tensor, draw: torch.Generator) -> Tensor:
-    spread = tensor.float().std(correction=0)
+    deviation = tensor.float().std(correction=0)
     noise = torch.randn(tensor.shape, generator=draw).to(tensor.device)
-    return (tensor.float().mean() + spread * noise).to(tensor.dtype)
+    return (tensor.float().mean() + deviation * noise).to(tensor.dtype)

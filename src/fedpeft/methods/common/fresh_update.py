@@ -18,7 +18,7 @@ def measure_products(factors: Iterable[Factors]) -> tuple[float, int]:
     And how many values the B's have: each moves the product by as much as any other.
     """
     pairs = list(factors)
-    return math.hypot(*(float(frobenius_norm(pair)) for pair in pairs)), sum(b.numel() for b, _ in pairs)
+    return math.hypot(*(float(frobenius_norm((b, a))) for b, a in pairs)), sum(b.numel() for b, _ in pairs)
 
 
 def shrink_products(tensors: Tensors, baseline: Tensors, b: Iterable[str], adapter: float, head: float) -> Tensors:
