@@ -121,7 +121,8 @@ def _write_table(name: str, figure: Figure, downloads: str) -> str:
     if not figure.shown:
         return downloads
     table = to_html(figure.table, figure.title)
-    scrolled = f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers">{table}</div>{downloads}'
+    label = escape_html(f"Numbers of {figure.title}")
+    scrolled = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>{downloads}'
     return scrolled if figure.is_open else f"<details><summary>Numbers</summary>{scrolled}</details>"
 
 

@@ -49,8 +49,9 @@ function legend(entries) {
 }
 const circle = (fill, stroke) => (svg) =>
   svg.append("circle").attr("cx", 8).attr("cy", 6).attr("r", 4).attr("fill", fill).attr("stroke", stroke);
-const square = (fill) => (svg) =>
-  svg.append("rect").attr("x", 2).attr("y", 0).attr("width", 12).attr("height", 12).attr("rx", 2).attr("fill", fill);
+const square = (fill, opacity = 1) => (svg) =>
+  svg.append("rect").attr("x", 2).attr("y", 0).attr("width", 12).attr("height", 12).attr("rx", 2).attr("fill", fill)
+    .attr("fill-opacity", opacity);
 const stroke = (colour, dash, width = 2) => (svg) =>
   svg.append("line").attr("x2", 16).attr("y1", 6).attr("y2", 6).attr("stroke", colour).attr("stroke-width", width)
     .attr("stroke-dasharray", dash);
@@ -70,7 +71,8 @@ function drawDots({ chart, columns, rows }, width) {
     const mean = scaled(column, row[chart.value]);
     const sd = (row[chart.value]?.sd ?? 0) * column.scale;
     const worst = scaled(columns[chart.worst], row[chart.worst]);
-    return { label: labels[i], mean, low: mean - sd, high: mean + sd, worst, text: format(column, row[chart.value], false) };
+    const end = Math.max(mean + sd, ...chart.seeds[i].map((v) => (v === null ? mean : v * column.scale)));
+    return { label: labels[i], mean, low: mean - sd, high: mean + sd, end, worst, text: format(column, row[chart.value], false) };
   }).filter((point) => Number.isFinite(point.mean));
   const seeds = chart.seeds.flatMap((values, i) => values.map((v) => ({ label: labels[i], x: v === null ? NaN : v * column.scale })));
   const severalSeeds = chart.seeds.some((values) => values.length > 1);
@@ -84,7 +86,7 @@ function drawDots({ chart, columns, rows }, width) {
       severalSeeds ? Plot.tickX(seeds, { x: "x", y: "label", stroke: accent, strokeOpacity: 0.7, inset: 8 }) : null,
       Plot.dot(points, { x: "worst", y: "label", r: 4, fill: css("--paper"), stroke: css("--quiet"), strokeWidth: 1.5 }),
       Plot.dot(points, { x: "mean", y: "label", r: 5, fill: accent }),
-      Plot.text(points, { x: "high", y: "label", text: "text", textAnchor: "start", dx: 10, fill: "currentColor" }),
+      Plot.text(points, { x: "end", y: "label", text: "text", textAnchor: "start", dx: 10, fill: "currentColor", stroke: css("--paper"), strokeWidth: 4 }),
     ],
   });
   const entries = [[circle(accent, accent), "mean"], [circle("none", css("--quiet")), "worst client"]];
@@ -101,14 +103,14 @@ function drawDifferences({ chart, columns, rows }, width) {
   })).filter((point) => Number.isFinite(point.mean));
   const svg = Plot.plot({
     width, height: 56 + 28 * labels.length, marginLeft: marginFor(labels), marginRight: 56, marginTop: 8, marginBottom: 40, style: STYLE,
-    x: { label: axisLabel(column), nice: true, labelAnchor: "right", ticks: width < 500 ? 4 : 8, tickFormat: "+" },
+    x: { label: axisLabel(column), nice: true, labelAnchor: "right", ticks: width < 500 ? 4 : 8, tickFormat: (v) => (v > 0 ? `+${v}` : String(v).replace("-", "−")) },
     y: { domain: listByValue(labels, rows.map((row) => scaled(column, row[chart.value]))), label: null, tickFormat: (l) => shorten(l), tickSize: 0 },
     marks: [
       Plot.ruleY(labels, { stroke: css("--hairline") }),
       Plot.ruleX([0], { stroke: "currentColor" }),
       Plot.link(points, { x1: "low", x2: "high", y1: "label", y2: "label", stroke: accent, strokeWidth: 5, strokeOpacity: 0.25 }),
       Plot.dot(points, { x: "mean", y: "label", r: 5, fill: accent }),
-      Plot.text(points, { x: "high", y: "label", text: "text", textAnchor: "start", dx: 10 }),
+      Plot.text(points, { x: "high", y: "label", text: "text", textAnchor: "start", dx: 10, fill: "currentColor", stroke: css("--paper"), strokeWidth: 4 }),
     ],
   });
   return { nodes: [svg], locate: locateRow(svg, labels, (i) => scaled(column, rows[i][chart.value])) };
@@ -153,7 +155,7 @@ function drawCourse({ chart, columns, rows }, width) {
     return svg;
   });
   const entries = [[stroke(accent), `mean of clients (${column.unit || "score"})`], [stroke("currentColor", "3,3", 1.2), "worst client"]];
-  if (all.some((p) => p.high > p.low)) entries.splice(1, 0, [square(css("--map-low")), "lowest to highest seed"]);
+  if (all.some((p) => p.high > p.low)) entries.splice(1, 0, [square(accent, 0.2), "lowest to highest seed"]);
   const locate = (s, i) => ({ svg: svgs[s], x: svgs[s].scale("x").apply(series[s].points[i].x), y: svgs[s].scale("y").apply(series[s].points[i].y) });
   return { nodes: [legend(entries), box], locate };
 }

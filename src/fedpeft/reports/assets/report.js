@@ -1,4 +1,4 @@
-// Wires the figures: draws each when it comes near the window, again when width or colours change, and reads its
+// Wires the figures: draws each when it comes near the window or when there is time, again when width or colours change, and reads its
 // points with the arrow keys into the live line below it.
 {
   const figures = JSON.parse(document.getElementById("data").textContent);
@@ -51,17 +51,25 @@
   }
 
   const draws = new Map();
-  const near = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) { near.unobserve(target); draws.get(target)(); drawnFigures.add(target); }
-    }
-  }, { rootMargin: "600px" });
   const drawnFigures = new Set();
+  const drawOnce = (figure) => {
+    near.unobserve(figure);
+    if (!drawnFigures.has(figure)) { drawnFigures.add(figure); draws.get(figure)(); }
+  };
+  const near = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) if (isIntersecting) drawOnce(target);
+  }, { rootMargin: "600px" });
   for (const [name, data] of Object.entries(figures)) {
     const figure = document.getElementById(name);
     draws.set(figure, show(figure, data));
     near.observe(figure);
   }
+  // The rest one by one, while nothing else happens.
+  const drawNext = () => {
+    const figure = [...draws.keys()].find((other) => !drawnFigures.has(other));
+    if (figure) { drawOnce(figure); setTimeout(drawNext, 30); }
+  };
+  setTimeout(drawNext, 300);
 
   const redraw = () => drawnFigures.forEach((figure) => draws.get(figure)());
   let width = document.body.clientWidth;
@@ -71,5 +79,5 @@
     waiting = setTimeout(() => { if (document.body.clientWidth !== width) { width = document.body.clientWidth; redraw(); } }, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  addEventListener("beforeprint", () => draws.forEach((draw, figure) => { if (!drawnFigures.has(figure)) { draw(); drawnFigures.add(figure); } }));
+  addEventListener("beforeprint", () => [...draws.keys()].forEach(drawOnce));
 }
