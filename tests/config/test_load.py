@@ -101,3 +101,16 @@ def test_a_key_under_both_names_is_refused(experiment_file):
 def test_an_unknown_engine_is_one_line(experiment_file):
     with pytest.raises(UserError, match="engine: no engine 'batchd', did you mean 'batched'\\?; known: batched, local"):
         load_experiment(experiment_file, ["engine=batchd"])
+
+
+def test_a_relative_model_folder_starts_at_the_file(experiment_file, tmp_path, monkeypatch):
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    monkeypatch.chdir("/")
+    experiment = load_experiment(experiment_file, ["model.name=models/tiny"])
+    assert experiment.model.name == str(tmp_path / "models/tiny")
+    with pytest.raises(UserError, match=r"no such folder.*did you mean 'tiny'"):
+        load_experiment(experiment_file, ["model.name=./models/tinny"])
+
+
+def test_a_group_that_is_empty_in_the_file_can_be_set(experiment_file):
+    assert load_experiment(experiment_file, ["training=", "training.rounds=7"]).training.rounds == 7
