@@ -97,6 +97,7 @@ def test_a_damaged_result_is_one_line(run, content):
         "experiment: 3\nbase: /",
         "base: /\nexperiment: {methods: {a: {}, b: {}}}",
         "name: mine\nmethods: {fedit: {}}",
+        "base: &a [x]\nexperiment: {methods: {fedit: [*a, *a]}}",  # nested, such a file of 460 bytes takes gigabytes
     ],
 )
 def test_damaged_settings_are_one_line(run, content):

@@ -181,11 +181,16 @@ def test_fingerprints(folder, data):
     read_or_refuse(lambda: folder.require_fingerprint(SAW))
 
 
+@pytest.fixture
+def run_settings(experiment_file, tmp_path):
+    experiment = load_experiment(experiment_file, ["methods={fedit: {lr: 0.1}}"])
+    return json.loads(json.dumps(RunSpec(experiment, "fedit", 0, None, tmp_path).as_dict()))
+
+
 @fuzz
 @given(st.data())
-def test_settings(folder, experiment_file, data):
-    spec = RunSpec(load_experiment(experiment_file, ["methods={fedit: {lr: 0.1}}"]), "fedit", 0, None, folder.path)
-    text = yaml.safe_dump(change(json.loads(json.dumps(spec.as_dict())), data)).encode()
+def test_settings(folder, run_settings, data):
+    text = yaml.safe_dump(change(run_settings, data)).encode()
     (folder.path / "experiment.yaml").write_bytes(damage(text, data) if data.draw(st.booleans()) else text)
     read = read_or_refuse(lambda: RunSpec.read(folder))
     assert read is None or list(read.experiment.methods) == [read.label]

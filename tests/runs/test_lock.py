@@ -58,6 +58,7 @@ def test_a_file_that_its_holder_removed_meanwhile_is_no_lock(tmp_path, monkeypat
     def slow(descriptor, operation):
         if not calls:
             (tmp_path / LOCK).unlink()
+            (tmp_path / LOCK).write_text("of another process")
         calls.append(descriptor)
         flock(descriptor, operation)
 
