@@ -16,7 +16,7 @@ from fedpeft.adapters.reft.prompt import PromptTracker
 from fedpeft.backbones.blocks import find_blocks
 
 
-def edited(h, place, places, prefix, suffix, tied, variant, R, W, b):
+def edit_position(h, place, places, prefix, suffix, tied, variant, R, W, b):
     """One position, by the rule in words: which intervention, if any, and the equation."""
     n, everywhere = len(places), prefix == suffix == 0
     if n < prefix + suffix:
@@ -43,7 +43,9 @@ def oracle(model, tensors, config, places):
             rows = [list(row) for row in hidden]
             for row, row_places in zip(rows, places, strict=True):
                 for p in row_places:
-                    row[p] = edited(row[p], p, row_places, prefix, suffix, config.tied, config.variant, *block_tensors)
+                    row[p] = edit_position(
+                        row[p], p, row_places, prefix, suffix, config.tied, config.variant, *block_tensors
+                    )
             hidden = torch.stack([torch.stack(row) for row in rows])
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
