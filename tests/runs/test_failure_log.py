@@ -7,17 +7,11 @@ from fedpeft.runs import failure_log
 from fedpeft.runs.failure_log import FAILURES, FailureLog
 
 
-@pytest.fixture(autouse=True)
-def for_the_file_alone(monkeypatch):
-    """A name that is no Unicode text is written to the file, and to no other log: pytest could not report it."""
-    monkeypatch.setattr(logging.getLogger("fedpeft"), "propagate", False)
-
-
 def raise_and_log():
     try:
         undefined_name  # noqa: B018
     except NameError:
-        logging.getLogger("fedpeft.engines.local").exception("client %s failed in round %d", "site\ud800", 3)
+        logging.getLogger("fedpeft.engines.local").exception("client %s failed in round %d", "site1", 3)
 
 
 def test_failures_have_their_traceback_in_the_folder_while_it_is_open(tmp_path):
@@ -57,3 +51,10 @@ def test_a_link_in_its_place_is_not_written_through(tmp_path):
     with pytest.raises(UserError, match="is a link"):
         FailureLog(tmp_path)
     assert (tmp_path / "other").read_text() == "mine"
+
+
+def test_a_name_that_is_no_unicode_text_is_written_with_its_escape(tmp_path):
+    failures = FailureLog(tmp_path)
+    failures.emit(logging.makeLogRecord({"msg": "client site\ud800 failed"}))
+    failures.close()
+    assert "client site\\ud800 failed" in (tmp_path / FAILURES).read_text()
