@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import random
 from pathlib import Path
 
@@ -22,6 +23,17 @@ def pytest_collection_finish():
     """The libraries stay for good: a collection of garbage need not walk them, and every run begins with one."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def keep_log_level():
+    """A command sets the level of the whole process: the next test begins as the first did."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

@@ -216,7 +216,7 @@ def fedit_run(trained):
         ("site1", lambda run: None, "has a client 'site1' already"),
         ("../late", lambda run: None, "--id names a client '../late'"),
         (".late", lambda run: None, "no leading"),
-        ("", lambda run: None, "1 to 100 characters"),
+        ("", lambda run: None, "--id names no client"),
     ],
 )
 def test_a_run_or_an_id_that_will_not_do_is_one_line(fedit_run, rows_file, name, change, words):
@@ -269,7 +269,7 @@ def test_an_interrupt_leaves_nothing_half_written(fedit_run, rows_file, monkeypa
         raise KeyboardInterrupt
 
     if where == "training":
-        monkeypatch.setattr(joining, "_score_alone", interrupted)
+        monkeypatch.setattr(joining, "_score_local_training", interrupted)
     else:
         monkeypatch.setattr("fedpeft.adapters.export.os.replace", interrupted)
     before = files(fedit_run)

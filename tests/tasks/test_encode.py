@@ -92,9 +92,9 @@ def test_plain_texts_and_pairs_are_cut():
         encode([Example("a", 2), Example("a b c", 0)], tokenizer, 4),
         encode([Example("a", 0, "b")], tokenizer, 8),
     )
-    assert (text.input_ids, text.label, text.cut) == ((1, 3, 2), 2, False)
-    assert (cut.input_ids, cut.cut) == ((1, 3, 4, 5), True)
-    assert (pair.input_ids, pair.cut) == ((1, 3, 2, 4, 2), False)
+    assert (text.input_ids, text.label, text.is_cut) == ((1, 3, 2), 2, False)
+    assert (cut.input_ids, cut.is_cut) == ((1, 3, 4, 5), True)
+    assert (pair.input_ids, pair.is_cut) == ((1, 3, 2, 4, 2), False)
 
 
 def test_rows_are_padded_to_the_longest():

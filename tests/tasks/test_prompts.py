@@ -93,7 +93,7 @@ def test_a_target_gives_way_at_half_the_length(tokenizer):
 def test_an_example_that_was_cut_says_so(tokenizer):
     examples = [Example("good " * n, 0, target="bad", answer="bad", choices=("bad", "dull film")) for n in (6, 9)]
     whole, cut = encode_prompts(examples, tokenizer, 10, get_text)
-    assert (whole.cut, cut.cut) == (False, True)
+    assert (whole.is_cut, cut.is_cut) == (False, True)
     assert (len(whole.input_ids), len(cut.input_ids)) == (6, 7)  # room for the longest choice and the end
     longer = replace(examples[1], answer="dull film", target="dull film")
     (other,) = encode_prompts([longer], tokenizer, 10, get_text)
@@ -139,7 +139,7 @@ class SpecialTokens:
 def test_a_prompt_begins_as_every_text_does_and_does_not_end(text, max_length, prompt):
     (row,) = encode_prompts([Example(text, 0, target="4")], SpecialTokens(), max_length, get_text)
     assert (row.input_ids, row.target) == (prompt, (4, 2))
-    assert row.cut == (len(prompt) < len(text.split()))
+    assert row.is_cut == (len(prompt) < len(text.split()))
 
 
 def test_without_a_target_there_is_only_the_end(tokenizer):

@@ -7,10 +7,10 @@ from pydantic_core import ErrorDetails
 
 from fedpeft.errors import preview, printable, suggest
 
-# What pydantic puts into a place for each form that a value may have: `layers.list[int].0`, or last, `folder.str`.
+# What pydantic puts into a path for each form that a value may have: `layers.list[int].0`, or last, `folder.str`.
 _FORM = re.compile(r"(literal|list|dict|constrained-\w+|function-\w+)\[.*\]")
 _LAST_FORMS = ("str", "bool", "int", "float", "none")
-_OF_KEYS = ("extra_forbidden", "missing")  # problems whose place ends in the key itself, whatever its name
+_OF_KEYS = ("extra_forbidden", "missing")  # problems whose path ends in the key itself, whatever its name
 _PART = 60  # characters of a key that a message shows
 
 
@@ -18,26 +18,26 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[st
     """The first problem of a validation as one line: where, what, the value received, and a near name."""
     problems = error.errors(include_url=False)
     problem = problems[0]
-    place = _find_place(problem)
-    where = ".".join(printable(part, _PART) for part in (*prefix, *place))
+    path = _find_path(problem)
+    where = ".".join(printable(part, _PART) for part in (*prefix, *path))
     if problem["type"] == "extra_forbidden":
-        known = _list_fields(model, place[:-1])
-        return f"unknown key {where!r}{suggest(place[-1], known)}; known: {', '.join(known)}"
+        known = _list_fields(model, path[:-1])
+        return f"unknown key {where!r}{suggest(path[-1], known)}; known: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"
     if problem["type"] == "value_error":  # of keys that do not go together: the message says what was received
         return ": ".join(part for part in (where, str(problem["ctx"]["error"])) if part)
-    reasons = [_lower(other["msg"]) for other in problems if _find_place(other) == place]
+    reasons = [_lower(other["msg"]) for other in problems if _find_path(other) == path]
     return f"{where}: {' or '.join(dict.fromkeys(reasons))}, received {preview(problem['input'])}"
 
 
-def _find_place(problem: ErrorDetails) -> list[str]:
-    """The keys and indices of a problem's place, without the forms that a value was tried as."""
-    place = list(problem["loc"])
-    if problem["type"] not in _OF_KEYS and place and place[-1] in _LAST_FORMS:
-        place.pop()
-    last = place.pop() if problem["type"] in _OF_KEYS else None
-    keys = [str(part) for part in place if not (isinstance(part, str) and _FORM.fullmatch(part))]
+def _find_path(problem: ErrorDetails) -> list[str]:
+    """The keys and indices of a problem, without the forms that a value was tried as."""
+    path = list(problem["loc"])
+    if problem["type"] not in _OF_KEYS and path and path[-1] in _LAST_FORMS:
+        path.pop()
+    last = path.pop() if problem["type"] in _OF_KEYS else None
+    keys = [str(part) for part in path if not (isinstance(part, str) and _FORM.fullmatch(part))]
     return keys if last is None else [*keys, str(last)]
 
 
@@ -45,9 +45,9 @@ def _lower(message: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _list_fields(model: type[BaseModel], place: list[str]) -> list[str]:
-    """The keys of the model at a place inside a model."""
-    for part in place:
+def _list_fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the model at a path inside a model."""
+    for part in path:
         field = model.model_fields.get(part)
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation

@@ -109,5 +109,5 @@ _Reader.add_constructor("tag:yaml.org,2002:float", _Reader.construct_number)
 _Reader.add_constructor("tag:yaml.org,2002:str", _Reader.construct_text)
 
 
-def _refuse(place: Any, problem: str) -> NoReturn:
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+def _refuse(node: Any, problem: str) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)

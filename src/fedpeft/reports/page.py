@@ -67,19 +67,19 @@ def make_page(record: ReportRecord) -> str:
 
 
 def _name_figures(sections: Sequence[Section]) -> list[list[tuple[str, Figure]]]:
-    """The figures of each section, every one with an id of its own: labels that differ may give one id."""
+    """The figures of each section, every one with an id of its with_ids: labels that differ may give one id."""
     taken: set[str] = set()
-    named = []
+    figures = []
     for section in sections:
-        own = []
+        with_ids = []
         for figure in section.figures:
             name, number = figure.id, 2
             while name in taken:
                 name, number = f"{figure.id}-{number}", number + 1
             taken.add(name)
-            own.append((name, figure))
-        named.append(own)
-    return named
+            with_ids.append((name, figure))
+        figures.append(with_ids)
+    return figures
 
 
 def _describe(record: ReportRecord) -> str:

@@ -163,10 +163,12 @@ def _encode_splits(data: FederatedData, task: Task) -> dict[str, dict[str, list[
 def _note_cut_examples(experiment: Experiment, splits: dict[str, dict[str, list[Encoded]]]) -> list[str]:
     """A note on examples that `max_length` cuts, where there are any."""
     every = [row for own in splits.values() for rows in own.values() for row in rows]
-    cut = sum(row.cut for row in every)
+    shortened = sum(row.is_cut for row in every)
     loses = find_kind(experiment.task.kind).cut_loses
-    note = f"{cut} of {len(every)} rows have model.max_length={experiment.model.max_length} tokens or more: {loses}"
-    return [note] * (cut > 0)
+    note = (
+        f"{shortened} of {len(every)} rows have model.max_length={experiment.model.max_length} tokens or more: {loses}"
+    )
+    return [note] * (shortened > 0)
 
 
 def _note_ignored(experiment: Experiment, method: Method[Any], assigned: Mapping[str, ClientResources]) -> list[str]:

@@ -88,20 +88,20 @@ def take_fingerprint(data: FederatedData, model: str) -> Fingerprint:
 
 def find_model_files(name: str) -> list[Path]:
     """The files of a model and its tokenizer on this machine, sorted; none where it would have to be downloaded."""
-    place = Path(name)
+    location = Path(name)
     if name.startswith(PACKAGE_PREFIX):
-        place = find_package_model(name)
-    elif not exists(place):
+        location = find_package_model(name)
+    elif not exists(location):
         try:
             config = try_to_load_from_cache(name, "config.json")
         except HFValidationError:  # no hub id either
             return []
         if not isinstance(config, str):
             return []
-        place = Path(config).parent
-    if place.is_file():
-        return [place]
-    return sorted(file for file in place.iterdir() if file.name.endswith((*_WEIGHTS, *_TOKENIZER, ".json")))
+        location = Path(config).parent
+    if location.is_file():
+        return [location]
+    return sorted(file for file in location.iterdir() if file.name.endswith((*_WEIGHTS, *_TOKENIZER, ".json")))
 
 
 def _count(client: ClientPrint) -> str:

@@ -76,8 +76,8 @@ class RunSpec:
         return cls(experiment, label, experiment.seed, None, base)
 
 
-def _find_difference(first: Any, second: Any, place: str = "") -> str:
+def _find_difference(first: Any, second: Any, path: str = "") -> str:
     if isinstance(first, dict) and isinstance(second, dict):
-        parts = (_find_difference(first.get(k), second.get(k), f"{place}.{k}".lstrip(".")) for k in (first | second))
+        parts = (_find_difference(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in (first | second))
         return next(filter(None, parts), "")
-    return "" if first == second else f"{place}: {first} there, {second} here"
+    return "" if first == second else f"{path}: {first} there, {second} here"

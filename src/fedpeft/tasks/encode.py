@@ -32,7 +32,7 @@ class Encoded:
     choices: tuple[tuple[int, ...], ...] = ()  # what it may write; the label is the right one's
     names: tuple[str, ...] = ()  # of the choices
     answer: str = ""
-    cut: bool = False  # whether something was left out for its length; of plain texts those that reach it count
+    is_cut: bool = False  # whether something was left out for its length; of plain texts those that reach it count
 
     @property
     def length(self) -> int:
@@ -48,7 +48,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
     pairs = None if examples[0].text_pair is None else [example.text_pair for example in examples]
     ids = tokenizer(texts, pairs, truncation=True, max_length=max_length)["input_ids"]
     return [
-        Encoded(tuple(row), example.label, cut=len(row) >= max_length)
+        Encoded(tuple(row), example.label, is_cut=len(row) >= max_length)
         for row, example in zip(ids, examples, strict=True)
     ]
 

@@ -108,9 +108,11 @@ def _make_holdings(record: ReportRecord, shown: list[str]) -> Figure | None:
 def _describe_resources(record: ReportRecord, client: str) -> str | None:
     """What the client was given in the first run that gave it anything; "" where that was nothing."""
     given = [result.resources[client] for result in record.results if client in result.resources]
-    plain = {"density": 1.0, "checkpointing": False}
+    without_effect = {"density": 1.0, "checkpointing": False}
     words = [
-        ", ".join(f"{name} {_describe_value(value)}" for name, value in own.items() if value != plain.get(name))
+        ", ".join(
+            f"{name} {_describe_value(value)}" for name, value in own.items() if value != without_effect.get(name)
+        )
         for own in given
     ]
     return next(filter(None, words), "no limits" if given else None)
@@ -170,11 +172,11 @@ def _make_cross(record: ReportRecord, method: MethodRecord) -> Figure | None:
     shown = take_evenly(every, MOST_CLIENTS // 2)
     unit = get_score_unit(record)
     rows = tuple((model, *(to_number(result.cross[model].get(client)) for client in shown)) for model in shown)
-    served = sum(_is_own_best(result, client) for client in every)
+    at_home = sum(_is_own_best(result, client) for client in every)
     return Figure(
         f"cross-{make_id(method.label)}",
         f"{method.label}: whose model on whose rows",
-        f"{served} of {count(len(every), 'client')} are served best by their own model.",
+        f"{at_home} of {count(len(every), 'client')} are served best by their own model.",
         f"Test {record.metric} of every client's {name_choice(record.choices[0])} model (down) on every client's test "
         f"rows (across), {method.label}, seed {result.seed}; {describe_thinning(len(shown), len(every), 'client')}.",
         Table((Column("model of"), *(unit.make_column(client) for client in shown)), rows),

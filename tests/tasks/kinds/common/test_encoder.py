@@ -21,7 +21,7 @@ def test_encoders_need_every_text_and_cut_its_end(kind):
 def test_texts_are_cut_to_the_length_given():
     task = make_task(TaskConfig(source="rows.jsonl"), ["0", "1"], WordTokenizer("a b c d"), 4)
     rows = task.encode([Example("a b c d", 1), Example("a", 0)])
-    assert [(row.input_ids, row.label, row.cut) for row in rows] == [((1, 3, 4, 5), 1, True), ((1, 3, 2), 0, False)]
+    assert [(row.input_ids, row.label, row.is_cut) for row in rows] == [((1, 3, 4, 5), 1, True), ((1, 3, 2), 0, False)]
     (pair,) = task.encode([Example("a", 0, "b")])
     assert pair.input_ids == (1, 3, 2, 4)
 
