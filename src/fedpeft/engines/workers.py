@@ -1,5 +1,6 @@
 """Daemon threads for an engine's clients. One that hangs is left behind at its deadline, and ends with the process."""
 
+import math
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 HAND_OVER = 0.01  # seconds: what a worker ends within it comes back together, so short rounds wake nobody each
+LONGEST_WAIT = 1.0  # seconds: an interrupt that comes just before a wait is seen only when that wait ends
 CLOSE_SECONDS = 2.0  # most that `close` waits for threads to notice that they were abandoned
 
 
@@ -77,7 +79,7 @@ class Workers:
         self._give(job, workers)
         try:
             while left:
-                job.wake.wait(job.get_patience())
+                job.wake.wait(min(job.get_patience(), LONGEST_WAIT))
                 job.wake.clear()
                 overdue = job.abandon_overdue()
                 self._threads -= overdue
@@ -179,10 +181,10 @@ class _Job(Generic[Item, Result]):
                 self.ended.append(ended)
             return not worker.is_abandoned
 
-    def get_patience(self) -> float | None:
-        """Seconds until a deadline may pass; None where there is none."""
+    def get_patience(self) -> float:
+        """Seconds until a deadline may pass; infinite where there is none."""
         if self.deadline is None:
-            return None
+            return math.inf
         with self.lock:
             now = time.monotonic()
             ends = [began + self.deadline * self.size(item) for item, began in self.under_way.values()]
