@@ -171,8 +171,9 @@ def test_the_process_of_a_thread_that_hangs_ends_by_itself():
 
 
 INTERRUPTED = """
-import sys, threading
+import signal, sys, threading
 from fedpeft.engines.workers import Workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 workers = Workers(2, lambda: None)
 try:
     list(workers.run(lambda item: (print(item, flush=True), threading.Event().wait()), [0]))
