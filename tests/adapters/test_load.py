@@ -7,10 +7,10 @@ import shutil
 import pytest
 import torch
 from helpers.adapter_folders import ALPHA, make_model, read_values, save_adapters
+from helpers.mistakes import require_line
 from safetensors.torch import load_file, save_file
 
 from fedpeft.adapters.load import read_adapter
-from fedpeft.errors import UserError
 
 PATTERN = r"backbone\.encoder\.layer\.(0)\.(a|b)"
 
@@ -32,14 +32,6 @@ def change(saved, tmp_path):
         return folder
 
     return build
-
-
-def require_line(do, *words):
-    with pytest.raises(UserError) as error:
-        do()
-    line = str(error.value)
-    assert line.isprintable() and len(line) < 500
-    assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize("kind", ["lora", "masked", "merged", "reft", "noreft"])

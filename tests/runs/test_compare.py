@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers.observers import Notes
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
@@ -10,7 +11,6 @@ from fedpeft.runs import compare as module
 from fedpeft.runs.compare import FILE, compare, summarise_method
 from fedpeft.runs.grid import RunGrid
 from fedpeft.runs.lock import lock_folder
-from fedpeft.runs.observer import NullObserver
 
 
 def make_result(score=0.5, **changes):
@@ -47,14 +47,6 @@ def test_one_seed_has_no_spread_and_trained_models_stand_beside_the_personal_one
     assert row["trained"] == {"mean": 0.4, "sd": None}
     for lacking in (test | {"trained": None}, {"personal": test["personal"]}):
         assert summarise_method("mine", [make_result(test=test), make_result(test=lacking)])["trained"] is None
-
-
-class Notes(NullObserver):
-    def __init__(self):
-        self.lines = []
-
-    def noted(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture

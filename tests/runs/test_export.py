@@ -2,11 +2,10 @@
 
 import shutil
 
-import pytest
 from helpers.exports import RANKS
+from helpers.mistakes import require_line
 from peft import LoraConfig, PeftConfig
 
-from fedpeft.errors import UserError
 from fedpeft.runs.export import read_card
 from fedpeft.runs.predict import predict
 
@@ -17,14 +16,6 @@ def test_folders_hold_each_clients_own_rank_and_only_plain_lora(exported):
     assert {type(config) for config in configs.values()} == {LoraConfig}
     assert (configs["site0"].r, configs["site2"].r) == (1, 3)
     assert configs["site1"].r == 6 and sorted(configs["site1"].rank_pattern.values())[-2:] == [2, 6]
-
-
-def require_line(do, *words):
-    with pytest.raises(UserError) as error:
-        do()
-    assert str(error.value).isprintable()
-    for word in words:
-        assert word in str(error.value)
 
 
 def test_a_damaged_folder_is_one_line_before_a_model_is_loaded(exported, tmp_path, monkeypatch):

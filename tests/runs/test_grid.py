@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from helpers.observers import Notes
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import NoQuorum, UserError
@@ -15,14 +16,6 @@ from fedpeft.runs.grid import RunGrid, find_folder, get_or_run
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.load import load_task
-
-
-class Notes(NullObserver):
-    def __init__(self):
-        self.lines = []
-
-    def noted(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture

@@ -6,22 +6,14 @@ import math
 import pytest
 import torch
 from helpers.exports import export
+from helpers.mistakes import require_line
 from safetensors.torch import load_file, save_file
 
 from fedpeft.config import load_experiment
-from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
 from fedpeft.runs.predict import _make_examples, predict
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.kinds.common.encoder import get_logits
-
-
-def require_line(do, *words):
-    with pytest.raises(UserError) as error:
-        do()
-    assert str(error.value).isprintable()
-    for word in words:
-        assert word in str(error.value)
 
 
 def test_every_folder_predicts_what_the_clients_own_model_does(exported):

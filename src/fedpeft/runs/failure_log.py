@@ -4,7 +4,7 @@ import logging
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from fedpeft.errors import UserError
+from fedpeft.runs.files import Files
 
 FAILURES = "failures.log"
 MAX_BYTES = 4 << 20  # of this file and of `failures.log.1` before it: a client may fail in every round
@@ -17,9 +17,7 @@ class FailureLog(RotatingFileHandler):
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / FAILURES
-        if path.is_symlink():
-            raise UserError(f"{path} is a link, and what it points to would be written; remove it")
+        path = Files(folder).get_path(FAILURES)
         super().__init__(
             path, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True
         )
