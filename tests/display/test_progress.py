@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedpeft.display import ProgressDisplay
 from fedpeft.engines.base import Outcome
-from fedpeft.federation.federation import RoundRecord
+from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 
 CLIENTS = ["a", "b", "c"]

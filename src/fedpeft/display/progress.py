@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fedpeft.engines.base import Outcome, Scores
 from fedpeft.environment import MIB
 from fedpeft.errors import printable
-from fedpeft.federation.federation import RoundRecord
+from fedpeft.federation.record import RoundRecord
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import count_evaluations

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fedpeft.engines.base import Outcome, Scores
-from fedpeft.federation.federation import RoundRecord
+from fedpeft.federation.record import RoundRecord
 
 if TYPE_CHECKING:
     from fedpeft.runs.build import RunContext

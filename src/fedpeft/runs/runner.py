@@ -10,7 +10,7 @@ from fedpeft.acceleration import Acceleration
 from fedpeft.engines.base import ModelChoice, Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
-from fedpeft.federation.federation import RoundRecord
+from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
 from fedpeft.runs.export import make_card
