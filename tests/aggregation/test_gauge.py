@@ -1,9 +1,10 @@
 """An intervention is the same in every gauge; its average is not."""
 
+import pytest
 import torch
 from torch import Tensor
 
-from fedpeft.aggregation import align, gauge
+from fedpeft.aggregation import align, align_factors, gauge
 
 D, RANK = 20, 4
 
@@ -86,3 +87,17 @@ def test_groups_are_aligned_each_on_its_own():
         x.dtype == torch.float32 and torch.allclose(x, y.float(), atol=1e-6)
         for x, y in zip(back, reference, strict=True)
     )
+
+
+@pytest.mark.parametrize("matched", ["A", "B"])
+def test_a_rotated_product_stays_and_its_factor_is_the_nearest(matched):
+    b, a = draw(9, RANK, seed=1), draw(RANK, D, seed=2)
+    reference = draw(9, RANK, seed=3), draw(RANK, D, seed=4)
+    left, right = align_factors((b, a), reference, matched)
+    assert torch.allclose(left @ right, b @ a, atol=1e-12) and (left - b).norm() > 1
+    for seed in range(50):
+        q = orthogonal(RANK, seed)
+        if matched == "A":
+            assert (right - reference[1]).norm() <= (q @ a - reference[1]).norm()
+        else:
+            assert (left - reference[0]).norm() <= (b @ q.mT - reference[0]).norm()

@@ -178,7 +178,7 @@ def test_an_entry_point_that_leaves_the_process_is_one_line_too(install, write_m
         find_method("bad")
 
 
-@pytest.mark.parametrize("value", ["fedpeft.methods.fedit:LoraFedAvg.__doc__", "fedpeft.methods:GROUP", "pathlib:Path"])
+@pytest.mark.parametrize("value", ["fedpeft.methods.fedit:FedIt.__doc__", "fedpeft.methods:GROUP", "pathlib:Path"])
 def test_an_entry_point_must_be_a_method(install, value):
     install(NamedPoint("bad", value, package=None))
     with pytest.raises(UserError, match=r"'bad' of package \w.* must be a subclass of fedpeft's Method, received"):

@@ -2,12 +2,12 @@
 
 from helpers.replies import build_method
 
-from fedpeft.methods.common.fedavg import LoraFedAvg
+from fedpeft.methods.common.rotation import FactorMean
 from fedpeft.methods.fedit import FedIt
 
 
-def test_it_adds_nothing_to_fedavg_over_lora():
-    assert issubclass(FedIt, LoraFedAvg)
+def test_it_adds_nothing_to_the_mean_of_factors():
+    assert issubclass(FedIt, FactorMean)
     assert not {name for name in vars(FedIt) if not name.startswith("_")}
 
 

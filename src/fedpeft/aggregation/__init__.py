@@ -1,7 +1,7 @@
 """Pure functions on stacked tensors: means, medians, manifolds, gauges, low-rank sums, masks, clusters."""
 
 from fedpeft.aggregation.clusters import fit_responsibilities, sketch, sketch_matrices
-from fedpeft.aggregation.gauge import align, gauge
+from fedpeft.aggregation.gauge import align, align_factors, gauge
 from fedpeft.aggregation.lowrank import (
     Factors,
     concat_factors,
@@ -31,6 +31,7 @@ __all__ = [
     "Factors",
     "MaskedUpdate",
     "align",
+    "align_factors",
     "combine",
     "concat_factors",
     "fit_responsibilities",

@@ -13,18 +13,18 @@ from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
-from fedpeft.methods.common.fedavg import LoraFedAvg
-from fedpeft.methods.common.options import LoraMeanOptions
+from fedpeft.methods.common.options import FactorMeanOptions
 from fedpeft.methods.common.proximal import make_proximal_term
+from fedpeft.methods.common.rotation import FactorMean
 
 
-class DittoOptions(LoraMeanOptions):
+class DittoOptions(FactorMeanOptions):
     personal_weight: float = Field(
         0.1, ge=0, description="lambda: how strongly a client's personal model is held near the global one"
     )
 
 
-class Ditto(LoraFedAvg):
+class Ditto(FactorMean):
     """`client.local.kept` is v_k."""
 
     Options = DittoOptions

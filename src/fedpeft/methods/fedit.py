@@ -5,8 +5,8 @@ B's, weighted by the number of examples. Mean(B) mean(A) is not mean(B A): the a
 does not claim it. Ours [choice]: the classification head travels and is averaged with them.
 """
 
-from fedpeft.methods.common.fedavg import LoraFedAvg
+from fedpeft.methods.common.rotation import FactorMean
 
 
-class FedIt(LoraFedAvg):
+class FedIt(FactorMean):
     """FedAvg over LoRA's A and B, and the head."""

@@ -11,16 +11,16 @@ from pydantic import Field
 from fedpeft.aggregation import ridge_corrected_mean
 from fedpeft.federation.message import Reply, Tensors
 from fedpeft.federation.method import example_weights
-from fedpeft.methods.common.fedavg import LoraFedAvg
 from fedpeft.methods.common.lora_tensors import find_modules, get_factors, put_factors
-from fedpeft.methods.common.options import LoraMeanOptions
+from fedpeft.methods.common.options import FactorMeanOptions
+from fedpeft.methods.common.rotation import FactorMean
 
 
-class LoraFairOptions(LoraMeanOptions):
+class LoraFairOptions(FactorMeanOptions):
     ridge: float = Field(0.01, gt=0, description="how strongly the correction of B is kept small")
 
 
-class LoraFair(LoraFedAvg):
+class LoraFair(FactorMean):
     """FedAvg over A, B and the head, with the corrected B."""
 
     Options = LoraFairOptions

@@ -26,6 +26,14 @@ class LoraMeanOptions(MeanOptions):
     adapter: LoraOptions = Field(default_factory=LoraOptions, description="the LoRA that every client trains")
 
 
+class FactorMeanOptions(LoraMeanOptions):
+    """Those of a method that averages both A and B of the same layers, so that their rotation matters."""
+
+    align: Literal["none", "rotation"] = Field(
+        "none", description="turn every client's factors towards the last round's before the mean (arXiv 2602.23638)"
+    )
+
+
 class MixedRankOptions(MethodOptions):
     """Those of a method whose clients may have LoRA of different ranks."""
 
