@@ -1,4 +1,3 @@
-import os
 from dataclasses import dataclass
 
 import pytest
@@ -6,8 +5,7 @@ import torch
 from safetensors.torch import save
 
 from fedpeft.errors import UserError
-from fedpeft.federation import checkpoint
-from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
 from fedpeft.federation.state_tree import flatten, trees_equal
 
 
@@ -36,39 +34,6 @@ def test_a_state_holds_plain_values_only():
         flatten({"x": {1, 2}})
     with pytest.raises(TypeError, match="string keys"):
         flatten({1: 2})
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    write_atomically(target, b"old")
-
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        write_atomically(target, b"new" * 1000)
-    assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    """A kill at any moment of a write finds either; so a reader of the old file is never disturbed."""
-    target, seen = tmp_path / "file", []
-    write_atomically(target, b"old")
-    sync = os.fsync
-
-    def look(descriptor):
-        seen.append(target.read_bytes())
-        sync(descriptor)
-
-    monkeypatch.setattr(checkpoint.os, "fsync", look)
-    with target.open("rb") as reader:
-        write_atomically(target, b"new")
-        assert reader.read() == b"old"
-    assert seen == [b"old", b"new"]  # the data are on disk before the name changes, the folder after it
-    assert target.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\x00" * 100])
@@ -103,14 +68,6 @@ def test_a_tree_that_is_none_is_one_line(tmp_path, tree):
     (tmp_path / "c").write_bytes(save({}, metadata={"tree": tree}))
     with pytest.raises(UserError, match="not a fedpeft checkpoint"):
         load_checkpoint(tmp_path / "c")
-
-
-def test_a_link_at_the_temporary_files_name_is_not_written_through(tmp_path):
-    (tmp_path / "victim").write_bytes(b"mine")
-    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
-    write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "victim").read_bytes() == b"mine" and (tmp_path / "file").read_bytes() == b"new"
-    assert sorted(os.listdir(tmp_path)) == ["file", "victim"]
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path):

@@ -215,10 +215,10 @@ def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(e
 
 
 def test_a_full_disk_at_a_checkpoint_is_one_line_and_can_be_resumed(experiment_file, tmp_path, monkeypatch):
-    from fedpeft.federation import checkpoint
+    from fedpeft import atomic_files
 
     start(settings(experiment_file, "fedit"), tmp_path / "whole", StoppingObserver())
-    real, saves = checkpoint.os.replace, []
+    real, saves = atomic_files.os.replace, []
 
     def replace(source, target):
         if str(target).endswith("checkpoint.safetensors"):
@@ -227,7 +227,7 @@ def test_a_full_disk_at_a_checkpoint_is_one_line_and_can_be_resumed(experiment_f
                 raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    monkeypatch.setattr(atomic_files.os, "replace", replace)
     with pytest.raises(UserError, match="No space left"):
         start(settings(experiment_file, "fedit"), tmp_path / "full", StoppingObserver())
     resume(tmp_path / "full", StoppingObserver())

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedpeft.atomic_files import write_atomically
 from fedpeft.budgets.measure import ANSWER, Measured, Workload, measure
 from fedpeft.budgets.probe import Probe, Progress, ignore_progress, probe
 from fedpeft.errors import UserError
-from fedpeft.federation.checkpoint import write_atomically
 from fedpeft.resources import ClientResources
 
 LIBRARIES = ("torch", "transformers", "peft")  # a new version of one is measured anew

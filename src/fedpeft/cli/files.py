@@ -19,7 +19,7 @@ from fedpeft.errors import UserError
 
 def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.yaml")) -> None:
     """Write a commented experiment file to start from."""
-    from fedpeft.federation.checkpoint import write_atomically
+    from fedpeft.atomic_files import write_atomically
 
     try:
         if path.exists():
@@ -42,7 +42,7 @@ def validate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
 
 def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("runs")) -> None:
     """List the runs under a folder: finished with their score, or how far they are."""
-    from fedpeft.runs.folder import RunFolder
+    from fedpeft.runs.run_files import RunFiles
 
     files = root.rglob("experiment.yaml") if root.is_dir() else ()
     paths = sorted(file.parent for file in files if (file.parent / "metrics.jsonl").exists())  # else a user's own file
@@ -50,7 +50,7 @@ def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("ru
         raise UserError(f"no runs under {root}; `fedpeft run` makes one")
     for path in paths:
         try:
-            result = RunFolder(path).result
+            result = RunFiles(path).result
         except UserError as error:
             print_line(f"{path}  unreadable: {error}")
             continue

@@ -1,9 +1,7 @@
-"""Atomic checkpoints: one safetensors file that is either the old one or the new one, whatever happens."""
+"""Checkpoints: one safetensors file each, written atomically, with a digest."""
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from fedpeft.atomic_files import write_atomically
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
 from fedpeft.federation.state_tree import flatten, unflatten
-
-TEMPORARY = ".tmp"  # ends the names of files that are not finished yet
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temporary file beside `path`, fsync, rename, fsync of the folder. Nothing half-written is ever at `path`.
-
-    Raises UserError (disk full, no permission); the temporary file is removed and the old content stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # a file of its own: nothing that a link leads to is written
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is intact, "
-            "free some space or choose another folder and resume"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(path: Path, tree: Any) -> None:

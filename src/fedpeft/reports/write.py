@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fedpeft.federation.checkpoint import write_atomically
+from fedpeft.atomic_files import write_atomically
 from fedpeft.reports.collect import collect
 from fedpeft.reports.page import make_page
 

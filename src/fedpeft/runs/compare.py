@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from fedpeft.atomic_files import write_atomically
 from fedpeft.config import Experiment
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
-from fedpeft.federation.checkpoint import write_atomically
 from fedpeft.runs.build import load_model, require_startable
 from fedpeft.runs.files import Files
 from fedpeft.runs.grid import RunGrid

@@ -17,20 +17,23 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fedpeft.atomic_files import TEMPORARY, write_atomically
 from fedpeft.config import read_yaml
 from fedpeft.config.validation import first_error
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
-from fedpeft.federation.checkpoint import TEMPORARY, load_checkpoint, save_checkpoint, write_atomically
-from fedpeft.runs.files import Files, report_os_errors
+from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
+from fedpeft.runs.files import report_os_errors
 from fedpeft.runs.fingerprint import Fingerprint
-from fedpeft.runs.stored import RunCheckpoint, StoredResult, StoredSettings
+from fedpeft.runs.run_files import RunFiles
+from fedpeft.runs.stored import StoredSettings
+from fedpeft.runs.stored_checkpoint import RunCheckpoint
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class RunFolder(Files):
+class RunFolder(RunFiles):
     """The files of one run. Logs are cut back to the last checkpoint on resume, so no line is there twice."""
 
     changed_in_place = LOGS
@@ -103,21 +106,6 @@ class RunFolder(Files):
                 f"{self.path} is a run on other data or another model: {difference}; put back what the run saw, "
                 "or give another --out, or remove that folder"
             )
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The final result, or None while the run is not finished. Raises UserError when the file is damaged."""
-        if not self.has("result.json"):
-            return None
-        advice = f"remove it, and `fedpeft resume {self.path}` writes it again"
-        return self.read_json("result.json", StoredResult, advice)
-
-    def require_result(self) -> dict[str, Any]:
-        """The final result. Raises UserError while the run is not finished or when the file is damaged."""
-        result = self.result
-        if result is None:
-            raise UserError(f"{self.path} is not finished; finish it first: fedpeft resume {self.path}")
-        return result
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_atomically(self.get_path("result.json"), json.dumps(result, indent=1).encode())

@@ -21,7 +21,7 @@ from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.result import compute_cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
-from fedpeft.runs.stored import RunCheckpoint
+from fedpeft.runs.stored_checkpoint import RunCheckpoint
 
 
 @keep_threads()

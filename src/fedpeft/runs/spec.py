@@ -8,7 +8,7 @@ from typing import Any
 from fedpeft.config import Experiment, parse_experiment
 from fedpeft.federation.method import Method
 from fedpeft.runs.folder import CHECKPOINT, RunFolder
-from fedpeft.runs.stored import RunCheckpoint
+from fedpeft.runs.stored_checkpoint import RunCheckpoint
 
 
 @dataclass(frozen=True)

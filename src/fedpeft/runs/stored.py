@@ -1,24 +1,11 @@
 """What the files of a run must hold to be used: a run folder may be damaged, or a stranger's."""
 
 import re
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from torch import Tensor
-
-from fedpeft.federation.federation import Federation
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_TENSORS = ConfigDict(arbitrary_types_allowed=True, strict=True)
 
 
 def _require_text(text: str) -> str:
@@ -135,59 +122,3 @@ class StoredSettings(_Stored):
         if not isinstance(methods, dict) or len(methods) != 1:
             raise ValueError(f"not the settings of one method, received {str(methods)[:60]}")
         return experiment
-
-
-class StoredClient(BaseModel):
-    """What a client keeps between rounds."""
-
-    model_config = _TENSORS
-
-    trained: dict[str, Tensor] | None
-    kept: dict[str, Tensor]
-
-
-class StoredLogs(BaseModel):
-    """The length of each log in bytes; no other file is ever cut."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    metrics: int = Field(ge=0, alias="metrics.jsonl")
-    timings: int = Field(ge=0, alias="timings.jsonl")
-
-
-class RunCheckpoint(BaseModel):
-    """A run as it stood after a round."""
-
-    model_config = _TENSORS
-
-    round: int = Field(ge=0)
-    seconds: StoredSeconds
-    state: dict[str, Any]
-    clients: dict[str, StoredClient]
-    logs: StoredLogs
-    settings: StoredSettings | None = None  # whose run it is; None in checkpoints of earlier versions
-    fingerprint: str | None = None  # and what that run saw
-
-    def restore_server(self, federation: Federation) -> None:
-        """Puts the round and the server's state into a federation of the same run.
-
-        Raises ValueError where the state is not of the federation's method.
-        """
-        kind = type(federation.state)
-        hints = get_type_hints(kind)
-        if unknown := self.state.keys() - hints.keys():
-            raise ValueError(f"its state is of another method, it has {', '.join(sorted(unknown)[:9])}")
-        for name, value in self.state.items():
-            _check_type(name, hints[name], value)
-        try:
-            federation.state, federation.round = kind(**self.state), self.round
-        except TypeError as error:  # a field that has no default is missing
-            raise ValueError(f"its state is not whole: {error}") from error
-
-
-def _check_type(name: str, hint: Any, value: Any) -> None:
-    try:
-        TypeAdapter(hint, config=_TENSORS).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"its state's {name} is damaged: {problem['msg']}") from error
