@@ -126,6 +126,21 @@ def test_a_client_that_never_returns_has_missed_its_deadline_and_changes_nothing
     assert trained["c1"].trained is None and trained["c0"].trained is not None
 
 
+def test_when_the_rounds_time_is_over_nobody_is_waited_for_and_a_client_can_be_asked_again(make, release):
+    method = made("fedit", **LORA)
+    engine, state = make(method, [LIKE[0], ClientResources(micro_batch=2), *LIKE[2:]])
+    spoil(engine, "c1", partial(release.wait, 20))
+    outcomes = list(engine.train(send(method, engine, state), deadline=15, round_deadline=0.5))
+    assert sorted(outcome.client for outcome in outcomes) == ["c0", "c1", "c2", "c3", "c4"]
+    late = [outcome for outcome in outcomes if outcome.failure]
+    assert {o.failure for o in late} == {"no reply when the round's time was over (training.round_deadline_seconds)"}
+    assert "c1" in [outcome.client for outcome in late] and all(outcome.seconds < 5 for outcome in late)
+    engine.by_id["c1"].task.fail = None
+    messages = [message for message in send(method, engine, state) if message.client in {o.client for o in late}]
+    again = list(engine.train(messages, deadline=15, round_deadline=15))
+    assert [outcome.failure for outcome in again] == [None] * len(messages)
+
+
 @pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()])
 def test_a_client_that_would_end_the_process_has_failed(make, error):
     def fail():

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from fedpeft.engines import workers as module
-from fedpeft.engines.workers import Abandoned, Workers, stop_if_abandoned
+from fedpeft.engines.workers import Abandoned, RoundOver, Workers, stop_if_abandoned
 
 ITEMS = list(range(50))
 
@@ -188,3 +188,21 @@ def test_the_first_interrupt_ends_a_process_whose_client_hangs():
     assert process.stdout.readline() == "0\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
+
+
+@pytest.mark.parametrize("deadline", [None, 20])
+def test_when_the_time_for_all_is_over_every_item_has_ended(workers, release, deadline):
+    """Those under way are abandoned, those that wait do not begin, and the next items find workers."""
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 1:
+            release.wait(20)
+        return item
+
+    started = time.monotonic()
+    ended = {one.item: one for one in workers.run(work, [0, 1, *[1] * workers.count], deadline, round_deadline=0.2)}
+    assert time.monotonic() - started < 5 and len(begun) == 1 + workers.count
+    assert ended[0].result == 0 and isinstance(ended[1].error, RoundOver)
+    assert [one.result for one in workers.run(lambda item: item, [7], round_deadline=20)] == [7]

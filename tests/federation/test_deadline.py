@@ -18,7 +18,7 @@ def test_clients_past_it_are_quarantined_and_the_round_goes_on_with_a_quorum(ove
     engine, state = built(method, classifier(), make_classification(), LIKE)
     given, train = [], engine.train
 
-    def train_with_some_late(messages, deadline=None):
+    def train_with_some_late(messages, deadline=None, round_deadline=None):
         given.append(deadline)
         for outcome in train(messages, deadline):
             late = int(outcome.client[1:]) < overdue

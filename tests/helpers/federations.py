@@ -32,7 +32,7 @@ class ScriptedEngine:
     def __init__(self, answer):
         self.answer, self.messages = answer, []
 
-    def train(self, messages, deadline=None):
+    def train(self, messages, deadline=None, round_deadline=None):
         self.messages = messages
         for message in messages:
             yield from self.answer(message)

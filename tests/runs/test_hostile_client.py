@@ -21,9 +21,9 @@ def test_a_client_that_overdoes_it_is_cut_down_and_one_that_sends_rubbish_is_lef
 ):
     real = LocalEngine.train
 
-    def train(self, messages, deadline=None):
+    def train(self, messages, *deadlines):
         sent = {message.client: message.tensors for message in messages}
-        for outcome in real(self, messages, deadline):
+        for outcome in real(self, messages, *deadlines):
             if outcome.client.endswith("4"):
                 reply = outcome.reply
                 if reply.round == 1:  # six times as far in the head

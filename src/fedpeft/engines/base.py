@@ -35,6 +35,12 @@ def make_overdue_outcome(client: str, deadline: float, seconds: float) -> Outcom
     return Outcome(client, None, failure, seconds)
 
 
+def make_late_outcome(client: str, seconds: float) -> Outcome:
+    """The outcome of a client that had not returned when the round's time was over: the same words in every engine."""
+    failure = "no reply when the round's time was over (training.round_deadline_seconds)"
+    return Outcome(client, None, failure, seconds)
+
+
 @dataclass(frozen=True)
 class EngineSetup:
     """What a run gives to the engine that it chose. `templates` are the clients' models at their start, by id."""
@@ -66,12 +72,16 @@ class Engine(ABC):
         """What the server may know of each client, sorted by id."""
 
     @abstractmethod
-    def train(self, messages: Sequence[Message], deadline: float | None = None) -> Iterator[Outcome]:
+    def train(
+        self, messages: Sequence[Message], deadline: float | None = None, round_deadline: float | None = None
+    ) -> Iterator[Outcome]:
         """One local round per message; yields outcomes as clients finish, in any order. A failure is an outcome.
 
         `deadline` is how many seconds a client may take from when it begins; then its outcome is
-        `make_overdue_outcome`, and whatever it still does changes nothing. When the caller stops listening, those that
-        have no outcome yet count as never asked.
+        `make_overdue_outcome`, and whatever it still does changes nothing. `round_deadline` seconds from this call the
+        same holds for all that have no outcome yet, begun or not: theirs is `make_late_outcome`. A client may be asked
+        again in the same round, by another call. When the caller stops listening, those that have no outcome yet count
+        as never asked.
         """
 
     @abstractmethod

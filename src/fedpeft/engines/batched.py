@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from fedpeft.acceleration.stacked_clients import StackedClients, find_unstackable
 from fedpeft.adapters import AdaptedModel
-from fedpeft.engines.base import EngineSetup, Outcome, make_overdue_outcome
+from fedpeft.engines.base import EngineSetup, Outcome, make_late_outcome, make_overdue_outcome
 from fedpeft.engines.local import LocalEngine, Trained, has_diverged
-from fedpeft.engines.workers import Abandoned, stop_if_abandoned
+from fedpeft.engines.workers import Abandoned, RoundOver, stop_if_abandoned
 from fedpeft.federation.client import Client
 from fedpeft.federation.message import Message, Scalar
 from fedpeft.federation.method import Method
@@ -52,15 +52,20 @@ class BatchedEngine(LocalEngine):
         engine.max_clients = setup.max_clients
         return engine
 
-    def train(self, messages: Sequence[Message], deadline: float | None = None) -> Iterator[Outcome]:
+    def train(
+        self, messages: Sequence[Message], deadline: float | None = None, round_deadline: float | None = None
+    ) -> Iterator[Outcome]:
         """One local round per message, longest clients first; yields outcomes as groups of clients finish.
 
         A group has its clients' seconds together. Of one that takes longer each client trains once more, alone.
         """
         overdue: list[Message] = []
-        for ended in self._workers.run(self._train_group, list(self._groups(messages)), deadline, size=len):
+        began, groups = time.monotonic(), list(self._groups(messages))
+        for ended in self._workers.run(self._train_group, groups, deadline, len, round_deadline):
             if ended.error is None:
                 yield from map(self._keep, ended.result or [])
+            elif isinstance(ended.error, RoundOver):
+                yield from (make_late_outcome(message.client, ended.seconds) for message in ended.item)
             elif deadline is None or not isinstance(ended.error, TimeoutError):
                 raise ended.error
             elif len(ended.item) > 1:
@@ -69,7 +74,8 @@ class BatchedEngine(LocalEngine):
             else:
                 yield make_overdue_outcome(ended.item[0].client, deadline, ended.seconds)
         if overdue:
-            yield from super().train(overdue, deadline)
+            left = None if round_deadline is None else max(0.0, round_deadline - (time.monotonic() - began))
+            yield from super().train(overdue, deadline, left)
 
     def reason_to_train_alone(self, client: Client) -> str | None:
         """Why this client cannot train in one pass with others, as far as that is known before its round."""

@@ -21,8 +21,16 @@ import torch
 from fedpeft.acceleration import Acceleration, make_accelerations
 from fedpeft.adapters import AdaptedModel
 from fedpeft.adapters.export import save_adapter
-from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Outcome, Scores, make_overdue_outcome
-from fedpeft.engines.workers import Abandoned, Ended, Workers, stop_if_abandoned
+from fedpeft.engines.base import (
+    Engine,
+    EngineSetup,
+    ModelChoice,
+    Outcome,
+    Scores,
+    make_late_outcome,
+    make_overdue_outcome,
+)
+from fedpeft.engines.workers import Abandoned, Ended, RoundOver, Workers, stop_if_abandoned
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec, ClientState
 from fedpeft.federation.influence import is_finite
@@ -80,12 +88,16 @@ class LocalEngine(Engine):
     def clients(self) -> list[ClientSpec]:
         return sorted((client.spec for client in self.by_id.values()), key=lambda spec: spec.id)
 
-    def train(self, messages: Sequence[Message], deadline: float | None = None) -> Iterator[Outcome]:
+    def train(
+        self, messages: Sequence[Message], deadline: float | None = None, round_deadline: float | None = None
+    ) -> Iterator[Outcome]:
         """One local round per message, longest clients first; yields outcomes as clients finish."""
         longest_first = sorted(messages, key=lambda m: -self.by_id[m.client].spec.examples)
-        for ended in self._workers.run(self._train_one, longest_first, deadline):
+        for ended in self._workers.run(self._train_one, longest_first, deadline, round_deadline=round_deadline):
             if ended.result is not None:
                 yield self._keep(ended.result)
+            elif isinstance(ended.error, RoundOver):
+                yield make_late_outcome(ended.item.client, ended.seconds)
             elif deadline is not None and isinstance(ended.error, TimeoutError):
                 yield make_overdue_outcome(ended.item.client, deadline, ended.seconds)
             else:

@@ -18,6 +18,10 @@ LONGEST_WAIT = 1.0  # seconds: an interrupt that comes just before a wait is see
 CLOSE_SECONDS = 2.0  # most that `close` waits for threads to notice that they were abandoned
 
 
+class RoundOver(TimeoutError):
+    """What an item ends with that had no result when the time for all of them was over, begun or not."""
+
+
 class Abandoned(BaseException):
     """Ends the work of an abandoned thread. Not an Exception, so that no method's own handler catches it."""
 
@@ -65,14 +69,16 @@ class Workers:
         items: Sequence[Item],
         deadline: float | None = None,
         size: Callable[[Item], int] = lambda item: 1,
+        round_deadline: float | None = None,
     ) -> Iterator[Ended[Item, Result]]:
         """Works on the items in their order, as workers get free; yields them as they end, in any order.
 
         `deadline` is the seconds that an item of size 1 may take from when it begins; the worker of one that takes
-        longer is abandoned, and another takes its place. Whatever `work` raises comes back as an error. When the
-        caller stops listening, no other item begins and the workers of those under way are abandoned.
+        longer is abandoned, and another takes its place. After `round_deadline` seconds from now whatever has not
+        ended does so with RoundOver. Whatever `work` raises comes back as an error. When the caller stops listening,
+        no other item begins and the workers of those under way are abandoned.
         """
-        job, left = _Job(work, items, deadline, size), len(items)
+        job, left = _Job(work, items, deadline, size, round_deadline), len(items)
         workers = min(self.count, left)
         self._jobs.add(job)
         self._start(workers - len(self._threads))
@@ -140,8 +146,11 @@ class _Job(Generic[Item, Result]):
         items: Sequence[Item],
         deadline: float | None,
         size: Callable[[Item], int],
+        round_deadline: float | None,
     ) -> None:
-        self.work, self.deadline, self.size = work, deadline, size
+        self.work, self.size = work, size
+        self.deadline = math.inf if deadline is None else deadline
+        self.until = math.inf if round_deadline is None else time.monotonic() + round_deadline
         self.waiting = deque(items)
         self.under_way: dict[_Worker, tuple[Item, float]] = {}
         self.ended: deque[Ended[Item, Result]] = deque()
@@ -183,29 +192,31 @@ class _Job(Generic[Item, Result]):
 
     def get_patience(self) -> float:
         """Seconds until a deadline may pass; infinite where there is none."""
-        if self.deadline is None:
-            return math.inf
+        now = time.monotonic()
+        if math.isinf(self.deadline):
+            return max(0.0, self.until - now)
         with self.lock:
-            now = time.monotonic()
             ends = [began + self.deadline * self.size(item) for item, began in self.under_way.values()]
             ends += [now + self.deadline * self.size(item) for item in self.waiting]
-            return max(0.0, min(ends, default=now) - now)
+            return max(0.0, min([*ends, self.until]) - now)
 
     def abandon_overdue(self) -> set[_Worker]:
-        """Abandons the workers whose item's deadline has passed, and returns them."""
-        if self.deadline is None:
-            return set()
+        """Abandons the workers whose item's deadline has passed, and returns them; when all time is over, all."""
         with self.lock:
             now = time.monotonic()
+            is_over = now >= self.until
             overdue = [
                 (worker, item, now - began)
                 for worker, (item, began) in self.under_way.items()
-                if now - began >= self.deadline * self.size(item)
+                if is_over or now - began >= self.deadline * self.size(item)
             ]
             for worker, item, seconds in overdue:
                 del self.under_way[worker]
                 worker.is_abandoned = True
-                self.ended.append(Ended(item, seconds, error=TimeoutError()))
+                self.ended.append(Ended(item, seconds, error=RoundOver() if is_over else TimeoutError()))
+            if is_over:
+                self.ended.extend(Ended(item, 0.0, error=RoundOver()) for item in self.waiting)
+                self.waiting.clear()
         return {worker for worker, _, _ in overdue}
 
     def abandon(self) -> set[_Worker]:
