@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from fedpeft.display import HEADINGS, format_cells, make_comparison_tables
-from fedpeft.display.comparison import describe_left_out
+from fedpeft.display.comparison import describe_left_out, describe_policy
 
 
 def make_row(label, quarantined=0, **changes):
@@ -80,3 +80,15 @@ def test_a_name_in_square_brackets_is_text(width):
 
 def test_a_scenario_stands_in_the_title():
     assert "tweets, four-levels: personal" in show(make_row("fedit"), scenario="four-levels")
+
+
+def test_who_was_asked_again_and_who_sat_out_is_a_line_each():
+    run = {"seed": 0, "rounds": 9, "retried": 2, "excluded": {"a": [[3, 5], [8, 8]], "b": [[9, 9]]}}
+    assert describe_policy({"fedit": [run, {"seed": 1, "retried": 0, "excluded": {}}, {"seed": 2}]}) == [
+        "fedit, seed 0: clients without a reply were asked again 2x",
+        "fedit, seed 0: client a excluded in rounds 3-5, 8",
+        "fedit, seed 0: client b excluded in rounds 9",
+    ]
+    assert "client b excluded in rounds 9" in show(make_row("fedit"), runs={"fedit": [run]})
+    many = {f"site{i:02d}": [[1, 2]] for i in range(20)}
+    assert len(describe_policy({"fedit": [run | {"excluded": many}]})) == 11

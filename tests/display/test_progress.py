@@ -85,6 +85,28 @@ def test_a_client_that_is_left_out_is_told_once(display):
     ]
 
 
+def test_what_the_rounds_policy_does_is_told_and_the_line_still_ends_at_its_end(display):
+    """Of two clients a round one sits out rounds 2 and 3; one is asked again in two rounds."""
+    display.started("fedit", make_context(TrainingConfig(rounds=4, evaluate_every=0)), 4, 0)
+    records = [
+        RoundRecord(1, {"a": 1, "b": 1}, quarantined={"b": "late"}, retried={"b": 1}, excluded={"b": 3}),
+        RoundRecord(2, {"a": 1}, retried={"a": 2}),
+        RoundRecord(3, {"a": 1}, retried={"a": 1}),
+        RoundRecord(4, {"a": 1, "b": 1}, readmitted={"b"}),
+    ]
+    for record in records:
+        for client in record.bytes_down:
+            display.client_finished(Outcome(client, None, None, 1.0))
+        display.round_finished(record, {})
+    assert text(display).splitlines() == [
+        "fedit, round 1: client b is left out: late",
+        "fedit, round 1: client b is excluded until round 3 is over: no usable reply for some rounds in a row",
+        "fedit, round 2: client a answered when it was asked again",
+        "fedit, round 4: client b is asked again after its exclusion",
+    ]
+    assert counts(display)[0] == 4 * 2
+
+
 def test_a_note_is_told_once_however_many_runs_have_it(display):
     for label in ("fedit", "fedreft"):
         display.started(label, make_context(TrainingConfig(rounds=1), ("a note",)), 1, 0)

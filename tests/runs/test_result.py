@@ -6,7 +6,7 @@ import pytest
 
 from fedpeft.errors import UserError
 from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.result import average, read_log
+from fedpeft.runs.result import _list_exclusions, average, read_log
 
 
 def test_clients_count_alike_and_by_examples_and_the_worst_stands_apart():
@@ -79,3 +79,15 @@ def test_a_log_that_is_no_json_is_one_line(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
         read_log(RunFolder(tmp_path), "accuracy")
+
+
+def test_the_rounds_that_a_client_sat_out_are_those_of_the_run_and_end_when_it_is_asked_again():
+    lines = [{"round": round_, "client": "a"} for round_ in range(1, 13)]
+    lines += [
+        {"round": 2, "client": "b", "excluded_until": 6}, {"round": 4, "client": "b", "readmitted": True},
+        {"round": 5, "client": "b", "excluded_until": 9}, {"round": 10, "client": "b", "readmitted": True},
+        {"round": 11, "client": "c", "excluded_until": 20}, {"round": 12, "client": "d", "excluded_until": 20},
+        {"round": 7, "client": "e", "excluded_until": 9}, {"round": 8, "client": "e", "readmitted": True},
+    ]  # fmt: skip
+    assert _list_exclusions(lines) == {"b": [[3, 3], [6, 9]], "c": [[12, 12]]}
+    assert _list_exclusions(lines[:1]) == {}

@@ -44,7 +44,8 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
         "s: seconds in all",
         {heading: [format_cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _COSTS},
     )
-    lines = describe_left_out(comparison.get("runs", {}))
+    runs = comparison.get("runs", {})
+    lines = describe_left_out(runs) + describe_policy(runs)
     return Group(scores, costs, *(Text(line, "yellow") for line in lines))
 
 
@@ -57,10 +58,25 @@ def describe_left_out(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
         for run in of_label
         for client, entry in run.get("left_out", {}).items()
     ]
-    if len(lines) > _MOST_LINES:
-        more = f"and {len(lines) - _MOST_LINES} more; each run's metrics.jsonl has all"
-        lines = [*lines[:_MOST_LINES], more]
-    return lines
+    return _shorten(lines)
+
+
+def describe_policy(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """A line for each run in which clients were asked again, and one for each client that was excluded, and when."""
+    lines = []
+    for label, of_label in runs.items():
+        for run in of_label:
+            if run.get("retried"):
+                lines.append(f"{label}, seed {run['seed']}: clients without a reply were asked again {run['retried']}x")
+            for client, spans in run.get("excluded", {}).items():
+                rounds = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in spans)
+                lines.append(f"{label}, seed {run['seed']}: client {client} excluded in rounds {rounds}")
+    return _shorten(lines)
+
+
+def _shorten(lines: list[str]) -> list[str]:
+    more = f"and {len(lines) - _MOST_LINES} more; each run's metrics.jsonl has all"
+    return [*lines[:_MOST_LINES], more] if len(lines) > _MOST_LINES else lines
 
 
 def format_cells(row: dict[str, Any]) -> list[str]:

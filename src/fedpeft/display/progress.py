@@ -30,7 +30,8 @@ class ProgressDisplay(NullObserver):
         self.last_line = time.monotonic()  # when a line was last written where there is no terminal
         self.notes: set[str] = set()
         self.left_out: Counter[str] = Counter()  # rounds by client
-        self.bytes = self.rounds = 0
+        self.retried: set[str] = set()  # clients of which it was told
+        self.bytes = self.rounds = self.steps = self.steps_done = 0  # steps: clients' trainings in a round
         self.task = TaskID(0)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -62,9 +63,11 @@ class ProgressDisplay(NullObserver):
             self.noted(note)
         self.label, self.last_line = label, time.monotonic()
         self.left_out.clear()
+        self.retried.clear()
         self.bytes, self.rounds, self.metric = 0, rounds, context.task.metric
         trained, evaluated = len(context.federation.select(1)), len(context.federation.evaluation_clients)
         training = context.federation.training
+        self.steps, self.steps_done = trained, 0
         self.task = self.progress.add_task(
             f"{self.heading}{label}",
             total=rounds * trained + count_evaluations(training, rounds, with_test=True) * evaluated,
@@ -76,6 +79,7 @@ class ProgressDisplay(NullObserver):
         self._show_round(completed + 1)
 
     def client_finished(self, outcome: Outcome) -> None:
+        self.steps_done += 1
         self.progress.advance(self.task)
 
     def evaluation_started(self, split: str, clients: int) -> None:
@@ -92,6 +96,8 @@ class ProgressDisplay(NullObserver):
         if score:
             self.progress.update(self.task, validation=f" · validation {score}")
         self.progress.update(self.task, sent=f" · {self.bytes / MIB:.1f} MiB")
+        self.progress.advance(self.task, self.steps - self.steps_done)  # those that were excluded
+        self.steps_done = 0
         self._show_round(record.round + 1)
         if not self.console.is_terminal and time.monotonic() - self.last_line > QUIET:
             self.last_line = time.monotonic()
@@ -101,6 +107,21 @@ class ProgressDisplay(NullObserver):
             self.left_out[client] += 1
             if self.left_out[client] == 1:  # one line per client: the tables count its other rounds
                 self._print(f"{self.label}, round {record.round}: client {client} is left out: {reason}", "yellow")
+
+        self._show_policy(record)
+
+    def _show_policy(self, record: RoundRecord) -> None:
+        """Says who was asked again, once per client, and each change of who is asked."""
+        answered = record.retried.keys() - record.quarantined.keys() - self.retried
+        self.retried |= answered
+        lines = dict.fromkeys(answered, "answered when it was asked again")
+        lines |= dict.fromkeys(record.readmitted, "is asked again after its exclusion")
+        lines |= {
+            client: f"is excluded until round {last} is over: no usable reply for some rounds in a row"
+            for client, last in record.excluded.items()
+        }
+        for client, line in sorted(lines.items()):
+            self._print(f"{self.label}, round {record.round}: client {client} {line}", "yellow")
 
     def noted(self, line: str) -> None:
         """Says something once, however many runs of a comparison have it to say."""

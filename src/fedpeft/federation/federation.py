@@ -1,11 +1,8 @@
 """The round: select, send, train, screen, aggregate. Knows no paper and no engine."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.blame import find_blame, try_aggregate
@@ -13,7 +10,14 @@ from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.collect import collect_replies
 from fedpeft.federation.message import Message, Reply, wire_size
 from fedpeft.federation.method import Method
-from fedpeft.federation.randomness import generator
+from fedpeft.federation.policy import (
+    Standing,
+    count_needed,
+    count_quorum,
+    draw_clients,
+    keep_needed,
+    update_standings,
+)
 from fedpeft.federation.reasons import describe_error, group_reasons
 from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.screen import screen
@@ -46,12 +50,16 @@ class Federation:
         )
         self.training, self.seed = training, seed
         self.round = 0  # rounds completed
+        self.standings: dict[str, Standing] = {}  # of clients that failed lately
 
     def select(self, round_: int) -> list[ClientSpec]:
-        """The clients of a round: `participation` of them, drawn by (seed, round), sorted by id."""
-        count = max(1, math.ceil(self.training.participation * len(self.specs) - 1e-9))
-        drawn = torch.randperm(len(self.specs), generator=generator(self.seed, "select", round_))[:count]
-        return [self.specs[i] for i in sorted(drawn.tolist())]
+        """The clients that a round asks, sorted by id: see `policy.draw_clients`."""
+        drawn = set(self._draw(round_))
+        return [spec for spec in self.specs if spec.id in drawn]
+
+    def _draw(self, round_: int) -> list[str]:
+        ids = [spec.id for spec in self.specs]
+        return draw_clients(self.training, ids, self.standings, self.seed, round_)
 
     def step(self, finished: "Callable[[Outcome], None]" = lambda outcome: None) -> RoundRecord:
         """Runs one round and moves the state on. `finished` is called as each client ends.
@@ -65,9 +73,10 @@ class Federation:
         began = time.perf_counter()
         replies = collect_replies(self.engine, messages, self.training, record, finished)
         record.train_seconds = time.perf_counter() - began
-        usable = self._screen(replies, messages, record)
+        usable = self._keep_needed(self._screen(replies, messages, record), record)
         self.state = self._aggregate(usable, record)
         record.aggregate_seconds = time.perf_counter() - began - record.train_seconds
+        self._update_standings(record)
         self.round = round_
         return record
 
@@ -86,9 +95,26 @@ class Federation:
         record.scalars = {reply.client: dict(reply.scalars) for reply in screened.usable}
         return screened.usable
 
+    def _keep_needed(self, usable: list[Reply], record: RoundRecord) -> list[Reply]:
+        kept = keep_needed(usable, self._draw(record.round), count_needed(self.training, len(self.specs)))
+        record.surplus = {reply.client for reply in usable} - {reply.client for reply in kept}
+        return kept
+
+    def _update_standings(self, record: RoundRecord) -> None:
+        record.readmitted = {
+            client for client in record.bytes_down if client in self.standings and self.standings[client].excluded_until
+        }
+        asked, useless = record.bytes_down.keys(), record.quarantined.keys()
+        self.standings = update_standings(self.training, self.standings, asked, useless, record.round)
+        record.excluded = {
+            client: self.standings[client].excluded_until
+            for client in sorted(useless)
+            if client in self.standings and self.standings[client].is_excluded(record.round + 1)
+        }
+
     def _require_quorum(self, usable: list[Reply], record: RoundRecord) -> None:
         count = len(record.bytes_down)
-        needed = math.ceil(self.training.quorum * count - 1e-9)
+        needed = count_quorum(self.training, len(self.specs))
         if len(usable) < needed:
             hint = f"; what round {self.round} left is kept" if self.round else ""
             raise NoQuorum(

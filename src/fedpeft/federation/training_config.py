@@ -22,6 +22,36 @@ class TrainingConfig(BaseModel):
         description="most seconds that a client's round may take, from when it begins; one that takes longer is left "
         "out of the round; null: no limit, so that results depend on no machine's speed",
     )
+    round_deadline_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e7,
+        description="most seconds that the clients' part of a round may take, retries too; clients without a reply by "
+        "then are left out of it; null: no limit",
+    )
+    over_selection: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="fraction more clients asked than `participation` says, to stand in for those that fail; as many "
+        "usable replies are kept as without, by the order in which the clients were drawn",
+    )
+    retries: int = Field(
+        0, ge=0, le=100, description="times that a client from which no reply came is asked again in the same round"
+    )
+    exclude_after: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="rounds in a row without a usable reply after which a client is not asked for a while, unless the "
+        "quorum needs it; null: never",
+    )
+    readmit_after: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="rounds that an excluded client sits out; when it is asked again and fails, it is excluded again",
+    )
     norm_limit: float | None = Field(
         10.0,
         gt=1,

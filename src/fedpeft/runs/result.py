@@ -52,6 +52,8 @@ def summarise(
         "quarantined": log.quarantined,
         "client_rounds": log.client_rounds,
         "left_out": log.left_out,
+        "retried": log.retried,
+        "excluded": log.excluded,
         "peak_memory_mib": round(peak_mib, 1),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
@@ -67,6 +69,8 @@ class LogSummary:
     quarantined: int
     client_rounds: int
     left_out: dict[str, dict[str, Any]]  # by client: the rounds, and the reason of the first of them
+    retried: int  # times that a client was asked again
+    excluded: dict[str, list[list[int]]]  # by client: the first and the last round of each time that it sat out
 
 
 def read_log(folder: RunFolder, metric: str) -> LogSummary:
@@ -87,6 +91,8 @@ def read_log(folder: RunFolder, metric: str) -> LogSummary:
             sum("quarantined" in line for line in train),
             len(train),
             _list_left_out(train),
+            sum(line.get("retried", 0) for line in train),
+            _list_exclusions(train),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
         raise UserError(
@@ -102,6 +108,21 @@ def _list_left_out(train: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             entry = left_out.setdefault(line["client"], {"rounds": [], "reason": printable(line["quarantined"], 200)})
             entry["rounds"].append(line["round"])
     return left_out
+
+
+def _list_exclusions(train: list[dict[str, Any]]) -> dict[str, list[list[int]]]:
+    """By client that was excluded: the first and the last round of each time that it sat out."""
+    excluded: dict[str, list[list[int]]] = {}
+    last_round = max(line["round"] for line in train)
+    for line in train:
+        if line.get("readmitted"):  # maybe earlier than planned, because the quorum needed it
+            span = excluded[line["client"]][-1]
+            span[1] = min(span[1], line["round"] - 1)
+        if "excluded_until" in line and line["round"] < last_round:
+            span = [line["round"] + 1, min(line["excluded_until"], last_round)]
+            excluded.setdefault(line["client"], []).append(span)
+    spans = {client: [span for span in own if span[0] <= span[1]] for client, own in excluded.items()}
+    return {client: own for client, own in spans.items() if own}
 
 
 def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:

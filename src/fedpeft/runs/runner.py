@@ -178,6 +178,7 @@ class _Rounds:
             "round": federation.round,
             "seconds": self.seconds,
             "state": federation.state,
+            "standings": federation.standings,
             "clients": self.context.engine.save(federation.round),
             "settings": self.settings,
             "fingerprint": self.fingerprint.digest,
@@ -195,20 +196,7 @@ class _Rounds:
 
 
 def _make_metric_lines(record: RoundRecord, validation: dict[str, Scores]) -> list[dict[str, Any]]:
-    trained = [
-        {
-            **record.scalars.get(client, {}),  # first: what the server knows is not for a client to say
-            "round": record.round,
-            "split": "train",
-            "client": client,
-            "bytes_down": record.bytes_down[client],
-            "bytes_up": record.bytes_up.get(client, 0),
-            **({"quarantined": record.quarantined[client]} if client in record.quarantined else {}),
-            **({"failed": True} if client in record.failed else {}),
-            **({"clipped": round(record.clipped[client], 4)} if client in record.clipped else {}),
-        }
-        for client in sorted(record.bytes_down)
-    ]
+    trained = [record.describe_client(client) for client in sorted(record.bytes_down)]
     validated = [
         {"round": record.round, "split": "validation", "model": "personal", "client": client, **scores}
         for client, scores in validation.items()

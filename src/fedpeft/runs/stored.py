@@ -84,6 +84,8 @@ class StoredResult(_Stored):
     quarantined: int
     client_rounds: int = 0
     left_out: dict[ClientId, StoredLeftOut] = Field(default_factory=dict)
+    retried: int = 0
+    excluded: dict[ClientId, list[list[int]]] = Field(default_factory=dict)
     peak_memory_mib: float
     seconds: StoredSeconds
     cross: dict[ClientId, dict[ClientId, float]] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedpeft.federation.federation import Federation
+from fedpeft.federation.policy import Standing
 from fedpeft.runs.stored import StoredSeconds, StoredSettings
 
 _TENSORS = ConfigDict(arbitrary_types_allowed=True, strict=True)
@@ -18,6 +19,15 @@ class StoredClient(BaseModel):
 
     trained: dict[str, Tensor] | None
     kept: dict[str, Tensor]
+
+
+class StoredStanding(BaseModel):
+    """How a client did in the latest rounds that asked it."""
+
+    model_config = ConfigDict(strict=True)
+
+    failures: int = Field(ge=0)
+    excluded_until: int = Field(ge=0)
 
 
 class StoredLogs(BaseModel):
@@ -38,6 +48,7 @@ class RunCheckpoint(BaseModel):
     seconds: StoredSeconds
     state: dict[str, Any]
     clients: dict[str, StoredClient]
+    standings: dict[str, StoredStanding] = Field(default_factory=dict)  # earlier versions excluded nobody
     logs: StoredLogs
     settings: StoredSettings | None = None  # whose run it is; None in checkpoints of earlier versions
     fingerprint: str | None = None  # and what that run saw
@@ -55,6 +66,7 @@ class RunCheckpoint(BaseModel):
             _check_type(name, hints[name], value)
         try:
             federation.state, federation.round = kind(**self.state), self.round
+            federation.standings = {name: Standing(**vars(standing)) for name, standing in self.standings.items()}
         except TypeError as error:  # a field that has no default is missing
             raise ValueError(f"its state is not whole: {error}") from error
 
