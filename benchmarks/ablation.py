@@ -52,7 +52,7 @@ def norm(tensors: Tensors) -> float:
 
 def honest_accuracy(result: dict) -> float:
     """Mean over the honest clients (all but one, with and without the attack: the same clients in both)."""
-    scores = result["test_by_client"]["personal"]
+    scores = result["test_by_client"]["deployed"]
     return mean(s["accuracy"] for client, s in scores.items() if client != ATTACKER)
 
 

@@ -79,7 +79,7 @@ def one_seed(kind: str, label: str, data: Path, out: Path, seed: int) -> dict[st
         result = resume(path, NullObserver())
     else:
         result = start(RunSpec(experiment, label, seed, None, out), path, NullObserver())
-    found: dict[str, Any] = {"federation": result["test"]["personal"]["by_client"]}
+    found: dict[str, Any] = {"federation": result["test"]["deployed"]["by_client"]}
     for epochs in EPOCHS:
         scores = []
         for file in files:

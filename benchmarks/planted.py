@@ -100,11 +100,11 @@ def main() -> None:
                 if seed == 0:
                     tried = {lr: finished(experiment, label, seed, lr, out) for lr in rates}
                     tuned[label] = {
-                        f"{lr:g}": r["validation"][str(r["rounds"])]["by_client"] for lr, r in tried.items()
+                        f"{lr:g}": r["deployment"]["validation"]["deployed"]["by_client"] for lr, r in tried.items()
                     }
                     best = max(tried, key=lambda lr: tuned[label][f"{lr:g}"])
                 results[seed] = finished(experiment, label, seed, best, out)
-                print(task, label, seed, results[seed]["test"]["personal"]["by_client"], flush=True)
+                print(task, label, seed, results[seed]["test"]["deployed"]["by_client"], flush=True)
             found = [rand_index(out / label / f"lr{best:g}-seed{s}", groups) for s in results]
             index = [value for value in found if value is not None]
             rows.append(summarise_method(label, list(results.values())) | {"rand_index": index})

@@ -25,6 +25,11 @@ def machine(found: dict) -> str:
     return f"{env['processor']}, {env['cores']} cores; {versions}."
 
 
+def get_deployed(scores: dict) -> dict:
+    """Those of the deployed models; in files of earlier versions it was the received one, called `personal`."""
+    return scores["deployed"] if "deployed" in scores else scores["personal"]
+
+
 def comparison(name: str, losses: bool = False) -> str:
     """One row per method; with `losses`, what a decoder loses per token of the right answers beside its score."""
     found = json.loads((RESULTS / f"{name}.json").read_text())
@@ -34,7 +39,7 @@ def comparison(name: str, losses: bool = False) -> str:
         size = row["adapter_parameters"]
         rows.append([*format_cells(row), f"1/{base['adapter_parameters'] / size:.0f}" if size else "-"])
         if losses:
-            own = [run["test"]["personal"]["loss"] for run in found["runs"][row["label"]]]
+            own = [get_deployed(run["test"])["loss"] for run in found["runs"][row["label"]]]
             rows[-1].append(f"{mean(own):.3f}" + (f" ± {stdev(own):.3f}" if len(own) > 1 else ""))
     metric = found["rows"][0].get("metric", "accuracy")
     tried = {label: " ".join(f"{lr}: {100 * v:.1f}" for lr, v in rates.items()) for label, rates in
@@ -64,7 +69,7 @@ def planted(name: str) -> str:
 
 
 def resources() -> str:
-    """Personal accuracy under four levels of resources, data set by data set, and the mean over them."""
+    """Accuracy of the deployed models under four levels of resources, data set by data set, and the mean over them."""
     files = {name: RESULTS / f"resources_{name}.json" for name in RESOURCES}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     by_label: dict[str, list[dict]] = {}
@@ -73,8 +78,8 @@ def resources() -> str:
             by_label.setdefault(row["label"], []).append(row)
     rows = []
     for label, own in by_label.items():
-        scores = [f"{100 * r['personal']['mean']:.1f} ± {100 * r['personal']['sd']:.1f}" for r in own]
-        average = sum(r["personal"]["mean"] for r in own) / len(own)
+        scores = [f"{100 * s['mean']:.1f} ± {100 * s['sd']:.1f}" for s in map(get_deployed, own)]
+        average = sum(get_deployed(r)["mean"] for r in own) / len(own)
         size = " ".join(f"{r['bytes_down']['mean'] / MIB:.2f}/{r['bytes_up']['mean'] / MIB:.2f}" for r in own[:1])
         rows.append([label, *scores, f"{100 * average:.1f}", size])
     note = (

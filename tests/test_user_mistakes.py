@@ -269,7 +269,7 @@ def test_ls_tells_of_a_damaged_run_and_lists_the_others(fedpeft, finished, tmp_p
     done = fedpeft("ls", cwd=tmp_path)
     damaged, whole = done.stdout.splitlines()
     assert done.returncode == 0 and "runs/a  unreadable: " in damaged and "remove it" in damaged
-    assert "% personal test accuracy, 1 rounds" in whole and done.stdout.replace("\n", "").isprintable()
+    assert "% deployed test accuracy, 1 rounds" in whole and done.stdout.replace("\n", "").isprintable()
 
 
 def test_the_list_is_long():

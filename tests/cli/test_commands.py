@@ -20,7 +20,7 @@ UNLIKE = "resources=[{rank: 4}, {rank: 2}]"
 def test_run_predict_ls_and_resume(fedpeft, experiment_file, tmp_path):
     done = fedpeft("run", experiment_file, "--method", "fedreft", "--set", "training.rounds=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "personal test accuracy" in done.stdout and "fedreft" in done.stdout
+    assert "deployed, test accuracy" in done.stdout and "fedreft" in done.stdout
     run = tmp_path / "runs/tiny-fedreft-0"
     adapter = run / "clients/site1/adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LOREFT"

@@ -14,8 +14,9 @@ def make_row(label, quarantined=0, **changes):
         return {"mean": mean, "sd": 0.1234}
 
     row = {
-        "label": label, "metric": "accuracy", "lr": 0.0025, "personal": value(0.6123), "worst_client": value(1.0),
-        "trained": value(0.6), "adapter_parameters": 123_456_789, "head_parameters": 123_456, "peak_memory_mib": 123456,
+        "label": label, "metric": "accuracy", "lr": 0.0025, "deployed": value(0.6123), "worst_client": value(1.0),
+        "received": value(0.6), "trained": value(0.6), "choices": {"received": 12, "trained": 36},
+        "adapter_parameters": 123_456_789, "head_parameters": 123_456, "peak_memory_mib": 123456,
         "bytes_down": value(1e8), "bytes_up": value(1e8), "seconds": value(123_456), "quarantined": quarantined,
         "client_rounds": 48,
     }  # fmt: skip
@@ -40,8 +41,8 @@ def test_tables_fit_80_columns_and_cut_nothing():
     words = text.replace("\n", " ")
     for shown in ("fedit ", "fedreft ", "fedavg_loreft ", "61.2 ± 12.3", "100.0 ± 12.3", "123,456,789", "12/48"):
         assert text.count(shown) >= 1, shown
-    assert "".join(part for part in words.split() if part in labels[3]).count(labels[3]) == 2  # folded, not cut
-    assert "tweets: personal test accuracy, last round, 2 seeds" in text
+    assert "".join(part for part in words.split() if part in labels[3]).count(labels[3]) == 3  # folded, not cut
+    assert "tweets: deployed, test accuracy, last round, 2 seeds" in text
 
 
 def test_who_was_left_out_stands_in_the_table_the_caption_and_the_lines_below():
@@ -49,6 +50,19 @@ def test_who_was_left_out_stands_in_the_table_the_caption_and_the_lines_below():
     assert "left out" in text and "12/48" in text and "0/48" in text
     assert "left out: replies that did not come or could not be used, of all" in text
     assert "fedit, seed 3: client site1 left out of 2 of 4 rounds: NameError: x" in text
+
+
+def test_how_many_clients_deploy_what_they_trained_stands_beside_the_score_and_the_candidates_below():
+    text = show(make_row("fedit"))
+    assert "36/48" in text and "what clients chose from" in text
+    assert "what clients chose from" not in show(make_row("fedit", trained=None))
+
+
+def test_in_rows_of_earlier_versions_every_client_deployed_what_it_received():
+    row = make_row("fedit")
+    row["personal"] = row.pop("deployed")
+    del row["received"], row["choices"]
+    assert format_cells(row)[2:7] == ["61.2 ± 12.3", "100.0 ± 12.3", "-", "61.2 ± 12.3", "60.0 ± 12.3"]
 
 
 def test_where_nobody_was_left_out_nothing_is_said_of_it():
@@ -68,8 +82,8 @@ def test_of_many_left_out_the_first_are_named():
 
 def test_one_seed_has_no_spread_and_a_method_that_trains_nothing_no_rate():
     one = {"mean": 0.5, "sd": None}
-    row = make_row("zero_shot", personal=one, trained=None, adapter_parameters=0, head_parameters=0)
-    assert format_cells(row)[1:5] == ["-", "50.0", "100.0 ± 12.3", "-"]
+    row = make_row("zero_shot", deployed=one, trained=None, choices={}, adapter_parameters=0, head_parameters=0)
+    assert format_cells(row)[1:7] == ["-", "50.0", "100.0 ± 12.3", "-", "60.0 ± 12.3", "-"]
     assert len(format_cells(row)) == len(HEADINGS)
 
 
@@ -79,7 +93,7 @@ def test_a_name_in_square_brackets_is_text(width):
 
 
 def test_a_scenario_stands_in_the_title():
-    assert "tweets, four-levels: personal" in show(make_row("fedit"), scenario="four-levels")
+    assert "tweets, four-levels: deployed" in show(make_row("fedit"), scenario="four-levels")
 
 
 def test_who_was_asked_again_and_who_sat_out_is_a_line_each():

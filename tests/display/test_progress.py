@@ -50,27 +50,30 @@ def test_evaluations_are_steps_of_their_own_and_the_end_is_the_end(display):
     training = TrainingConfig(rounds=4, evaluate_every=2)
     display.planned("fedit", 1, 6)
     display.started("fedit", make_context(training), 4, 0)
-    assert counts(display) == (0, 4 * 2 + 2 * 3 + 2 * 3)  # training, two validations, two models on the test split
+    assert counts(display) == (0, 4 * 2 + 2 * 3 + 4 * 3)  # training, two validations, two models on two splits
     for round_ in range(1, 5):
         assert display.progress.tasks[0].fields["stage"] == f"round {round_}/4"
         play_round(display, round_, validated=round_ % 2 == 0)
-    assert counts(display) == (14, 20)
+    assert counts(display) == (14, 26)
+    for _ in range(2):
+        display.evaluation_started("validation", 3)
+        display.evaluation_finished("validation", 3)
     for _ in range(2):
         display.evaluation_started("test", 3)
         assert display.progress.tasks[0].fields["stage"] == "testing"
         display.evaluation_finished("test", 3)
-    assert counts(display) == (20, 20)
+    assert counts(display) == (26, 26)
     task = display.progress.tasks[0]
     assert task.description == "[2/6] fedit"
     assert task.fields["validation"] == " · validation 50.0 %" and task.fields["sent"] == " · 4.0 MiB"
     display.evaluation_started("cross", 3)
-    assert counts(display) == (20, 23)
+    assert counts(display) == (26, 29)
 
 
 def test_a_resumed_run_begins_where_it_was(display):
     training = TrainingConfig(rounds=4, before_aggregation=False)
     display.started("fedit", make_context(training), 4, 3)
-    assert counts(display) == (3 * 2 + 3 * 3, 4 * 2 + 4 * 3 + 3)
+    assert counts(display) == (3 * 2 + 3 * 3, 4 * 2 + 4 * 3 + 2 * 3)
     assert display.progress.tasks[0].fields["stage"] == "round 4/4"
 
 
@@ -139,5 +142,5 @@ def test_the_line_on_a_terminal_says_count_stage_score_and_bytes(width):
         display.evaluation_started("validation", 3)
         display.progress.refresh()
     text = console.file.getvalue()
-    assert "[2/12] fedavg_loreft" in text and "5/106" in text and "…" not in text
+    assert "[2/12] fedavg_loreft" in text and "5/112" in text and "…" not in text
     assert "round 2/20 · validation 50.0 % · 1.0 MiB" in text and "validating · validation 50.0 %" in text

@@ -17,6 +17,7 @@ from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded
 
 NAMES = list_engines()
+NAMES_OF_CLIENTS = ("c0", "c1", "c2", "c3", "c4")
 SPOILT = 2  # a token that no example has
 
 
@@ -172,19 +173,19 @@ def test_scores_come_in_the_messages_order_and_read_the_split_asked_for(make):
     method = made("fedit", **LORA)
     engine, state = make(method)
     messages = send(method, engine, state)[::-1]
-    scores = engine.evaluate(messages, "validation", "personal")
+    scores = engine.evaluate(messages, "validation", "received")
     assert list(scores) == [message.client for message in messages]
     assert {own["examples"] for own in scores.values()} == {5}
-    assert [engine.evaluate(messages, "train", "personal")[c]["examples"] for c in ("c0", "c2")] == [13, 3]
+    assert [engine.evaluate(messages, "train", "received")[c]["examples"] for c in ("c0", "c2")] == [13, 3]
 
 
-def test_personal_and_trained_are_two_models(make):
+def test_received_and_trained_are_two_models(make):
     method = made("fedit", **LORA)
     engine, state = make(method)
     list(engine.train(send(method, engine, state)))
     trained = engine.evaluate(send(method, engine, state), "train", "trained")
-    personal = engine.evaluate(send(method, engine, state), "train", "personal")
-    assert all(trained[client]["loss"] < personal[client]["loss"] for client in trained)
+    received = engine.evaluate(send(method, engine, state), "train", "received")
+    assert all(trained[client]["loss"] < received[client]["loss"] for client in trained)
 
 
 def test_cross_evaluation_is_by_whose_model_then_by_whose_examples(make):
@@ -192,8 +193,8 @@ def test_cross_evaluation_is_by_whose_model_then_by_whose_examples(make):
     engine, state = make(method)
     list(engine.train(send(method, engine, state)))
     messages = send(method, engine, state)
-    scores = engine.cross_evaluate(messages, "train")
-    own = engine.evaluate(messages, "train", "personal")
+    scores = engine.cross_evaluate(messages, "train", dict.fromkeys(NAMES_OF_CLIENTS, "received"))
+    own = engine.evaluate(messages, "train", "received")
     assert {client: scores[client][client] for client in scores} == own
     assert [scores["c0"][client]["examples"] for client in sorted(scores)] == [13, 8, 3, 9, 4]
     assert scores["c0"]["c1"] != scores["c1"]["c1"]
@@ -221,13 +222,25 @@ def test_a_state_of_an_earlier_version_is_restored(make):
     assert engine.save(1)["c1"].trained is tensors
 
 
-def test_exported_adapters_are_the_personal_models(make, tmp_path):
+def test_cross_evaluation_is_of_the_model_that_each_client_deploys(make):
     method = made("fedit", **LORA)
     engine, state = make(method)
-    engine.export(send(method, engine, state), tmp_path / "clients", {"labels": ["a"]})
-    for client in ("c0", "c4"):
+    list(engine.train(send(method, engine, state)))
+    messages = send(method, engine, state)
+    choices = dict.fromkeys(NAMES_OF_CLIENTS, "received") | {"c1": "trained"}
+    scores = engine.cross_evaluate(messages, "train", choices)
+    assert scores["c1"]["c1"] == engine.evaluate(messages, "train", "trained")["c1"]
+    assert scores["c0"] == scores["c2"] != scores["c1"]
+
+
+def test_exported_adapters_are_the_deployed_models(make, tmp_path):
+    method = made("fedit", **LORA)
+    engine, state = make(method)
+    list(engine.train(send(method, engine, state)))
+    choices = dict.fromkeys(NAMES_OF_CLIENTS, "received") | {"c4": "trained"}
+    engine.export(send(method, engine, state), tmp_path / "clients", {"labels": ["a"]}, choices)
+    for client, sent in (("c0", method.send(state, engine.clients()[0])), ("c4", engine.save(1)["c4"].trained)):
         weights = load_file(tmp_path / "clients" / client / "adapter" / "adapter_model.safetensors")
-        sent = method.send(state, engine.clients()[0])
         assert weights.keys() == sent.keys()
         assert all(torch.equal(weights[name], tensor) for name, tensor in sent.items())
         assert (tmp_path / "clients" / client / "adapter" / "fedpeft.json").read_text()

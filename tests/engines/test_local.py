@@ -25,7 +25,7 @@ def test_an_evaluation_that_leaves_the_process_is_an_error_that_names_the_client
     method = made("fedit", **LORA)
     engine, state = built(method, classifier(), make_classification(kind=Leaving), LIKE)
     with pytest.raises(UserError, match=r"^client 'c0' ended with SystemExit: 0$"):
-        engine.evaluate(send(method, engine, state), "validation", "personal")
+        engine.evaluate(send(method, engine, state), "validation", "received")
     engine.close()
 
 

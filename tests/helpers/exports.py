@@ -33,6 +33,8 @@ def export(experiment, method, folder):
     backbone = load_model(experiment.model, experiment.task, len(data.labels), 0)
     context = assemble(experiment, method, 0, data, backbone)
     card = make_card(experiment, data.labels)
-    context.engine.export(context.federation.deployment_messages(), folder / "clients", card)
+    context.engine.export(
+        context.federation.deployment_messages(), folder / "clients", card, dict.fromkeys(RANKS, "received")
+    )
     context.engine.close()
     return context

@@ -14,7 +14,7 @@ def make_result(label: str, seed: int, clients: list[str], rounds: int, **change
     draw = random.Random(f"{label}/{seed}")
     by_client = {
         choice: {c: {"accuracy": draw.random(), "loss": draw.random(), "examples": 9} for c in clients}
-        for choice in ("personal", "trained")
+        for choice in ("deployed", "received", "trained")
     }
     test = {
         choice: {
@@ -59,7 +59,7 @@ def make_log(result: dict[str, Any], scalars: tuple[str, ...] = ()) -> list[dict
             lines.append(train | {"client": client, "bytes_down": 2048, "bytes_up": 1024})
         for client in result["clients"]:
             scores = {"accuracy": draw.random(), "loss": draw.random(), "examples": 9}
-            lines.append({"round": round_, "split": "validation", "model": "personal", "client": client, **scores})
+            lines.append({"round": round_, "split": "validation", "model": "received", "client": client, **scores})
     return lines
 
 
@@ -98,7 +98,7 @@ def write_comparison(
         "seeds": list(range(seeds)),
         "experiment": {"name": "planted", "model": {"name": "tiny"}, "training": {"rounds": rounds}},
         "tuned_on_validation": {labels[0]: {"0.005": 0.8, "0.05": None}},
-        "rows": [{"label": label, "personal": _average(results)} for label, results in runs.items()],
+        "rows": [{"label": label, "deployed": _average(results)} for label, results in runs.items()],
         "runs": runs,
     }
     (folder / "compare.json").write_text(json.dumps(comparison))
@@ -106,5 +106,5 @@ def write_comparison(
 
 
 def _average(results: list[dict[str, Any]]) -> dict[str, float | None]:
-    values = [result["test"]["personal"]["by_client"] for result in results]
+    values = [result["test"]["deployed"]["by_client"] for result in results]
     return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None}

@@ -15,7 +15,7 @@ def test_a_run_with_its_log(tmp_path):
     result = make_result("fedit", 3, CLIENTS, 2)
     record = collect(write_run(tmp_path / "run", result, make_log(result)))
     run = record.methods[0].runs[0]
-    assert (record.kind, record.metric, record.choices) == ("run", "accuracy", ["personal", "trained"])
+    assert (record.kind, record.metric, record.choices) == ("run", "accuracy", ["deployed", "received", "trained"])
     assert (run.seed, run.rate, run.completed_rounds, len(run.log)) == (3, 0.005, 2, 8)
     assert run.result.test == result["test"] and record.notes == []
 
@@ -74,7 +74,9 @@ def test_results_of_an_earlier_version(tmp_path):
     result = make_result("fedit", 0, CLIENTS, 1)
     for key in ("metric", "label_fractions", "resources", "peak_memory_mib", "seconds"):
         del result[key]
-    del result["test"]["trained"], result["test_by_client"]["trained"]
+    for scores in (result["test"], result["test_by_client"]):
+        scores["personal"] = scores.pop("deployed")
+        del scores["received"], scores["trained"]
     record = collect(write_run(tmp_path / "run", result, []))
     assert (record.metric, record.choices) == ("accuracy", ["personal"])
 

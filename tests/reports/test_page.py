@@ -52,7 +52,7 @@ def test_the_headline_holds_the_numbers_of_the_comparison(comparison):
     table = json.loads(unquote(page.links["headline.json"].partition(",")[2]))
     numbers = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     for row, own in zip(kept["rows"], numbers, strict=True):
-        assert (own["deployed"], own["deployed, sd"]) == (row["personal"]["mean"], row["personal"]["sd"])
+        assert (own["deployed"], own["deployed, sd"]) == (row["deployed"]["mean"], row["deployed"]["sd"])
     assert numbers[0]["trained parameters"] == 1071 and numbers[0]["down + up (bytes per client and round)"] == 3072.5
 
 
@@ -61,7 +61,7 @@ def test_every_client_s_score_is_there(comparison):
     lines = unquote(page.links["deployed-scores.csv"].partition(",")[2]).splitlines()
     for line in lines[1:]:
         client, local, _ = line.split(",")
-        scores = [result["test_by_client"]["personal"][client]["accuracy"] for result in kept["runs"]["local"]]
+        scores = [result["test_by_client"]["deployed"][client]["accuracy"] for result in kept["runs"]["local"]]
         assert float(local) == sum(scores) / 2
 
 
@@ -70,7 +70,7 @@ def test_differences_are_paired_by_seed_and_client(comparison):
     (_, line) = unquote(page.links["differences.csv"].partition(",")[2]).splitlines()
     _, difference, low, high, better, equal, worse = line.split(",")
     pairs = [
-        own["test_by_client"]["personal"][c]["accuracy"] - base["test_by_client"]["personal"][c]["accuracy"]
+        own["test_by_client"]["deployed"][c]["accuracy"] - base["test_by_client"]["deployed"][c]["accuracy"]
         for own, base in zip(kept["runs"]["fedreft"], kept["runs"]["local"], strict=True)
         for c in "abc"
     ]
@@ -113,8 +113,8 @@ def test_hostile_names_stay_text(tmp_path):
 
 def test_nan_and_missing_parts_leave_a_page(tmp_path):
     result = make_result("fedit", 0, ["a"], 1, bytes_up=None, adapter_parameters=None, head_parameters=None, seconds={})
-    result["test_by_client"]["personal"]["a"]["accuracy"] = float("nan")
-    result["test"]["personal"] = {"by_client": float("nan"), "worst_client": None}
+    result["test_by_client"]["deployed"]["a"]["accuracy"] = float("nan")
+    result["test"]["deployed"] = {"by_client": float("nan"), "worst_client": None}
     text, _ = read(write_report(write_run(tmp_path / "run", result, [])))
     assert "NaN" not in re.findall(r'id="data">(.*?)</script>', text, re.S)[0]
 

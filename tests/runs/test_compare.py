@@ -20,7 +20,8 @@ def make_result(score=0.5, **changes):
         "method": "fedit",
         "metric": "accuracy",
         "options": {"lr": 0.1},
-        "test": {"personal": averages},
+        "test": {"deployed": averages},
+        "deployment": {"choices": {"a": "received", "b": "trained"}},
         "adapter_parameters": 10,
         "head_parameters": 2,
         "bytes_down": 100,
@@ -34,18 +35,18 @@ def make_result(score=0.5, **changes):
 
 def test_a_row_has_means_and_spreads_over_seeds_the_peak_and_the_sum_of_replies_left_out():
     row = summarise_method("mine", [make_result(0.5), make_result(0.7, peak_memory_mib=400.0, seconds={"total": 4.0})])
-    assert row["personal"]["mean"] == pytest.approx(0.6) and row["personal"]["sd"] == pytest.approx(0.02**0.5)
+    assert row["deployed"]["mean"] == pytest.approx(0.6) and row["deployed"]["sd"] == pytest.approx(0.02**0.5)
     assert row["worst_client"]["mean"] == pytest.approx(0.3)
     assert (row["label"], row["method"], row["lr"]) == ("mine", "fedit", 0.1)
     assert (row["peak_memory_mib"], row["seconds"]["mean"], row["quarantined"]) == (400.0, 3.0, 2)
-    assert row["trained"] is None
+    assert row["trained"] is None and row["choices"] == {"received": 2, "trained": 2}
 
 
-def test_one_seed_has_no_spread_and_trained_models_stand_beside_the_personal_ones():
-    test = {"personal": {"by_client": 0.5, "worst_client": 0.1}, "trained": {"by_client": 0.4, "worst_client": 0.1}}
+def test_one_seed_has_no_spread_and_trained_models_stand_beside_the_deployed_ones():
+    test = {"deployed": {"by_client": 0.5, "worst_client": 0.1}, "trained": {"by_client": 0.4, "worst_client": 0.1}}
     row = summarise_method("mine", [make_result(test=test)])
     assert row["trained"] == {"mean": 0.4, "sd": None}
-    for lacking in (test | {"trained": None}, {"personal": test["personal"]}):
+    for lacking in (test | {"trained": None}, {"deployed": test["deployed"]}):
         assert summarise_method("mine", [make_result(test=test), make_result(test=lacking)])["trained"] is None
 
 

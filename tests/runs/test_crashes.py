@@ -154,7 +154,7 @@ def test_every_point_of_a_comparison(make_spec, tmp_path):
         run(path)
         assert read_bits(path) == read_bits(whole)
         tables = [json.loads((out / "compare.json").read_text())["rows"] for out in (path, whole)]
-        assert [row["personal"] for row in tables[0]] == [row["personal"] for row in tables[1]]
+        assert [row["deployed"] for row in tables[0]] == [row["deployed"] for row in tables[1]]
 
     points = try_points(path, lambda: run(path), check)
     print(f"compare: {points} points")

@@ -70,21 +70,21 @@ def test_the_score_is_named_and_the_matrix_holds_every_model_on_every_test_set(c
     assert result["metric"] == "likelihood_accuracy"
     assert set(result["cross"]) == {"good", "bad"}
     for client in ("good", "bad"):
-        own = result["test_by_client"]["personal"][client]["likelihood_accuracy"]
+        own = result["test_by_client"]["deployed"][client]["likelihood_accuracy"]
         assert result["cross"][client][client] == own
         assert set(result["cross"][client]) == {"good", "bad"}
     assert result["head_parameters"] == 0
-    assert result["test"]["personal"]["loss"] > 0
+    assert result["test"]["deployed"]["loss"] > 0
 
 
 def test_training_lowers_the_answer_loss_below_zero_shot(choice_file, tmp_path):
     more = ["training.rounds=4"]
     trained = run(choice_file, "fedit", tmp_path / "fedit", more)
     untouched = run(choice_file, "zero_shot", tmp_path / "zero", more)
-    assert trained["test"]["personal"]["loss"] < untouched["test"]["personal"]["loss"] - 0.5
+    assert trained["test"]["deployed"]["loss"] < untouched["test"]["deployed"]["loss"] - 0.5
     assert untouched["adapter_parameters"] == 0 < trained["adapter_parameters"]
     scores = untouched["test"]
-    assert scores["personal"] == scores["trained"]
+    assert scores["deployed"] == scores["trained"]
 
 
 def test_a_run_resumes_to_the_bit(choice_file, tmp_path, monkeypatch):
@@ -101,8 +101,8 @@ def test_a_run_resumes_to_the_bit(choice_file, tmp_path, monkeypatch):
 def test_autocast_is_in_training_scoring_and_prediction(choice_file, tmp_path):
     plain = run(choice_file, "fedit", tmp_path / "plain", ["training.rounds=1"])
     lower = run(choice_file, "fedit", tmp_path / "lower", ["training.rounds=1", "model.autocast=bfloat16"])
-    assert lower["test"]["personal"]["loss"] != plain["test"]["personal"]["loss"]
-    assert lower["test"]["personal"]["loss"] == pytest.approx(plain["test"]["personal"]["loss"], rel=0.05)
+    assert lower["test"]["deployed"]["loss"] != plain["test"]["deployed"]["loss"]
+    assert lower["test"]["deployed"]["loss"] == pytest.approx(plain["test"]["deployed"]["loss"], rel=0.05)
     is_lower = []
 
     def generate(*_, **__):
@@ -133,8 +133,8 @@ def test_an_exported_adapter_writes_answers(choice_file, tmp_path):
 def test_mixed_tasks_and_written_answers(choice_file, tmp_path):
     overrides = ["partition.kind=mixed", "partition.clients=3", "task.generated=true", "task.metric=generated_accuracy"]
     result = run(choice_file, "fedit", tmp_path / "run", [*overrides, "training.rounds=6"])
-    scores = result["test_by_client"]["personal"]["client-0"]
-    assert result["test"]["personal"]["by_client"] == pytest.approx(result["test"]["personal"]["generated_accuracy"])
+    scores = result["test_by_client"]["deployed"]["client-0"]
+    assert result["test"]["deployed"]["by_client"] == pytest.approx(result["test"]["deployed"]["generated_accuracy"])
     assert scores["generated_accuracy"] > 0.3  # it has learned to write one of two answers at all
 
 
@@ -155,7 +155,7 @@ def test_generation_learns_a_text_and_reads_the_number_in_it(tmp_path, tiny_deco
     file.write_text(yaml.safe_dump(settings))
     comparison = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", NullObserver())
     assert [row["metric"] for row in comparison["rows"]] == ["exact_match", "exact_match"]
-    trained, untouched = (comparison["runs"][label][0]["test"]["personal"] for label in ("fedit", "zero_shot"))
+    trained, untouched = (comparison["runs"][label][0]["test"]["deployed"] for label in ("fedit", "zero_shot"))
     assert trained["loss"] < untouched["loss"] - 0.5
 
 
@@ -184,7 +184,7 @@ def test_the_batched_engine_gives_the_local_engines_result(choice_file, tmp_path
     alone = run(choice_file, "fedreft", tmp_path / "local")
     together = run(choice_file, "fedreft", tmp_path / "batched", ["engine=batched", "max_clients=2", "workers=1"])
     for client in ("good", "bad"):
-        one, two = (r["test_by_client"]["personal"][client]["loss"] for r in (alone, together))
+        one, two = (r["test_by_client"]["deployed"][client]["loss"] for r in (alone, together))
         assert two == pytest.approx(one, rel=1e-4)
 
 
@@ -201,5 +201,5 @@ def test_every_method_runs_on_a_decoder(choice_file, tmp_path, label):
     result = run(choice_file, label, tmp_path / "run", ["training.rounds=3", "cross_evaluation=false", *options])
     assert result["quarantined"] == 0
     assert result["head_parameters"] == 0
-    assert 0 < result["test"]["personal"]["loss"] < 20
+    assert 0 < result["test"]["deployed"]["loss"] < 20
     assert len(list((tmp_path / "run/clients").glob("*/adapter/adapter_model.safetensors"))) == 2

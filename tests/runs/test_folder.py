@@ -167,7 +167,7 @@ def test_resume_names_adapters_only_where_they_are(run, monkeypatch, capsys):
         ("metric", "accuracy\x1b]0;owned\x07"),
         ("clients", ["../../elsewhere"]),
         ("clients", []),
-        ("test", {"personal": {"by_client": None}}),
+        ("test", {"deployed": {"by_client": None}}),
         ("validation", {}),
         ("cross", {"a": {"b": 1.0}}),
     ],
@@ -179,6 +179,20 @@ def test_a_result_that_tables_cannot_show_is_one_line(run, key, value):
     require_refusal(
         lambda: resume(finished, NullObserver()), finished, f"result.json is damaged ({key}", "fedpeft resume"
     )
+
+
+def test_a_result_of_an_earlier_version_deployed_what_clients_received(run):
+    finished = run("finished")
+    result = json.loads((finished / "result.json").read_text())
+    del result["deployment"]
+    for key in ("test", "test_by_client"):
+        scores = result[key]
+        result[key] = {"personal": scores["received"], "trained": scores["trained"]}
+    (finished / "result.json").write_text(json.dumps(result))
+    read = RunFolder(finished).result
+    for key in ("test", "test_by_client"):
+        assert read[key]["deployed"] == read[key]["received"] == result[key]["personal"]
+        assert list(read[key]) == ["deployed", "received", "trained"]
 
 
 def change_checkpoint(run, **changes):

@@ -87,11 +87,12 @@ def folder(tmp_path_factory):
 AVERAGES = {"by_client": 0.5, "worst_client": 0.1, "loss": 1.0}
 RESULT = {
     "label": "fedit", "method": "fedit", "metric": "accuracy", "options": {"lr": 0.1}, "seed": 0, "rounds": 2,
-    "clients": ["a", "b"], "test": {"personal": AVERAGES, "trained": AVERAGES}, "validation": {"2": AVERAGES},
+    "clients": ["a", "b"], "test": {"deployed": AVERAGES, "trained": AVERAGES}, "validation": {"2": AVERAGES},
     "adapter_parameters": 8, "head_parameters": 2, "bytes_down": 10, "bytes_up": 10.5, "quarantined": 0,
     "peak_memory_mib": 10.0, "seconds": {"train": 1.0, "aggregate": 1.0, "evaluate": 1.0, "total": 3.0},
     "cross": {"a": {"a": 1.0, "b": 0.5}, "b": {"a": 1.0, "b": 0.5}},
     "left_out": {"a": {"rounds": [1], "reason": "it failed"}},
+    "deployment": {"rule": "validation", "choices": {"a": "received"}, "validation": {"deployed": AVERAGES}},
 }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def test_results(folder, data):
 LINES = [
     {"round": 1, "split": "train", "client": "a", "loss": 0.5, "bytes_down": 10, "bytes_up": 9},
     {"round": 1, "split": "train", "client": "b", "bytes_down": 10, "bytes_up": 0, "quarantined": "it failed"},
-    {"round": 1, "split": "validation", "model": "personal", "client": "a", "accuracy": 0.5, "examples": 4},
+    {"round": 1, "split": "validation", "model": "received", "client": "a", "accuracy": 0.5, "examples": 4},
 ]
 
 

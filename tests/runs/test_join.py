@@ -23,7 +23,7 @@ from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
 
-MODELS = {"received", "trained", "personal", "alone"}
+MODELS = {"received", "trained", "answer", "deployed", "alone"}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_a_newcomer_gets_an_adapter_and_the_run_stays_as_it_was(trained, rows_fi
     assert {name.split("/")[1] for name in after.keys() - before.keys()} == {"late"}
     assert joined["test"].keys() >= MODELS and ("mean" in joined["test"]) == (label == "fedreft")
     assert joined["rows"] == {"train": 39, "validation": 9, "test": 12}
-    assert joined["test"]["personal"]["examples"] == 12
-    assert joined["test"]["personal"]["accuracy"] > 0.6  # 12 rows of a task that the federation has learned
+    assert joined["test"]["deployed"]["examples"] == 12
+    assert joined["test"]["deployed"]["accuracy"] > 0.6  # 12 rows of a task that the federation has learned
     assert [prediction["label"] in "01" for prediction in predict(run, "late", ["a good film"])] == [True]
     with pytest.raises(UserError, match="a client 'late' already"):
         join(run, rows_file, "late")
@@ -90,20 +90,22 @@ def test_a_newcomer_gets_an_adapter_and_the_run_stays_as_it_was(trained, rows_fi
 
 
 def test_under_fedit_it_is_the_global_model(trained, rows_file):
-    run = trained("fedit")
+    run = trained("fedit", "training.deploy=received")
     joined = join(run, rows_file, "late", epochs=2)
     own, other = exported(run, "late"), exported(run, "site0")
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
-    assert joined["test"]["received"] == joined["test"]["personal"] != joined["test"]["trained"]
+    assert joined["test"]["received"] == joined["test"]["deployed"] != joined["test"]["trained"]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_under_fedreft_it_is_mixed_with_the_median_of_everyone(trained, rows_file, weight):
-    run = trained("fedreft", "methods.fedreft.mixing=fixed", f"methods.fedreft.mixing_weight={weight}")
+    run = trained(
+        "fedreft", "training.deploy=received", "methods.fedreft.mixing=fixed", f"methods.fedreft.mixing_weight={weight}"
+    )
     joined = join(run, rows_file, "late")
     state = FedReftState(**load_checkpoint(run / "checkpoint.safetensors")["state"])
     same = "received" if weight else "trained"
-    assert joined["test"]["personal"] == pytest.approx(joined["test"][same], abs=1e-5)
+    assert joined["test"]["deployed"] == pytest.approx(joined["test"][same], abs=1e-5)
     name = next(name for name in state.mean if name.endswith("reft_b"))
     points = torch.stack([phi[name] for phi in state.phis.values()]).double()  # (clients, ...)
     factor = next(t for n, t in exported(run, "late").items() if n.endswith(name.split("model.")[-1]))
@@ -173,8 +175,8 @@ def test_a_newcomer_fits_a_run_of_unlike_resources(trained, rows_file, label, le
     lowest = ["methods.fedit.levels=lowest"] * (label == "fedit")
     run = trained(label, f"resources={levels}", *lowest)
     joined = join(run, rows_file, "late")
-    assert joined["test"]["personal"]["examples"] == 12
-    if rank:
+    assert joined["test"]["deployed"]["examples"] == 12
+    if rank and joined["test"]["deployed"] == joined["test"]["trained"]:
         assert PeftConfig.from_pretrained(str(run / "clients/late/adapter")).r == rank
 
 
@@ -287,7 +289,7 @@ def test_training_alone_knows_nothing_of_the_server(fedit_run, rows_file):
     save_checkpoint(fedit_run / "checkpoint.safetensors", tree)
     second = join(fedit_run, rows_file, "late")["test"]
     assert first["alone"] == second["alone"]
-    assert all(first[which]["loss"] != second[which]["loss"] for which in ("received", "trained", "personal"))
+    assert all(first[which]["loss"] != second[which]["loss"] for which in ("received", "trained", "answer"))
 
 
 def test_a_training_that_diverges_is_one_line(fedit_run, rows_file):

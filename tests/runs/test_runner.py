@@ -48,7 +48,7 @@ def test_every_method_learns_the_task_and_exports_every_client(experiment_file, 
         tmp_path / "run",
         StoppingObserver(),
     )
-    learned = result["test"]["personal"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
+    learned = result["test"]["deployed"]["by_client"] > 0.7  # a coin gives 0.5 ± 0.07 on 48 test rows
     assert learned == (label != "zero_shot")
     assert len(contents(tmp_path / "run")[1]) == 3
     assert result["rows"]["site0"]["test"] > 0
@@ -81,8 +81,9 @@ def test_neither_workers_nor_a_break_nor_what_clients_keep_changes_a_bit(experim
     # A method that reads in a later round what clients trained says so: `uses_client_state`.
     overrides.append("training.before_aggregation=false")
     forgetful = start(settings(experiment_file, label, overrides), tmp_path / "forgetful", StoppingObserver())
-    assert forgetful["test"]["personal"] == whole["test"]["personal"]
-    assert set(forgetful["test"]) == {"personal"} < set(whole["test"])
+    assert forgetful["test"]["received"] == forgetful["test"]["deployed"] == whole["test"]["received"]
+    assert set(forgetful["test"]) == {"deployed", "received"} < set(whole["test"])
+    assert set(forgetful["deployment"]["choices"].values()) == {"received"}
 
 
 @pytest.mark.parametrize(("label", "stop_after"), [("fedreft", 2), ("fedreft", 3), ("fedhft", 3)])
@@ -187,6 +188,23 @@ def test_the_test_split_is_looked_at_after_the_last_round_only(experiment_file, 
     assert {line["round"] for line in lines if line["split"] == "validation"} == {1, 2, 3}
     mixed = [line["mixing_weight"] for line in lines if line["split"] == "train" and line["round"] > 1]
     assert mixed and all(0 <= weight <= 1 for weight in mixed)
+
+
+def test_each_client_deploys_its_best_on_validation_and_exports_it(experiment_file, tmp_path):
+    result = start(settings(experiment_file, "fedit"), tmp_path / "run", StoppingObserver())
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    last = {(x["client"], x["model"]): x for x in lines if x["split"] == "validation" and x["round"] == 3}
+    choices = result["deployment"]["choices"]
+    for client, choice in choices.items():
+        received, trained = ((own["accuracy"], -own["loss"]) for own in (last[client, m] for m in MODELS))
+        assert choice == ("trained" if trained > received else "received")
+        assert result["test_by_client"]["deployed"][client] == result["test_by_client"][choice][client]
+    assert set(choices.values()) == {"received", "trained"}  # here both are somebody's
+    adapters = contents(tmp_path / "run")[1].values()
+    assert len(set(adapters)) == 1 + list(choices.values()).count("trained")
+
+
+MODELS = ("received", "trained")
 
 
 def test_a_client_that_fails_is_quarantined_and_below_the_quorum_the_run_stops(experiment_file, tmp_path, monkeypatch):

@@ -60,3 +60,11 @@ def test_a_damaged_setting_is_one_line_with_its_place(spec):
     kept["experiment"]["training"]["rounds"] = "many"
     with pytest.raises(UserError, match=r"here: training\.rounds"):
         RunSpec.parse(kept, "here")
+
+
+def test_a_run_of_an_earlier_version_deployed_what_clients_received(spec, tmp_path):
+    kept = yaml.safe_load(yaml.safe_dump(spec.as_dict()))
+    del kept["experiment"]["training"]["deploy"]
+    read = RunSpec.parse(kept, "here")
+    assert read.experiment.training.deploy == "received"
+    assert read.find_difference(spec) == "training.deploy: received there, validation here"

@@ -56,6 +56,6 @@ def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("ru
             continue
         state = f"not finished; continue with fedpeft resume {path}"
         if result:
-            score = 100 * result["test"]["personal"]["by_client"]
-            state = f"{score:.1f} % personal test {result['metric']}, {result['rounds']} rounds"
+            score = 100 * result["test"]["deployed"]["by_client"]
+            state = f"{score:.1f} % deployed test {result['metric']}, {result['rounds']} rounds"
         print_line(f"{path}  {state}")

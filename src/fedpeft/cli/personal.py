@@ -1,4 +1,4 @@
-"""Commands for clients' personal models: predict with one, join as a new client."""
+"""Commands for clients' exported models: predict with one, join as a new client."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from fedpeft.cli.app import console, gc_paused, print_line
 
 def predict(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")],
-    client: Annotated[str, typer.Option(help="whose personal model")],
+    client: Annotated[str, typer.Option(help="whose model")],
     text: Annotated[list[str], typer.Option(help="a text; may be given several times")],
     text_pair: Annotated[list[str] | None, typer.Option(help="its second text, where the task has pairs")] = None,
     temperature: Annotated[
@@ -18,7 +18,7 @@ def predict(
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="for decoders; default: the task's")] = None,
 ) -> None:
-    """Predict with one client's personal model: labels, numbers, or the text it writes."""
+    """Predict with one client's exported model: labels, numbers, or the text it writes."""
     with gc_paused():
         from fedpeft.runs.predict import predict as predict_texts
 

@@ -100,7 +100,7 @@ class Experiment(BaseModel):
         "a list of learning rates is tuned on validation by `compare`",
     )
     cross_evaluation: bool | list[str] = Field(
-        False, description="of which methods to score every client's personal model on every client's test examples"
+        False, description="of which methods to score every client's deployed model on every client's test examples"
     )
     engine: str = Field(
         "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"

@@ -11,10 +11,11 @@ from rich.text import Text
 from fedpeft.environment import MIB
 
 HEADINGS = (
-    "method", "lr", "personal %", "worst client %", "before aggr. %", "adapter", "head", "MiB down/up", "peak MiB", "s",
+    "method", "lr", "deployed %", "worst client %", "chose trained", "received %", "trained %",
+    "adapter", "head", "MiB down/up", "peak MiB", "s",
 )  # fmt: skip
 LEFT_OUT = "left out"
-_SCORES, _COSTS = HEADINGS[:5], (HEADINGS[0], *HEADINGS[5:])
+_SCORES, _CANDIDATES, _COSTS = HEADINGS[:5], (HEADINGS[0], *HEADINGS[5:7]), (HEADINGS[0], *HEADINGS[7:])
 _MOST_LINES = 10  # on clients that were left out
 
 
@@ -24,8 +25,8 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
     seeds, scenario = len(comparison["seeds"]), comparison.get("scenario")
     name = comparison["name"] + (f", {scenario}" if scenario else "")
     caption = (
-        "personal: the model each client would deploy, on its own test examples, clients weighted alike, mean ± sd "
-        "over seeds; before aggr.: before aggregation, the model its last local training left"
+        "deployed: the model that each client deploys, on its own test examples, clients weighted alike, mean ± sd "
+        "over seeds; chose trained: clients that deploy what their last local training left, of all, over seeds"
     )
     left_out = {}
     if any(row["quarantined"] for row in rows):
@@ -34,19 +35,31 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
             f"; {LEFT_OUT}: replies that did not come or could not be used, of all; the other clients' rounds went on"
         )
     scores = _make_table(
-        f"{name}: personal test {rows[0]['metric']}, last round, {seeds} seed{'s' * (seeds > 1)}",
+        f"{name}: deployed, test {rows[0]['metric']}, last round, {seeds} seed{'s' * (seeds > 1)}",
         caption,
-        {heading: [format_cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _SCORES} | left_out,
+        _take_columns(rows, _SCORES) | left_out,
+    )
+    candidates = _make_table(
+        "what clients chose from",
+        "received: what the server's message gives a client now; trained: what its last local training left, before "
+        "aggregation; each as if all clients deployed it",
+        _take_columns(rows, _CANDIDATES),
     )
     costs = _make_table(
         "cost",
         "adapter, head: parameters trained; MiB: per client and round, as encoded; peak: memory of the whole process; "
         "s: seconds in all",
-        {heading: [format_cells(row)[HEADINGS.index(heading)] for row in rows] for heading in _COSTS},
+        _take_columns(rows, _COSTS),
     )
     runs = comparison.get("runs", {})
     lines = describe_left_out(runs) + describe_policy(runs)
-    return Group(scores, costs, *(Text(line, "yellow") for line in lines))
+    has_choice = any(row.get("trained") for row in rows)
+    tables = (scores, candidates, costs) if has_choice else (scores, costs)
+    return Group(*tables, *(Text(line, "yellow") for line in lines))
+
+
+def _take_columns(rows: Sequence[dict[str, Any]], headings: Sequence[str]) -> dict[str, list[str]]:
+    return {heading: [format_cells(row)[HEADINGS.index(heading)] for row in rows] for heading in headings}
 
 
 def describe_left_out(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -80,11 +93,15 @@ def _shorten(lines: list[str]) -> list[str]:
 
 
 def format_cells(row: dict[str, Any]) -> list[str]:
-    """One method's row as text, in the order of HEADINGS."""
+    """One method's row as text, in the order of HEADINGS. In rows of earlier versions every client deployed what it
+    received, its `personal` model."""
+    row = {"deployed": row.get("personal"), "received": row.get("personal"), "choices": {}} | row
     return [
         row["label"],
         f"{row['lr']:g}" if row["adapter_parameters"] + row["head_parameters"] else "-",
-        *(_format_percent(row[key]) for key in ("personal", "worst_client", "trained")),
+        *(_format_percent(row[key]) for key in ("deployed", "worst_client")),
+        _count_choices(row["choices"]),
+        *(_format_percent(row[key]) for key in ("received", "trained")),
         f"{row['adapter_parameters']:,}",
         f"{row['head_parameters']:,}",
         f"{row['bytes_down']['mean'] / MIB:.3f}/{row['bytes_up']['mean'] / MIB:.3f}",
@@ -108,6 +125,10 @@ def _make_table(title: str, caption: str, columns: Mapping[str, Sequence[str]]) 
 def _count_left_out(row: dict[str, Any]) -> str:
     total = row.get("client_rounds")  # results of earlier versions have none
     return f"{row['quarantined']}/{total}" if total else str(row["quarantined"])
+
+
+def _count_choices(choices: dict[str, int]) -> str:
+    return f"{choices.get('trained', 0)}/{sum(choices.values())}" if choices else "-"
 
 
 def _format_percent(value: dict[str, float] | None) -> str:

@@ -1,4 +1,4 @@
-"""Every client's personal model on every client's test examples."""
+"""Every client's deployed model on every client's test examples."""
 
 from statistics import mean
 from typing import Any
@@ -11,14 +11,14 @@ WIDEST = 8  # clients whose matrix fits 80 columns
 
 
 def make_cross_table(result: dict[str, Any]) -> Table:
-    """Scores of every client's personal model (rows) on every client's test examples (columns, by number).
+    """Scores of every client's deployed model (rows) on every client's test examples (columns, by number).
 
     Of more clients than a terminal is wide for, each model's score on its own examples, and on the others'.
     """
     matrix: dict[str, dict[str, float]] = result["cross"]
     is_whole = len(matrix) <= WIDEST
     table = Table(
-        title=f"{result['label']}: each client's personal model on every client's test examples, {result['metric']} %",
+        title=f"{result['label']}: each client's deployed model on every client's test examples, {result['metric']} %",
         caption="columns: the clients in the same order; green: the best model of a column" if is_whole else None,
         header_style="bold",
         box=box.SIMPLE_HEAD,

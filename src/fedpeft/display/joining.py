@@ -14,7 +14,8 @@ def make_joining_table(result: dict[str, Any]) -> Table:
     lines = {
         "received": "as received, at once",
         "trained": f"after {epochs} on it",
-        "personal": "after the server's answer: exported",
+        "answer": "after the server's answer",
+        "deployed": "deployed, by its own validation: exported",
         "alone": f"alone: {epochs} from the start",
         "mean": "mean of all clients",
     }

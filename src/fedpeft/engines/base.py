@@ -4,18 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fedpeft.acceleration import Acceleration
 from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client, ClientSpec, ClientState
+from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import Method
 from fedpeft.federation.training_config import TrainingConfig
 
-# Which model of a client is scored: the one it would deploy, after the last aggregation; or the one that its last
-# local training left, before that aggregation.
-ModelChoice = Literal["personal", "trained"]
 Scores = dict[str, float]
 
 
@@ -86,20 +84,29 @@ class Engine(ABC):
 
     @abstractmethod
     def evaluate(self, messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, Scores]:
-        """Scores by client id, in the order of the messages, of each client's model on its own examples."""
+        """Scores by client id, in the order of the messages, of one of each client's models on its own examples.
 
-    @abstractmethod
-    def cross_evaluate(self, messages: Sequence[Message], split: str) -> dict[str, dict[str, Scores]]:
-        """Scores of every client's personal model on every client's examples: by whose model, then by whose examples.
-
-        Raises UserError where nobody's model goes to others.
+        A client that has no trained model has what it received in its place.
         """
 
     @abstractmethod
-    def export(self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any]) -> None:
-        """Writes every client's personal adapter where the client lives; in this process `<folder>/<id>/adapter/`.
+    def cross_evaluate(
+        self, messages: Sequence[Message], split: str, choices: Mapping[str, ModelChoice]
+    ) -> dict[str, dict[str, Scores]]:
+        """Scores of every client's deployed model on every client's examples: by whose model, then by whose examples.
 
-        `card` says what it was trained on. Raises UserError when it cannot be written.
+        `choices` say by client id which of its models each client deploys. Raises UserError where nobody's model goes
+        to others.
+        """
+
+    @abstractmethod
+    def export(
+        self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any], choices: Mapping[str, ModelChoice]
+    ) -> None:
+        """Writes every client's deployed adapter where the client lives; in this process `<folder>/<id>/adapter/`.
+
+        `card` says what it was trained on, `choices` by client id which of its models each client deploys. Raises
+        UserError when it cannot be written.
         """
 
     @abstractmethod

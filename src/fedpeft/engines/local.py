@@ -24,7 +24,6 @@ from fedpeft.adapters.export import save_adapter
 from fedpeft.engines.base import (
     Engine,
     EngineSetup,
-    ModelChoice,
     Outcome,
     Scores,
     make_late_outcome,
@@ -33,6 +32,7 @@ from fedpeft.engines.base import (
 from fedpeft.engines.workers import Abandoned, Ended, RoundOver, Workers, stop_if_abandoned
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec, ClientState
+from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.influence import is_finite
 from fedpeft.federation.message import Message, Reply, Tensors
 from fedpeft.federation.method import Method
@@ -111,19 +111,23 @@ class LocalEngine(Engine):
         scores = dict(self._each(evaluate_one, messages))
         return {message.client: scores[message.client] for message in messages}
 
-    def cross_evaluate(self, messages: Sequence[Message], split: str) -> dict[str, dict[str, Scores]]:
+    def cross_evaluate(
+        self, messages: Sequence[Message], split: str, choices: Mapping[str, ModelChoice]
+    ) -> dict[str, dict[str, Scores]]:
         def evaluate_one(message: Message) -> tuple[str, dict[str, Scores]]:
-            loaded = self._load(message, "personal")
+            loaded = self._load(message, choices[message.client])
             return message.client, {other.client: self._score(loaded, other.client, split) for other in messages}
 
         scores = dict(self._each(evaluate_one, messages))
         return {message.client: scores[message.client] for message in messages}
 
-    def export(self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any]) -> None:
+    def export(
+        self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any], choices: Mapping[str, ModelChoice]
+    ) -> None:
         folder.mkdir(exist_ok=True)
         for message in messages:
             model = self.templates[message.client].clone()  # its own: clients may differ in rank and layers
-            self.method.load_personal(model, message, self.by_id[message.client])
+            self._load_into(model, message, choices[message.client])
             save_adapter(model, folder / message.client, card)
 
     def save(self, round_: int) -> dict[str, ClientState]:
@@ -197,13 +201,17 @@ class LocalEngine(Engine):
         return client.local
 
     def _load(self, message: Message, choice: ModelChoice) -> AdaptedModel:
-        client, model = self.by_id[message.client], self._get_model(message.client)
+        model = self._get_model(message.client)
+        with self._accelerate(model, message.client):
+            self._load_into(model, message, choice)
+        return model
+
+    def _load_into(self, model: AdaptedModel, message: Message, choice: ModelChoice) -> None:
+        client = self.by_id[message.client]
         if choice == "trained" and client.local.trained is not None:
             model.restore(client.local.trained)
         else:
-            with self._accelerate(model, message.client):
-                self.method.load_personal(model, message, client)
-        return model
+            self.method.load_personal(model, message, client)
 
     @contextmanager
     def _accelerate(self, model: AdaptedModel, client: str) -> Iterator[None]:
@@ -216,7 +224,7 @@ class LocalEngine(Engine):
         """Scores of a model on one client's examples; computed once for equal tensors."""
         known = self._scored.setdefault((client, split), {})
         key = digest_tensors(model.snapshot())
-        scores = known.get(key)  # personal and trained are often one and the same model
+        scores = known.get(key)  # received and trained are often one and the same model
         if scores is None:
             with self._accelerate(model, client):
                 scores = known[key] = self.by_id[client].scores(model, split)

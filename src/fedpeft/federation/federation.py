@@ -1,13 +1,14 @@
 """The round: select, send, train, screen, aggregate. Knows no paper and no engine."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.federation.blame import find_blame, try_aggregate
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.collect import collect_replies
+from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.message import Message, Reply, wire_size
 from fedpeft.federation.method import Method
 from fedpeft.federation.policy import (
@@ -24,7 +25,7 @@ from fedpeft.federation.screen import screen
 from fedpeft.federation.training_config import TrainingConfig
 
 if TYPE_CHECKING:  # an engine runs what is in this package; here it is known by its contract only
-    from fedpeft.engines.base import Engine, ModelChoice, Outcome, Scores
+    from fedpeft.engines.base import Engine, Outcome, Scores
 
 
 class Federation:
@@ -140,16 +141,16 @@ class Federation:
             state = try_aggregate(self.method, self.state, usable)
         return state
 
-    def evaluate(self, split: str, which: "ModelChoice") -> "dict[str, Scores]":
+    def evaluate(self, split: str, model: ModelChoice) -> "dict[str, Scores]":
         """Scores of every client that is evaluated, by id, on one split of its own rows."""
-        return self.engine.evaluate(self.deployment_messages(), split, which)
+        return self.engine.evaluate(self.deployment_messages(), split, model)
 
-    def cross_evaluate(self, split: str) -> "dict[str, dict[str, Scores]]":
-        """Every client's personal model on every client's rows: by whose model, then by whose rows."""
-        return self.engine.cross_evaluate(self.deployment_messages(), split)
+    def cross_evaluate(self, split: str, choices: Mapping[str, ModelChoice]) -> "dict[str, dict[str, Scores]]":
+        """Every client's deployed model on every client's rows: by whose model, then by whose rows."""
+        return self.engine.cross_evaluate(self.deployment_messages(), split, choices)
 
     def deployment_messages(self) -> list[Message]:
-        """What every client would be sent now, to deploy its personal model."""
+        """What every client would be sent now, to deploy a model."""
         return [
             Message(spec.id, self.round + 1, self.method.send(self.state, spec)) for spec in self.evaluation_clients
         ]

@@ -222,7 +222,7 @@ class Method(ABC, Generic[State]):
         return self.options.lr * training.lr_decay ** (message.round - 1)
 
     def load_personal(self, model: AdaptedModel, message: Message, client: Client) -> None:
-        """Loads the model that this client would deploy, given what the server would send now. Default: `receive`."""
+        """Loads the model that this client has of what the server would send now. Default: `receive`."""
         self.receive(model, message, client)
 
 

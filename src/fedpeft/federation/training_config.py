@@ -1,6 +1,8 @@
 """How a federation trains: the part of an experiment that every method shares."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedpeft.federation.deployment import DeployRule
 
 
 class TrainingConfig(BaseModel):
@@ -58,11 +60,22 @@ class TrainingConfig(BaseModel):
         description="quarantine an update that goes more than this many times as far as the others' median, and cut "
         "down one of more than 2.5 times; null: neither",
     )
+    deploy: DeployRule = Field(
+        "validation",
+        description="which of its models each client deploys: what it received from the server, what its last local "
+        "training left (trained), or the better of both on its own validation examples",
+    )
     before_aggregation: bool = Field(
         True,
-        description="score what each client's last local training left, too; false keeps no such models, which with "
-        "thousands of clients saves memory, checkpoints and time",
+        description="keep and score what each client's last local training left, too; false keeps no such models, so "
+        "that every client deploys what it received: with thousands of clients it saves memory, checkpoints and time",
     )
     evaluate_every: int = Field(
         1, ge=0, le=1_000_000, description="validate every this many rounds; 0: after the last round only"
     )
+
+    @model_validator(mode="after")
+    def _require_trained_models(self) -> "TrainingConfig":
+        if self.deploy == "trained" and not self.before_aggregation:
+            raise ValueError("deploy: trained needs the models that before_aggregation: false does not keep; drop one")
+        return self

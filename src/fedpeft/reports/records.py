@@ -7,8 +7,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-HEADLINE = ("deployed", "personal", "trained", "received")  # the first of these that a result holds is compared
+HEADLINE = ("deployed", "personal", "received", "trained")  # the first of these that a result holds is compared
 Scores = dict[str, Any]  # numbers by the names of metrics; others may stand among them
+
+
+class DeploymentRecord(BaseModel):
+    """Which of its models each client deploys, by id."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    choices: dict[str, str] = {}
 
 
 class RunResult(BaseModel):
@@ -27,6 +35,7 @@ class RunResult(BaseModel):
     label_fractions: dict[str, dict[str, float]] = {}
     resources: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
+    deployment: DeploymentRecord | None = None
     test: dict[str, Scores]
     test_by_client: dict[str, dict[str, Scores]] = {}
     adapter_parameters: int | None = None

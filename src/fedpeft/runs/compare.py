@@ -1,6 +1,7 @@
 """Several methods over several seeds, with learning rates chosen on validation, as one table. Resumable."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,6 +11,7 @@ from fedpeft.atomic_files import write_atomically
 from fedpeft.config import Experiment
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
+from fedpeft.federation.deployment import ModelChoice
 from fedpeft.runs.build import load_model, require_startable
 from fedpeft.runs.files import Files
 from fedpeft.runs.grid import RunGrid
@@ -90,21 +92,29 @@ def require_comparable(experiment: Experiment, labels: Sequence[str], base: Path
 
 
 def summarise_method(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """One method over its seeds: mean and standard deviation of the personal test score, and what it cost."""
-    first, has_trained = runs[0], all(run["test"].get("trained") for run in runs)
+    """One method over its seeds: mean and standard deviation of the test score of the models that clients deploy, those
+    of their candidates, and what it cost. `choices` counts who deploys which, over all seeds."""
+    first = runs[0]
+    choices = Counter(choice for run in runs for choice in run.get("deployment", {}).get("choices", {}).values())
 
     def summarise(value: Callable[[dict[str, Any]], float]) -> dict[str, float | None]:
         values = [value(run) for run in runs]
         return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else None}
+
+    def summarise_candidate(model: ModelChoice) -> dict[str, float | None] | None:
+        has_model = all(run["test"].get(model) for run in runs)
+        return summarise(lambda run: run["test"][model]["by_client"]) if has_model else None
 
     return {
         "label": label,
         "method": first["method"],
         "metric": first["metric"],
         "lr": first["options"]["lr"],
-        "personal": summarise(lambda run: run["test"]["personal"]["by_client"]),
-        "worst_client": summarise(lambda run: run["test"]["personal"]["worst_client"]),
-        "trained": summarise(lambda run: run["test"]["trained"]["by_client"]) if has_trained else None,
+        "deployed": summarise(lambda run: run["test"]["deployed"]["by_client"]),
+        "worst_client": summarise(lambda run: run["test"]["deployed"]["worst_client"]),
+        "received": summarise_candidate("received"),
+        "trained": summarise_candidate("trained"),
+        "choices": dict(sorted(choices.items())),
         "adapter_parameters": first["adapter_parameters"],
         "head_parameters": first["head_parameters"],
         "bytes_down": summarise(lambda run: run["bytes_down"]),

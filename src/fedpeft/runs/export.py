@@ -1,4 +1,4 @@
-"""Each client's personal adapter as an ordinary PEFT folder."""
+"""Each client's deployed adapter as an ordinary PEFT folder."""
 
 import os
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
 A finished run is read, a broken-off one resumed. One of other settings, data or model is never mixed in: it is refused,
 before any other has trained. Where a method gives a list of learning rates, each is tried with the first seed and the
-best personal validation score of the last round wins, of equal ones that of the least validation loss; the test split
-plays no part in it.
+best validation score of the deployed models wins, of equal ones that of the least validation loss; the test split plays
+no part in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -123,5 +123,8 @@ def _require_same_settings(spec: RunSpec, folder: RunFolder) -> None:
 
 
 def _read_validation(result: dict[str, Any]) -> tuple[float, float]:
-    last = result["validation"][str(result["rounds"])]
-    return last["by_client"], -last["loss"]
+    if "deployment" in result:
+        scores = result["deployment"]["validation"]["deployed"]
+    else:  # of an earlier version
+        scores = result["validation"][str(result["rounds"])]
+    return scores["by_client"], -scores["loss"]

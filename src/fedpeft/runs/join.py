@@ -12,10 +12,11 @@ from typing import Any
 
 from fedpeft.budgets.levels import joining_resources
 from fedpeft.engines import find_engine
-from fedpeft.engines.base import Engine, EngineSetup, ModelChoice, Scores
+from fedpeft.engines.base import Engine, EngineSetup, Scores
 from fedpeft.environment import keep_threads
 from fedpeft.errors import UserError
 from fedpeft.federation.client import ClientState
+from fedpeft.federation.deployment import ModelChoice, choose_models, list_candidates
 from fedpeft.federation.message import Message, Reply
 from fedpeft.methods import find_method
 from fedpeft.runs.build import RunContext, assemble, assign_to_clients, load_model
@@ -33,10 +34,11 @@ from fedpeft.tasks.load import load_client
 def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     """Writes `<run>/clients/<client>/adapter`; returns the joining client's scores on its own test examples, by model:
 
-    `received` at once, `trained` by its local epochs, `personal` as exported, `alone` (the same steps from the common
-    start), and what else the method finds worth scoring, such as FedReFT's `mean` of all. Raises UserError, before
-    anything is written, where the run is not finished, keeps no checkpoint or shares nothing, or where the id or the
-    examples will not do.
+    `received` at once, `trained` by its local epochs, `answer` after the server's answer to that, `deployed` as
+    exported (one of the last two, as the run's `training.deploy` says), `alone` (the same steps from the common start),
+    and what else the method finds worth scoring, such as FedReFT's `mean` of all. Raises UserError, before anything is
+    written, where the run is not finished, keeps no checkpoint or shares nothing, or where the id or the examples will
+    not do.
     """
     folder = RunFolder(run)
     folder.require_no_links()
@@ -56,7 +58,7 @@ def _join(
         raise UserError(
             f"{folder.path} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join"
         )
-    training = spec.experiment.training.model_copy(update={"local_epochs": epochs})
+    training = spec.experiment.training.model_copy(update={"local_epochs": epochs, "before_aggregation": True})
     experiment = spec.experiment.model_copy(update={"training": training, "workers": 1})
     context = _build(folder, replace(spec, experiment=experiment), result["clients"], data, client)
     try:
@@ -65,8 +67,10 @@ def _join(
         raise folder.make_checkpoint_error(str(error)) from error
     try:
         scores = _train_and_score(context, spec.label)
-        card = make_card(experiment, context.data.labels)
-        context.engine.export(context.federation.deployment_messages(), folder.make_clients_folder(), card)
+        choice = _choose_model(context)
+        scores["deployed"] = scores["answer" if choice == "received" else choice]
+        card, messages = make_card(experiment, context.data.labels), context.federation.deployment_messages()
+        context.engine.export(messages, folder.make_clients_folder(), card, {client: choice})
     finally:
         context.engine.close()
     (own,) = context.data.clients
@@ -112,14 +116,22 @@ def _train_and_score(context: RunContext, label: str) -> dict[str, Scores]:
             f"method {label!r}: its server holds nothing, so there is nothing to join; "
             "run a method whose clients share something"
         )
-    scores = {"received": _score(engine, message, "personal")}
+    scores = {"received": _score(engine, message, "received")}
     for name, tensors in method.reference_models(state).items():
-        scores[name] = _score(engine, replace(message, tensors=tensors), "personal")
+        scores[name] = _score(engine, replace(message, tensors=tensors), "received")
     scores["alone"] = _score_local_training(context, message)
     federation.state = method.add_client(state, _train(engine, message))
     scores["trained"] = _score(engine, message, "trained")
-    scores["personal"] = federation.evaluate("test", "personal")[spec.id]
+    scores["answer"] = federation.evaluate("test", "received")[spec.id]
     return scores
+
+
+def _choose_model(context: RunContext) -> ModelChoice:
+    """What the joining client deploys: the server's answer (received) or what its own training left."""
+    federation, (spec,) = context.federation, context.federation.evaluation_clients
+    training = federation.training
+    validation = {choice: federation.evaluate("validation", choice) for choice in list_candidates(training)}
+    return choose_models(training.deploy, [spec.id], validation, context.task.metric)[spec.id]
 
 
 def _score_local_training(context: RunContext, message: Message) -> Scores:

@@ -26,7 +26,7 @@ def predict(
     temperature: float | None = None,
     new_tokens: int | None = None,
 ) -> list[dict[str, Any]]:
-    """What one client's personal model says of each text: `label` and `probability`, a `number`, or the text `written`.
+    """What one client's exported model says of each text: `label` and `probability`, a `number`, or the text `written`.
 
     `pairs` are the second texts, one for each text, where the run's task has pairs; a decoder's may be empty. A decoder
     writes at most `new_tokens` (default: as the task says), greedily at temperature 0 or None, else sampled with

@@ -1,6 +1,7 @@
 """The result of one run, as result.json keeps it: every number says which model, when, on what, over whom."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from fedpeft.adapters import is_head
 from fedpeft.engines.base import Scores
 from fedpeft.errors import UserError, printable
+from fedpeft.federation.deployment import DeployRule, ModelChoice, select_deployed
 from fedpeft.federation.message import Message
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.folder import RunFolder
@@ -15,16 +17,32 @@ from fedpeft.tasks.examples import SPLITS
 from fedpeft.tasks.summary import label_distribution
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """Which model each client deploys, and the scores after the last round: by candidate, then by client."""
+
+    rule: DeployRule
+    choices: dict[str, ModelChoice]
+    validation: dict[ModelChoice, dict[str, Scores]]
+    test: dict[ModelChoice, dict[str, Scores]]
+
+    def add_deployed(self, scores: dict[ModelChoice, dict[str, Scores]]) -> dict[str, dict[str, Scores]]:
+        """The scores, before them those of the model that each client deploys."""
+        return {"deployed": select_deployed(self.choices, scores), **dict(scores.items())}
+
+
 def summarise(
     experiment: dict[str, Any],
     context: RunContext,
-    final: dict[str, dict[str, Scores]],
+    deployment: Deployment,
     folder: RunFolder,
     seconds: dict[str, float],
     peak_mib: float,
 ) -> dict[str, Any]:
     """The record that tables and comparisons read. Accuracies are fractions in 0..1, bytes are per client and round."""
-    log = read_log(folder, context.task.metric)
+    metric = context.task.metric
+    log = read_log(folder, metric)
+    validation, test = (deployment.add_deployed(scores) for scores in (deployment.validation, deployment.test))
     rounds = context.federation.round
     ((label, options),) = experiment["methods"].items()
     adapter, head = _count_parameters(context)
@@ -34,7 +52,7 @@ def summarise(
         "options": options,
         "seed": experiment["seed"],
         "rounds": rounds,
-        "metric": context.task.metric,
+        "metric": metric,
         "clients": [spec.id for spec in context.federation.evaluation_clients],
         "rows": {
             client.id: {split: len(getattr(client, split)) for split in SPLITS} for client in context.data.clients
@@ -42,8 +60,13 @@ def summarise(
         "label_fractions": {row["client"]: row["labels"] for row in label_distribution(context.data)},
         "resources": {spec.id: asdict(spec.resources) for spec in context.federation.specs},
         "notes": list(context.data.notes),
-        "test": {choice: average(by_client, context.task.metric) for choice, by_client in final.items()},
-        "test_by_client": final,
+        "deployment": {
+            "rule": deployment.rule,
+            "choices": deployment.choices,
+            "validation": {model: average(by_client, metric) for model, by_client in validation.items()},
+        },
+        "test": {model: average(by_client, metric) for model, by_client in test.items()},
+        "test_by_client": test,
         "validation": log.validation,
         "adapter_parameters": adapter,
         "head_parameters": head,
@@ -61,7 +84,8 @@ def summarise(
 
 @dataclass(frozen=True)
 class LogSummary:
-    """What a run's metrics.jsonl says: validation scores by round, bytes per client and round, replies left out."""
+    """What a run's metrics.jsonl says: validation scores of what clients received by round, bytes per client and
+    round, replies left out."""
 
     validation: dict[str, dict[str, float]]
     bytes_down: float
@@ -81,7 +105,7 @@ def read_log(folder: RunFolder, metric: str) -> LogSummary:
         train = [line for line in lines if line["split"] == "train"]
         validation: dict[int, dict[str, Scores]] = {}
         for line in lines:
-            if line["split"] == "validation":
+            if line["split"] == "validation" and line.get("model") != "trained":
                 validation.setdefault(line["round"], {})[line["client"]] = line
         sent = [line["bytes_up"] for line in train if line["bytes_up"]]  # by those whose reply came
         return LogSummary(
@@ -138,9 +162,9 @@ def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
     }
 
 
-def compute_cross_matrix(context: RunContext) -> dict[str, dict[str, float]]:
-    """The metric of every client's personal model (outer key) on every client's test rows (inner key)."""
-    scores = context.federation.cross_evaluate("test")
+def compute_cross_matrix(context: RunContext, choices: Mapping[str, ModelChoice]) -> dict[str, dict[str, float]]:
+    """The metric of every client's deployed model (outer key) on every client's test rows (inner key)."""
+    scores = context.federation.cross_evaluate("test", choices)
     return {model: {rows: s[context.task.metric] for rows, s in row.items()} for model, row in scores.items()}
 
 

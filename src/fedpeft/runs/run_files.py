@@ -4,7 +4,7 @@ from typing import Any
 
 from fedpeft.errors import UserError
 from fedpeft.runs.files import Files
-from fedpeft.runs.stored import StoredResult
+from fedpeft.runs.stored import StoredResult, upgrade_result
 
 
 class RunFiles(Files):
@@ -16,7 +16,7 @@ class RunFiles(Files):
         if not self.has("result.json"):
             return None
         advice = f"remove it, and `fedpeft resume {self.path}` writes it again"
-        return self.read_json("result.json", StoredResult, advice)
+        return upgrade_result(self.read_json("result.json", StoredResult, advice))
 
     def require_result(self) -> dict[str, Any]:
         """The final result. Raises UserError while the run is not finished or when the file is damaged."""

@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from fedpeft.acceleration import Acceleration
-from fedpeft.engines.base import ModelChoice, Scores
+from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
+from fedpeft.federation.deployment import ModelChoice, choose_models, list_candidates
 from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
@@ -19,7 +20,7 @@ from fedpeft.runs.fingerprint import Fingerprint, take_fingerprint
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.observer import NullObserver
-from fedpeft.runs.result import compute_cross_matrix, summarise
+from fedpeft.runs.result import Deployment, compute_cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
 from fedpeft.runs.stored_checkpoint import RunCheckpoint
 
@@ -78,16 +79,17 @@ def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
         rounds.restore()
         observer.started(spec.label, context, spec.experiment.training.rounds, context.federation.round)
         rounds.run()
-        scores = rounds.score_test()
-        result = summarise(rounds.settings["experiment"], context, scores, folder, rounds.seconds, read_peak_mib())
+        deployment = rounds.deploy()
+        result = summarise(rounds.settings["experiment"], context, deployment, folder, rounds.seconds, read_peak_mib())
         if spec.is_crossed:
             clients = len(context.federation.evaluation_clients)
             observer.evaluation_started("cross", clients)
-            result["cross"] = compute_cross_matrix(context)
+            result["cross"] = compute_cross_matrix(context, deployment.choices)
             observer.evaluation_finished("cross", clients)
         if export:
             card = make_card(spec.experiment, context.data.labels)
-            context.engine.export(context.federation.deployment_messages(), folder.make_clients_folder(), card)
+            messages, clients_folder = context.federation.deployment_messages(), folder.make_clients_folder()
+            context.engine.export(messages, clients_folder, card, deployment.choices)
         folder.write_result(result)
         if not export:
             folder.drop_checkpoint()
@@ -95,18 +97,15 @@ def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
 
 
 def count_evaluations(training: TrainingConfig, rounds: int, with_test: bool) -> int:
-    """How often each client's model is scored in the first `rounds` rounds, and on the test split after the last."""
+    """How often each client is scored in the first `rounds` rounds and, after the last, with its candidates: on its
+    validation rows and then on its test rows."""
     validations = sum(_is_validated(training, round_) for round_ in range(1, rounds + 1))
-    return validations + (len(_list_test_choices(training)) if with_test else 0)
+    return validations + (2 * len(list_candidates(training)) if with_test else 0)
 
 
 def _is_validated(training: TrainingConfig, round_: int) -> bool:
     is_due = training.evaluate_every and round_ % training.evaluate_every == 0
     return bool(is_due) or round_ == training.rounds
-
-
-def _list_test_choices(training: TrainingConfig) -> tuple[ModelChoice, ...]:
-    return get_args(ModelChoice) if training.before_aggregation else ("personal",)
 
 
 class _Rounds:
@@ -148,7 +147,7 @@ class _Rounds:
         while federation.round < training.rounds:
             record = federation.step(self.observer.client_finished)
             is_due = _is_validated(training, federation.round)
-            validation = self._evaluate("validation", "personal") if is_due else {}
+            validation = self._evaluate("validation", "received") if is_due else {}
             self.seconds["train"] += record.train_seconds
             self.seconds["aggregate"] += record.aggregate_seconds
             self.folder.append("metrics.jsonl", _make_metric_lines(record, validation))
@@ -157,20 +156,24 @@ class _Rounds:
             self._checkpoint()
             self.observer.round_finished(record, validation)
 
-    def score_test(self) -> dict[str, dict[str, Scores]]:
-        """Scores on the test split, read once, after the last round: by which model, then by client."""
+    def deploy(self) -> Deployment:
+        """The model that each client deploys after the last round, chosen before the test split is read, once."""
         federation, before = self.context.federation, self.seconds["evaluate"]
-        scores: dict[str, dict[str, Scores]] = {
-            choice: self._evaluate("test", choice) for choice in _list_test_choices(federation.training)
-        }
+        training, candidates = federation.training, list_candidates(federation.training)
+        validation = {choice: self._evaluate("validation", choice) for choice in candidates}
+        clients = [spec.id for spec in federation.evaluation_clients]
+        choices = choose_models(training.deploy, clients, validation, self.context.task.metric)
+        test = {choice: self._evaluate("test", choice) for choice in candidates}
         self.seconds["total"] += self.seconds["evaluate"] - before
         lines = [
-            {"round": federation.round, "split": "test", "model": choice, "client": client, **values}
-            for choice, by_client in scores.items()
-            for client, values in by_client.items()
+            {"round": federation.round, "split": split, "model": choice, "client": client, **scores}
+            for split, by_choice in (("validation", validation), ("test", test))
+            for choice, by_client in by_choice.items()
+            if (split, choice) != ("validation", "received")  # the last round's: they are there
+            for client, scores in by_client.items()
         ]
         self.folder.append("metrics.jsonl", lines)
-        return scores
+        return Deployment(training.deploy, choices, validation, test)
 
     def _checkpoint(self) -> None:
         federation = self.context.federation
@@ -198,7 +201,7 @@ class _Rounds:
 def _make_metric_lines(record: RoundRecord, validation: dict[str, Scores]) -> list[dict[str, Any]]:
     trained = [record.describe_client(client) for client in sorted(record.bytes_down)]
     validated = [
-        {"round": record.round, "split": "validation", "model": "personal", "client": client, **scores}
+        {"round": record.round, "split": "validation", "model": "received", "client": client, **scores}
         for client, scores in validation.items()
     ]
     return trained + validated

@@ -67,6 +67,9 @@ class RunSpec:
         crossed, methods = settings["experiment"].get("cross_evaluation"), settings["experiment"]["methods"]
         if isinstance(crossed, list):  # earlier versions kept the whole list of the comparison that a run was part of
             settings["experiment"]["cross_evaluation"] = any(label in crossed for label in methods)
+        training = settings["experiment"].setdefault("training", {})
+        if isinstance(training, dict):
+            training.setdefault("deploy", "received")  # as earlier versions had it
         experiment = parse_experiment(settings["experiment"], [], where)
         (label,) = experiment.methods
         base = Path(settings["base"])

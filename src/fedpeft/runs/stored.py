@@ -3,7 +3,9 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from fedpeft.federation.deployment import DeployRule, ModelChoice
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -45,8 +47,17 @@ class StoredAverages(_Stored):
 class StoredScores(_Stored):
     """Test scores by model."""
 
-    personal: StoredAverages
+    deployed: StoredAverages = Field(validation_alias=AliasChoices("deployed", "personal"))  # as it was called before
+    received: StoredAverages | None = None
     trained: StoredAverages | None = None
+
+
+class StoredDeployment(_Stored):
+    """Which model each client deploys, and its validation scores."""
+
+    rule: DeployRule
+    choices: dict[ClientId, ModelChoice]
+    validation: StoredScores
 
 
 class StoredSeconds(_Stored):
@@ -75,6 +86,7 @@ class StoredResult(_Stored):
     seed: int
     rounds: int
     clients: list[ClientId] = Field(min_length=1)
+    deployment: StoredDeployment | None = None
     test: StoredScores
     validation: dict[str, StoredAverages]
     adapter_parameters: float
@@ -97,6 +109,16 @@ class StoredResult(_Stored):
         if any(row.keys() != self.cross.keys() for row in self.cross.values()):
             raise ValueError("cross: not every model has a score on every client's examples")
         return self
+
+
+def upgrade_result(result: dict[str, Any]) -> dict[str, Any]:
+    """A result of an earlier version in today's form: every client deployed what it received, its `personal` model."""
+    for key in ("test", "test_by_client"):
+        scores = result.get(key)
+        if isinstance(scores, dict) and "personal" in scores:
+            personal = scores.pop("personal")
+            result[key] = {"deployed": personal, "received": personal, **scores}
+    return result
 
 
 class StoredRow(_Stored):

@@ -83,7 +83,7 @@ def file(tmp_path, tiny_model):
 def test_a_federation_learns_numbers(file, tmp_path):
     result = start(RunSpec(load_experiment(file), "fedit", 0, None, tmp_path), tmp_path / "run", NullObserver())
     assert result["metric"] == "correlation"
-    assert result["test"]["personal"]["by_client"] > 0.5
+    assert result["test"]["deployed"]["by_client"] > 0.5
     low, high = predict(tmp_path / "run", "client-0", ["bad bad bad", "good good good"])
     assert low["number"] < high["number"]
 

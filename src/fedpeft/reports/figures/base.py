@@ -15,11 +15,11 @@ MOST_CLIENTS = 100  # rows of a map over clients
 CHOICES = {
     "deployed": "the model that each client deploys",
     "personal": "the model that each client would deploy",
-    "received": "the model that each client received from the server",
-    "trained": "the model that each client's last local training left, before aggregation",
+    "received": "what the server's message gives each client now",
+    "trained": "what each client's last local training left, before aggregation",
 }
 
-NAMES = {"personal": "deployed", "trained": "before aggregation"}  # a heading for a model, where its name is no help
+NAMES = {"personal": "deployed"}  # a heading for a model, where its name is no help: of earlier versions
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def _make_scores(record: ReportRecord, methods: list[MethodRecord]) -> Figure:
         Column("seeds", digits=0),
         unit.make_column(name_choice(first)),
         unit.make_column("worst client"),
+        Column("chose trained"),
         *(unit.make_column(name_choice(choice)) for choice in others),
         Column("trained parameters", digits=0),
         Column("down + up", "MiB per client and round", 3, 1 / MIB, "bytes per client and round"),
@@ -50,7 +51,7 @@ def _make_scores(record: ReportRecord, methods: list[MethodRecord]) -> Figure:
         f"{best[0]} {'has the highest mean,' if len(rows) > 1 else 'reaches'} {unit.write(best[3])}.",
         f"Test {record.metric} after the last round, of {describe_choice(first)}, on its own test rows; {clients} "
         f"weighted alike; mean ± standard deviation over {describe_seeds(record)}. The worst client is the lowest of "
-        "each seed. "
+        "each seed. Chose trained: clients that deploy what their last local training left, of all, over seeds. "
         + " ".join(f"“{name_choice(choice)}”: {describe_choice(choice)}." for choice in others)
         + " Trained parameters: adapter and head of a client. Bytes: as encoded. Quarantined: replies left out of a "
         "round, all seeds together.",
@@ -68,11 +69,17 @@ def _make_row(method: MethodRecord, first: str, others: list[str]) -> tuple[Cell
         len(results),
         _average_scores(results, first, "by_client"),
         _average_scores(results, first, "worst_client"),
+        _count_choices(results),
         *(_average_scores(results, choice, "by_client") for choice in others),
         add_parameters(results[0]),
         average_bytes(results),
         sum(result.quarantined for result in results),
     )
+
+
+def _count_choices(results: list[RunResult]) -> str | None:
+    choices = [choice for result in results if result.deployment for choice in result.deployment.choices.values()]
+    return f"{choices.count('trained')}/{len(choices)}" if choices else None
 
 
 def add_parameters(result: RunResult) -> int | None:

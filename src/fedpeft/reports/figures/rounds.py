@@ -20,9 +20,10 @@ from fedpeft.reports.figures.base import (
     make_id,
     take_evenly,
 )
-from fedpeft.reports.records import HEADLINE, LogLine, MethodRecord, ReportRecord, RunRecord, to_number
+from fedpeft.reports.records import LogLine, MethodRecord, ReportRecord, RunRecord, to_number
 from fedpeft.reports.tables import Cell, Column, Table
 
+_VALIDATED = ("received", "personal")  # in every round; `personal` is its name in logs of earlier versions
 ByRound = dict[int, dict[str, float]]  # numbers by client
 _EVERYWHERE = ("examples", "loss", "bytes_down", "bytes_up")  # what every reply or the server tells
 MOST_PANELS_WITH_OTHERS = 12  # as in charts.js
@@ -64,14 +65,14 @@ class Validated:
 def _read_method(method: MethodRecord, metric: str) -> Validated:
     lines = [[line for line in run.get_lines("validation") if metric in line.names] for run in method.runs]
     models = {_get_model(line) for own in lines for line in own}
-    model = next((choice for choice in HEADLINE if choice in models), min(models, default="personal"))
+    model = next((choice for choice in _VALIDATED if choice in models), min(models, default="received"))
     scores = [_group(own, metric, model) for own in lines]
     seeds = [(run.seed, by_round) for run, by_round in zip(method.runs, scores, strict=True)]
     return Validated(method.label, model, seeds, [_group(run.get_lines("train"), "loss") for run in method.runs])
 
 
 def _get_model(line: LogLine) -> str:
-    return str((line.model_extra or {}).get("model", "personal"))
+    return str((line.model_extra or {}).get("model", "received"))
 
 
 def _group(lines: Iterable[LogLine], name: str, model: str | None = None) -> ByRound:
