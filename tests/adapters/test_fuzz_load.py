@@ -24,7 +24,8 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 FIELDS = [
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "modules_to_save", "fan_in_fan_out", "layers",
-    "positions", "variant", "tied", "peft_type", "task_type", "megatron_core", "megatron_config", "use_dora", "bias",
+    "positions", "variant", "tied", "experts", "gate", "alpha", "peft_type", "task_type", "megatron_core",
+    "megatron_config", "use_dora", "bias",
     "auto_mapping", "layer_replication", "init_lora_weights", "inference_mode", "loftq_config", "runtime_config",
 ]  # fmt: skip
 NAMES = [
@@ -45,7 +46,13 @@ NAMES = [
     "\x1b",
 ]
 NUMBERS = st.integers(-2, 10**10) | st.floats() | st.just(10**400)
-SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=8) | st.sampled_from(["LORA", "LOREFT", "IA3", "all"])
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | NUMBERS
+    | st.text(max_size=8)
+    | st.sampled_from(["LORA", "LOREFT", "LORA_EXPERTS", "IA3", "router", "all"])
+)
 PATTERNS = st.lists(st.sampled_from(NAMES), max_size=12).map(r"\.".join)
 VALUES = st.recursive(
     SCALARS | PATTERNS,

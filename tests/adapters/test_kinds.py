@@ -22,7 +22,7 @@ def test_a_model_has_the_kind_of_its_tuner(density, name, tiny_classifier):
 
 def test_another_tuner_is_refused_by_name(tiny):
     model = get_peft_model(tiny("bert"), IA3Config(target_modules=["query"], feedforward_modules=[]))
-    with pytest.raises(ValueError, match=r"one of the tuners LoraModel, LoReftModel\. Received: IA3Model$"):
+    with pytest.raises(ValueError, match=r"tuners LoraModel, LoReftModel, ExpertsModel\. Received: IA3Model$"):
         find_kind(model)
 
 
@@ -56,5 +56,5 @@ def test_other_options_are_refused(value):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(ValidationError, match="kind: use one of lora, loreft"):
+    with pytest.raises(ValidationError, match="kind: use one of lora, loreft, experts"):
         OPTIONS.validate_python({"kind": "prefix"})

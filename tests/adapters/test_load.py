@@ -34,7 +34,7 @@ def change(saved, tmp_path):
     return build
 
 
-@pytest.mark.parametrize("kind", ["lora", "masked", "merged", "reft", "noreft"])
+@pytest.mark.parametrize("kind", ["lora", "masked", "merged", "reft", "noreft", "router", "adaptive", "similarity"])
 def test_a_loaded_adapter_gives_the_logits_of_the_saved_one(kind, saved):
     adapted = read_adapter(saved[kind].folder).attach(make_model())
     with torch.no_grad():
@@ -79,6 +79,14 @@ def test_a_loaded_adapter_gives_the_logits_of_the_saved_one(kind, saved):
         ("reft", "variant", "other"),
         ("reft", "target_modules", r"(.*)*"),
         ("reft", "target_modules", PATTERN),
+        ("router", "r", 0),
+        ("router", "alpha", float("inf")),
+        ("router", "experts", 65),
+        ("router", "experts", True),
+        ("router", "gate", "best"),
+        ("adaptive", "target_modules", r"(.*)*"),
+        ("similarity", "target_modules", None),
+        ("similarity", "modules_to_save", ["backbone"]),
     ],
 )
 def test_a_field_that_we_do_not_write_is_refused_by_name(kind, field, value, change):
@@ -89,7 +97,9 @@ def test_a_field_that_we_do_not_write_is_refused_by_name(kind, field, value, cha
 
 @pytest.mark.parametrize("value", [None, "IA3", "MASKED_LORA", "lora", 3, ["LORA"], {}])
 def test_another_kind_is_refused(value, change):
-    require_line(lambda: read_adapter(change("lora", peft_type=value)), "peft_type is one of LORA, LOREFT")
+    require_line(
+        lambda: read_adapter(change("lora", peft_type=value)), "peft_type is one of LORA, LOREFT, LORA_EXPERTS"
+    )
 
 
 def test_no_module_of_the_current_folder_is_imported(change, tmp_path, monkeypatch):
@@ -134,6 +144,9 @@ def test_tensors_of_another_rank_name_or_dtype_are_refused(change):
     elsewhere = r"backbone\.encoder\.layer\.(7)\.(attention\.self\.query)"
     for kind, values, *words in (
         ("lora", {"r": 60_000}, "has shape (2, 32)", "(60000, 32)"),
+        ("router", {"r": 60_000}, "at most rank 32", "Received: 60000"),
+        ("router", {"experts": 64}, "expert_gate.weight has shape (3, 32)", "(64, 32)"),
+        ("similarity", {"gate": "router"}, "expert_limit has shape (1,)", "make it none"),
         ("lora", {"target_modules": elsewhere}, "does not fit this model"),
         ("lora", {"modules_to_save": None}, "classifier", "make it none"),
         ("reft", {"layers": [9]}, "does not fit this model", "blocks 0 to 1"),

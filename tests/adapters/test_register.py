@@ -9,6 +9,8 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from fedpeft.adapters import LoReftConfig, LoReftModel, MaskedLoraConfig
+from fedpeft.adapters.experts.config import ExpertsConfig
+from fedpeft.adapters.experts.model import ExpertsModel
 from fedpeft.adapters.lora.masked import MaskedLoraModel
 from fedpeft.adapters.register import register
 
@@ -20,6 +22,7 @@ TABLES = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_
     [
         ("LOREFT", (LoReftConfig, LoReftModel, "reft_")),
         ("MASKED_LORA", (MaskedLoraConfig, MaskedLoraModel, "lora_")),
+        ("LORA_EXPERTS", (ExpertsConfig, ExpertsModel, "expert_")),
     ],
 )
 def test_our_tuners_are_in_every_table_and_stay_when_registered_again(name, entries):

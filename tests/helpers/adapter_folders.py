@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModel
 
-from fedpeft.adapters import AdaptedModel, LoReftConfig, get_frozen_delta_names, make_lora_config
+from fedpeft.adapters import AdaptedModel, LoReftConfig, get_frozen_delta_names, make_experts_config, make_lora_config
 from fedpeft.adapters.export import save_adapter
 from fedpeft.backbones import SequenceClassifier
 
@@ -42,6 +42,9 @@ def save_adapters(folder: Path) -> dict[str, Saved]:
         "merged": make_lora_config(model, 2, ALPHA),
         "reft": LoReftConfig(r=2, **head),
         "noreft": LoReftConfig(r=3, positions="l2", variant="noreft", layers=[1], **head),
+        "router": make_experts_config(model, 2, ALPHA, 3, "router"),
+        "adaptive": make_experts_config(model, 2, ALPHA, 3, "adaptive", layers=[1]),
+        "similarity": make_experts_config(model, 2, ALPHA, 2, "similarity"),
     }
     return {name: _save(name, config, folder / name) for name, config in configs.items()}
 

@@ -13,20 +13,20 @@ from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.training_config import TrainingConfig
 from helpers.federations import ScriptedEngine
-from helpers.replies import ADDED, SHAPES, build_method, lora_tensors, reft_tensors
+from helpers.replies import ADDED, SHAPES, build_method, expert_tensors, lora_tensors, reft_tensors
 
 CLIENTS, EXAMPLES = 5, 4  # and how many examples each has
 HOSTILE = "c4"
 REFT = ("fedreft", "fedavg_loreft")
+EXPERTS = {"fedalt": (2, 2)}  # how many experts a client holds, and the choices of its routers
 
 
 def start_federation(name, answer, rounds=2, **options):
     """A federation of five clients after some honest rounds; from then on the last one sends `answer(reply)`."""
     method = build_method(name, **options)
     specs = [ClientSpec(f"c{i}", EXAMPLES) for i in range(1 if method.pools_data else CLIENTS)]
-    start = reft_tensors(99) if name in REFT else lora_tensors(99) | {n: 0 * t for n, t in lora_tensors(99).items()
-                                                                      if "lora_B" in n}  # fmt: skip
-    dimensions = {spec.id: {} if name in REFT else SHAPES for spec in specs}
+    start = make_start(name)
+    dimensions = {spec.id: {} if name in REFT or name in EXPERTS else SHAPES for spec in specs}
     state = method.start(FederationInfo(tuple(specs), {spec.id: start for spec in specs}, dimensions), 0)
     federation = Federation(method, None, state, specs, specs, TrainingConfig(), 0)
 
@@ -40,6 +40,14 @@ def start_federation(name, answer, rounds=2, **options):
     for _ in range(rounds):
         assert not federation.step().quarantined
     return federation
+
+
+def make_start(name):
+    """What every client of a method starts from, with every B zero."""
+    if name in REFT:
+        return reft_tensors(99)
+    tensors = expert_tensors(99, *EXPERTS[name]) if name in EXPERTS else lora_tensors(99)
+    return {n: 0 * t if "lora_B" in n or "expert_lora.B" in n else t for n, t in tensors.items()}
 
 
 def make_honest_reply(federation, message: Message) -> Reply:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedpeft.adapters import get_frozen_delta_names
+from fedpeft.adapters import get_expert_names, get_frozen_delta_names, get_router_name
 from fedpeft.federation.client import Client, ClientSpec, ClientState
 from fedpeft.federation.message import Reply
 from fedpeft.federation.method import FederationInfo
@@ -27,6 +27,18 @@ def lora_tensors(seed: int, rank: int = 3) -> dict[str, Tensor]:
         tensors[f"{module}.lora_B.weight"] = torch.randn(d_out, rank, generator=draw)
     tensors[HEAD] = torch.randn(3, 24, generator=draw)
     return tensors
+
+
+def expert_tensors(seed: int, experts: int = 2, choices: int = 2, rank: int = 3) -> dict[str, Tensor]:
+    """What a client with experts trains: that many LoRA, routers and a head."""
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for module, (d_out, d_in) in SHAPES.items():
+        for i in range(experts):
+            a, b = get_expert_names(module, i)
+            tensors |= {a: torch.randn(rank, d_in, generator=draw), b: torch.randn(d_out, rank, generator=draw)}
+        tensors[get_router_name(module)] = torch.randn(choices, d_in, generator=draw)
+    return tensors | {HEAD: torch.randn(3, 24, generator=draw)}
 
 
 def reft_tensors(seed: int, spread: float = 0.3) -> dict[str, Tensor]:
@@ -56,6 +68,13 @@ def start_lora(method, ranks=(3, 3, 3, 3)):
     )
     initial = {spec.id: lora_tensors(99, rank) for spec, rank in zip(specs, ranks, strict=True)}
     return method.start(FederationInfo(specs, initial, {spec.id: SHAPES for spec in specs}), 0), specs
+
+
+def start_experts(method, experts=2, choices=2):
+    """The first state of a server whose four clients hold experts."""
+    specs = tuple(ClientSpec(f"c{i}", n) for i, n in enumerate(EXAMPLES))
+    start = expert_tensors(99, experts, choices)
+    return method.start(FederationInfo(specs, {spec.id: start for spec in specs}), 0), specs
 
 
 def start_reft(method, clients=4):

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 from peft import PeftModel
 from pydantic import Discriminator, Tag
 
+from fedpeft.adapters.experts.kind import ExpertsKind
 from fedpeft.adapters.kind import AdapterKind
 from fedpeft.adapters.lora.kind import LoraKind
 from fedpeft.adapters.names import add_prefix
 from fedpeft.adapters.reft.kind import ReftKind
 
-KINDS: tuple[AdapterKind, ...] = (LoraKind(), ReftKind())
+KINDS: tuple[AdapterKind, ...] = (LoraKind(), ReftKind(), ExpertsKind())
 
 for _kind in KINDS:
     add_prefix(_kind.tuner.prefix)

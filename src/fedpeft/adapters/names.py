@@ -36,6 +36,21 @@ def find_lora_pairs(names: Iterable[str]) -> list[tuple[str, str, str]]:
     return [(module, f"{module}.lora_A.weight", f"{module}.lora_B.weight") for module in modules]
 
 
+def find_expert_layers(names: Iterable[str]) -> list[str]:
+    """The layers with LoRA experts among `names`, in the order of the blocks."""
+    return _find_modules(names, "expert_lora.A0")
+
+
+def get_expert_names(layer: str, expert: int) -> tuple[str, str]:
+    """The names of the factors A (r, d_in) and B (d_out, r) of one expert of a layer."""
+    return f"{layer}.expert_lora.A{expert}", f"{layer}.expert_lora.B{expert}"
+
+
+def get_router_name(layer: str) -> str:
+    """The name of the weight (choices, d_in) of a layer's router."""
+    return f"{layer}.expert_gate.weight"
+
+
 def get_frozen_delta_names(module: str) -> tuple[str, str]:
     """The names of the two factors of a module's frozen delta: A (r, d_in) and B (d_out, r)."""
     return f"{module}.{FROZEN_DELTA}A", f"{module}.{FROZEN_DELTA}B"

@@ -48,7 +48,7 @@ def make_lora_config(
 
 def _check_rank(r: int, linear: dict[str, nn.Module]) -> None:
     """Raises `UserError` for a rank above a layer's smaller dimension: B A has no more, whatever memory they take."""
-    dimensions = {path: _get_dimensions(module) for path, module in linear.items()}
+    dimensions = {path: get_dimensions(module) for path, module in linear.items()}
     path = min(dimensions, key=lambda path: min(dimensions[path]))
     d_in, d_out = dimensions[path]
     if r > min(d_in, d_out):
@@ -58,7 +58,7 @@ def _check_rank(r: int, linear: dict[str, nn.Module]) -> None:
         )
 
 
-def _get_dimensions(module: nn.Module) -> tuple[int, int]:
+def get_dimensions(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear layer or Conv1D."""
     if isinstance(module, nn.Linear):  # a quantised weight has another shape
         return module.in_features, module.out_features
