@@ -146,7 +146,7 @@ def test_tensors_of_another_rank_name_or_dtype_are_refused(change):
         ("lora", {"r": 60_000}, "has shape (2, 32)", "(60000, 32)"),
         ("router", {"r": 60_000}, "at most rank 32", "Received: 60000"),
         ("router", {"experts": 64}, "expert_gate.weight has shape (3, 32)", "(64, 32)"),
-        ("similarity", {"gate": "router"}, "expert_limit has shape (1,)", "make it none"),
+        ("similarity", {"gate": "router"}, "expert_gate.weight has shape none", "make it (2, 32)"),
         ("lora", {"target_modules": elsewhere}, "does not fit this model"),
         ("lora", {"modules_to_save": None}, "classifier", "make it none"),
         ("reft", {"layers": [9]}, "does not fit this model", "blocks 0 to 1"),
