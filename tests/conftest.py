@@ -134,6 +134,7 @@ def experiment_file(tmp_path, tiny_model, tiny_data) -> Path:
             "local": {"lr": 5e-3},
             "centralised": {"lr": 5e-3},
             "fedit": {"lr": 5e-3},
+            "fedavg_ft": {"lr": 5e-3},
             "fedavg_loreft": {"lr": 2e-2},
             "fedreft": {"lr": 2e-2, "mixing": "validation"},
             "ditto": {"lr": 5e-3},

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from fedpeft.display import ProgressDisplay
 from fedpeft.engines.base import Outcome
+from fedpeft.federation.method import Method
 from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 
@@ -15,7 +16,9 @@ CLIENTS = ["a", "b", "c"]
 
 
 def make_context(training, notes=()):
-    federation = SimpleNamespace(select=lambda round_: CLIENTS[:2], evaluation_clients=CLIENTS, training=training)
+    federation = SimpleNamespace(
+        select=lambda round_: CLIENTS[:2], evaluation_clients=CLIENTS, training=training, method=Method
+    )
     return SimpleNamespace(
         federation=federation, data=SimpleNamespace(notes=notes), task=SimpleNamespace(metric="accuracy")
     )

@@ -5,8 +5,10 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from fedpeft.federation.deployment import choose_models, count_choices, list_candidates, select_deployed
+from fedpeft.federation.deployment import choose_models, count_choices, list_model_choices, select_deployed
+from fedpeft.federation.method import Method
 from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.methods.fedavg_ft import FedAvgFt
 
 
 def choose(received, trained, rule="validation", metric="accuracy"):
@@ -49,9 +51,18 @@ def test_each_client_chooses_for_itself():
 
 
 def test_where_no_trained_models_are_kept_the_received_one_is_the_only_candidate():
-    assert list_candidates(TrainingConfig()) == ("received", "trained")
-    assert list_candidates(TrainingConfig(before_aggregation=False)) == ("received",)
+    assert list_model_choices(TrainingConfig(), Method) == ("received", "trained")
+    assert list_model_choices(TrainingConfig(before_aggregation=False), Method) == ("received",)
     scores = {"received": {"a": {"accuracy": 0.1, "loss": 1.0}}}
     assert choose_models("validation", ["a"], scores, "accuracy") == {"a": "received"}
     with pytest.raises(ValidationError, match="before_aggregation: false does not keep"):
         TrainingConfig(before_aggregation=False, deploy="trained")
+
+
+@pytest.mark.parametrize("rule", ["received", "trained", "validation"])
+def test_a_method_whose_clients_deploy_what_they_trained_does_so_whatever_is_kept(rule):
+    for keeps in (True, False):
+        training = TrainingConfig.model_construct(before_aggregation=keeps)
+        assert list_model_choices(training, FedAvgFt) == ("trained",)
+    scores = {"trained": {"a": {"accuracy": 0.1, "loss": 1.0}}}
+    assert choose_models(rule, ["a"], scores, "accuracy") == {"a": "trained"}

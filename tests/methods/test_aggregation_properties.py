@@ -25,8 +25,8 @@ from fedpeft.federation.method import FederationInfo
 from fedpeft.methods import list_built_in
 
 LORA = {
-    "fedit": {}, "ffa_lora": {}, "fedsa_lora": {}, "rolora": {}, "fedex_lora": {}, "lora_fair": {}, "hetlora": {},
-    "flora": {}, "flexlora": {}, "ditto": {}, "ifca": {"clusters": 1},
+    "fedit": {}, "fedavg_ft": {}, "ffa_lora": {}, "fedsa_lora": {}, "rolora": {}, "fedex_lora": {}, "lora_fair": {},
+    "hetlora": {}, "flora": {}, "flexlora": {}, "ditto": {}, "ifca": {"clusters": 1},
 }  # fmt: skip
 STAYS = {"ffa_lora": "lora_A", "fedsa_lora": "lora_B", "rolora": "lora_A"}  # which factor stays at the clients
 BY_FACTORS = ("ffa_lora", "fedsa_lora", "rolora", "ifca")  # others are compared by products: factors may be turned

@@ -32,7 +32,7 @@ from fedpeft.engines.base import (
 from fedpeft.engines.workers import Abandoned, Ended, RoundOver, Workers, stop_if_abandoned
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec, ClientState
-from fedpeft.federation.deployment import ModelChoice
+from fedpeft.federation.deployment import ModelChoice, list_model_choices
 from fedpeft.federation.influence import is_finite
 from fedpeft.federation.message import Message, Reply, Tensors
 from fedpeft.federation.method import Method
@@ -196,7 +196,8 @@ class LocalEngine(Engine):
 
     def _get_kept(self, client: Client) -> ClientState:
         """What is kept of a round's state: with thousands of clients, what nobody asks for would fill the memory."""
-        if not self.training.before_aggregation and not self.method.uses_client_state:
+        is_deployable = "trained" in list_model_choices(self.training, self.method)
+        if not is_deployable and not self.method.uses_client_state:
             client.local.trained = None
         return client.local
 

@@ -7,9 +7,10 @@ global method followed by local training competes with a personalised one. The t
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-if TYPE_CHECKING:  # training_config names its rule by what is below
+if TYPE_CHECKING:  # both name their fields by what is below
+    from fedpeft.federation.method import Method
     from fedpeft.federation.training_config import TrainingConfig
 
 ModelChoice = Literal["received", "trained"]
@@ -17,20 +18,22 @@ DeployRule = Literal["received", "trained", "validation"]
 Scores = Mapping[str, float]  # by metric
 
 
-def list_candidates(training: "TrainingConfig") -> tuple[ModelChoice, ...]:
-    """The models that a client has at the end of a run: where no trained ones are kept, what it received alone."""
-    return get_args(ModelChoice) if training.before_aggregation else ("received",)
+def list_model_choices(training: "TrainingConfig", method: "Method[Any]") -> tuple[ModelChoice, ...]:
+    """The candidates that a client has at the end of a run: those of the method, the trained one only where it is kept
+    or where the method knows no other."""
+    kept = get_args(ModelChoice) if training.before_aggregation else ("received",)
+    return tuple(choice for choice in method.model_choices if choice in kept) or method.model_choices
 
 
 def choose_models(
     rule: DeployRule, clients: Sequence[str], validation: Mapping[ModelChoice, Mapping[str, Scores]], metric: str
 ) -> dict[str, ModelChoice]:
-    """The candidate that each client deploys, by client id.
+    """The candidate that each client deploys, by client id: the rule's, where it names one of them, else its best.
 
     `validation` holds the candidates' scores on each client's own validation rows, by candidate, then by client; of
     `metric` more is better. A score that is no number is worse than any other.
     """
-    if rule != "validation":
+    if rule != "validation" and rule in validation:
         return dict.fromkeys(clients, rule)
     return {
         client: _choose_best({choice: of[client] for choice, of in validation.items()}, metric) for client in clients

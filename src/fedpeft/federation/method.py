@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
 from peft import PeftConfig
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
+from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.influence import scale_changes
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.training import LocalTrainer, train_locally
@@ -91,6 +92,7 @@ class Method(ABC, Generic[State]):
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    model_choices: ClassVar[tuple[ModelChoice, ...]] = get_args(ModelChoice)  # what a client may deploy
     uses_client_state: ClassVar[bool] = True  # whether a client's rounds read what its own last round trained
     pools_data: ClassVar[bool] = False  # whether one client trains on everybody's examples (an upper reference)
     # Which settings of `ClientResources` its clients keep to. Those that make clients' adapters unlike are refused by

@@ -16,7 +16,7 @@ from fedpeft.engines.base import Engine, EngineSetup, Scores
 from fedpeft.environment import keep_threads
 from fedpeft.errors import UserError
 from fedpeft.federation.client import ClientState
-from fedpeft.federation.deployment import ModelChoice, choose_models, list_candidates
+from fedpeft.federation.deployment import ModelChoice, choose_models, list_model_choices
 from fedpeft.federation.message import Message, Reply
 from fedpeft.methods import find_method
 from fedpeft.runs.build import RunContext, assemble, assign_to_clients, load_model
@@ -130,7 +130,8 @@ def _choose_model(context: RunContext) -> ModelChoice:
     """What the joining client deploys: the server's answer (received) or what its own training left."""
     federation, (spec,) = context.federation, context.federation.evaluation_clients
     training = federation.training
-    validation = {choice: federation.evaluate("validation", choice) for choice in list_candidates(training)}
+    candidates = list_model_choices(training, federation.method)
+    validation = {choice: federation.evaluate("validation", choice) for choice in candidates}
     return choose_models(training.deploy, [spec.id], validation, context.task.metric)[spec.id]
 
 

@@ -10,7 +10,7 @@ from fedpeft.acceleration import Acceleration
 from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
-from fedpeft.federation.deployment import ModelChoice, choose_models, list_candidates
+from fedpeft.federation.deployment import ModelChoice, choose_models, list_model_choices
 from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
@@ -96,11 +96,11 @@ def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
         return result
 
 
-def count_evaluations(training: TrainingConfig, rounds: int, with_test: bool) -> int:
-    """How often each client is scored in the first `rounds` rounds and, after the last, with its candidates: on its
+def count_evaluations(training: TrainingConfig, rounds: int, candidates: int = 0) -> int:
+    """How often each client is scored in the first `rounds` rounds and, after the last, with so many candidates: on its
     validation rows and then on its test rows."""
     validations = sum(_is_validated(training, round_) for round_ in range(1, rounds + 1))
-    return validations + (2 * len(list_candidates(training)) if with_test else 0)
+    return validations + 2 * candidates
 
 
 def _is_validated(training: TrainingConfig, round_: int) -> bool:
@@ -159,7 +159,8 @@ class _Rounds:
     def deploy(self) -> Deployment:
         """The model that each client deploys after the last round, chosen before the test split is read, once."""
         federation, before = self.context.federation, self.seconds["evaluate"]
-        training, candidates = federation.training, list_candidates(federation.training)
+        training = federation.training
+        candidates = list_model_choices(training, federation.method)
         validation = {choice: self._evaluate("validation", choice) for choice in candidates}
         clients = [spec.id for spec in federation.evaluation_clients]
         choices = choose_models(training.deploy, clients, validation, self.context.task.metric)
