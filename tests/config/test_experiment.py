@@ -59,3 +59,19 @@ def test_rates_are_checked_one_by_one():
     for rates in ([], [[]], [None], ["fast"], [1e-3, float("nan")]):
         with pytest.raises(UserError, match=r"methods\.fedit\.lr"):
             make(methods={"fedit": {"lr": rates}}).list_learning_rates("fedit")
+
+
+def test_a_model_lies_on_one_device_or_on_several_of_one_type(monkeypatch):
+    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 2)
+    for device, devices in (("cpu", ["cpu"]), (["cpu", "cpu"], ["cpu", "cpu"]), ("cuda:all", ["cuda:0", "cuda:1"])):
+        assert make(model={"name": "m", "device": device}).model.devices == devices
+    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 0)
+    assert make(model={"name": "m", "device": "cuda:all"}).model.devices == ["cuda"]  # which says that there is none
+
+
+@pytest.mark.parametrize("more", [{"quantization": "4bit"}, {"device_map": "auto"}, {"device": ["cuda:0", "cpu"]},
+                                  {"device": []}, {"device": ["cuda:all", "cuda:0"]}])  # fmt: skip
+def test_devices_that_do_not_go_together_are_refused(more):
+    with pytest.raises(ValueError, match=r"device: .*received") as error:
+        make(model={"name": "m", "device": ["cuda:0", "cuda:1"], **more})
+    assert len(str(error.value)) < 500

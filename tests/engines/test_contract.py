@@ -21,17 +21,18 @@ NAMES_OF_CLIENTS = ("c0", "c1", "c2", "c3", "c4")
 SPOILT = 2  # a token that no example has
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*((name, ()) for name in NAMES), *((name, ("cpu", "cpu")) for name in ("local", "batched"))])
 def make(request):
     """make(method, resources=LIKE) -> an engine over five fresh clients, and the server's start."""
-    engines = []
+    engines, (engine_name, devices) = [], request.param
 
     def build(method, resources=LIKE, workers=1):
         local, state = built(method, classifier(), Task(), resources)
         local.close()
         clients = list(local.by_id.values())
-        setup = EngineSetup(method, clients, local.templates, local.training, 0, workers, local.accelerations, 3)
-        engines.append(find_engine(request.param).make(setup))
+        count = max(workers, len(devices))
+        setup = EngineSetup(method, clients, local.templates, local.training, 0, count, local.accelerations, 3, devices)
+        engines.append(find_engine(engine_name).make(setup))
         return engines[-1], state
 
     yield build

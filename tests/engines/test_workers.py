@@ -16,7 +16,7 @@ ITEMS = list(range(50))
 
 @pytest.fixture(params=[1, 3])
 def workers(request):
-    workers = Workers(request.param, prepare=lambda: None)
+    workers = Workers(request.param, prepare=lambda number: None)
     yield workers
     workers.close()
 
@@ -48,12 +48,12 @@ def test_threads_are_kept_and_no_more_than_items(workers):
 
 def test_each_thread_is_prepared_once():
     prepared = []
-    workers = Workers(2, prepare=lambda: prepared.append(threading.get_ident()))
+    workers = Workers(2, prepare=lambda number: prepared.append((threading.get_ident(), number)))
     barrier = threading.Barrier(2)
     for _ in range(2):
         list(workers.run(lambda item: barrier.wait(5), ITEMS[:2]))
     workers.close()
-    assert len(prepared) == len(set(prepared)) == 2
+    assert len({ident for ident, _ in prepared}) == 2 and sorted(number for _, number in prepared) == [0, 1]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("of 7"), SystemExit(0), KeyboardInterrupt()])
@@ -150,7 +150,7 @@ def test_outside_a_worker_nothing_is_abandoned():
 HANGING = """
 import sys, time
 from fedpeft.engines.workers import Workers, exit_past_abandoned
-workers = Workers(1, lambda: None)
+workers = Workers(1, lambda number: None)
 list(workers.run(lambda item: time.sleep(float(sys.argv[1])), [0], deadline=0.01))
 print("over")
 exit_past_abandoned(7)
@@ -174,7 +174,7 @@ INTERRUPTED = """
 import signal, sys, threading
 from fedpeft.engines.workers import Workers
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
-workers = Workers(2, lambda: None)
+workers = Workers(2, lambda number: None)
 try:
     list(workers.run(lambda item: (print(item, flush=True), threading.Event().wait()), [0]))
 except KeyboardInterrupt:

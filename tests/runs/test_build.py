@@ -137,6 +137,10 @@ def test_workers_are_cores_and_one_where_they_would_share_a_gpus_memory(monkeypa
     )
 
 
+def test_of_several_devices_each_has_a_worker():
+    assert default_workers(ModelConfig(name="any", device=["cpu", "cpu", "cpu"])) == 3
+
+
 def test_a_method_that_cannot_start_says_so_before_it_is_built(make_spec, tmp_path):
     levels = "resources=[{rank: 4}, {rank: 2, layers: 1}]"
     spec = make_spec("fedit", levels)

@@ -68,3 +68,12 @@ def test_a_run_of_an_earlier_version_deployed_what_clients_received(spec, tmp_pa
     read = RunSpec.parse(kept, "here")
     assert read.experiment.training.deploy == "received"
     assert read.find_difference(spec) == "training.deploy: received there, validation here"
+
+
+def test_the_number_of_devices_decides_no_result(experiment_file):
+    specs = [
+        RunSpec(load_experiment(experiment_file, [f"model.device={device}"]), "fedit", 0, None, experiment_file.parent)
+        for device in ("cpu", "[cpu, cpu]", "cuda:1")
+    ]
+    assert specs[0].find_difference(specs[1]) == ""
+    assert specs[0].find_difference(specs[2]) == "model.device: cpu there, cuda here"

@@ -153,7 +153,10 @@ class _CachedBlock(ForwardWrapper):
 def _join_states(entries: Sequence[PrefixStates], is_real: Tensor, device: torch.device) -> Any:
     """The output of the prefix for the batch whose sequences have these states; `is_real` (batch, length) bool."""
     dtype, tuple_size = entries[0].dtype, entries[0].tuple_size
-    flat = torch.cat([entry.states for entry in entries]).to(device, dtype)  # (tokens of the batch, width)
+    stored = [entry.states for entry in entries]
+    if any(states.device != stored[0].device for states in stored):  # several GPUs computed them
+        stored = [states.to(device) for states in stored]
+    flat = torch.cat(stored).to(device, dtype)  # (tokens of the batch, width)
     if not bool(is_real.all()):
         positions = is_real.flatten().nonzero().squeeze(1).to(device)
         flat = flat.new_zeros(is_real.numel(), flat.shape[1]).index_copy_(0, positions, flat)

@@ -38,7 +38,7 @@ class PrefixIdentities:
             known = self._digests.get(tensor)
             if known is None or known[0] != tensor._version:
                 values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-                digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
+                digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device.type}".encode())
                 digest.update(values.numpy().data)
                 known = self._digests[tensor] = (tensor._version, digest.digest())
             return known[1]

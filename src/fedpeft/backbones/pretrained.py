@@ -46,7 +46,7 @@ def load_pretrained(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
-    target = _parse_device(device)
+    target = parse_device(device)
     if device_map is not None and device != "cpu":
         raise UserError(f"device_map: it places the model, leave device out. Received: device {device!r}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
@@ -120,13 +120,16 @@ def _can_reach_hub() -> bool:
     return True
 
 
-def _parse_device(name: str) -> torch.device:
+def parse_device(name: str) -> torch.device:
+    """The device of a name. Raises `UserError` where this torch knows or sees no such device."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device: use cpu, cuda, cuda:1 ... Received: {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: this torch sees no GPU, use cpu. Received: {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= (gpus := torch.cuda.device_count()):
+        raise UserError(f"device: this torch sees {gpus} GPUs, cuda:0 to cuda:{gpus - 1}. Received: {name!r}")
     return device
 
 

@@ -40,7 +40,7 @@ def resolve_budgets(experiment: Experiment, report: Callable[[str], None], path:
     _require_measurable(experiment)
     model, training = experiment.model, experiment.training
     workload = Workload(
-        model.name, model.max_length, training.batch_size, model.dtype, model.device, pooling=model.pooling
+        model.name, model.max_length, training.batch_size, model.dtype, model.devices[0], pooling=model.pooling
     )
     file = ProbeFile(path)
     probe = file.get_or_measure(workload, lambda what, done, total: report(f"dry step {done + 1} of {total}: {what}"))

@@ -19,6 +19,7 @@ from fedpeft.tasks.kinds import find_kind
 MAX_MIB = 2.0**30  # a PiB
 MAX_SECONDS = 1e9
 MAX_SEED = 2**31 - 1
+ALL_GPUS = "cuda:all"
 
 
 class ModelConfig(BaseModel):
@@ -34,11 +35,37 @@ class ModelConfig(BaseModel):
         None,
         description="what the backbone multiplies matrices in; fast where the processor has it; null: as stored",
     )
-    device: str = Field("cpu", description="where the model lives: cpu, cuda, cuda:1 ...")
+    device: str | list[str] = Field(
+        "cpu",
+        description="where the model lives: cpu, cuda, cuda:1 ...; several of one type, [cuda:0, cuda:1], or cuda:all: "
+        "a copy on each, which train clients side by side",
+    )
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the frozen weights, by bitsandbytes")
     device_map: str | dict[str, int | str] | None = Field(
         None, description="places the model on several devices, as in transformers; auto: it chooses"
     )
+
+    @model_validator(mode="after")
+    def _require_devices_of_one_type(self) -> "ModelConfig":
+        if isinstance(self.device, str) and self.device != ALL_GPUS:
+            return self
+        if isinstance(self.device, list):
+            types = {device.partition(":")[0] for device in self.device}
+            if len(types) != 1 or ALL_GPUS in self.device:
+                raise ValueError(
+                    f"device: one, or several of one type, [cuda:0, cuda:1]; received {preview(self.device)}"
+                )
+        for name in ("quantization", "device_map"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"device: several, received {preview(self.device)}, cannot be joined with {name}")
+        return self
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that `device` names, the first first."""
+        if self.device == ALL_GPUS:
+            return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cuda"]
+        return [self.device] if isinstance(self.device, str) else self.device
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -112,7 +139,7 @@ class Experiment(BaseModel):
         8, ge=1, le=10_000, description="batched: most clients in one forward; fewer where memory does not hold them"
     )
     workers: int | None = Field(
-        None, ge=1, le=1_024, description="clients trained at once; default: the machine's cores; on a GPU 1"
+        None, ge=1, le=1_024, description="clients trained at once; default: the machine's cores; on GPUs one each"
     )
     _notes: tuple[str, ...] = PrivateAttr(())
 

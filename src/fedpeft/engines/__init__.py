@@ -8,7 +8,7 @@ from fedpeft.errors import UserError
 if TYPE_CHECKING:
     from fedpeft.engines.base import Engine
 
-_PARTS = ("base", "templates", "workers")  # files that are no engine
+_PARTS = ("base", "replicas", "templates", "workers")  # files that are no engine
 
 
 def list_engines() -> list[str]:

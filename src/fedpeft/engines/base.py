@@ -51,6 +51,7 @@ class EngineSetup:
     workers: int
     accelerations: Sequence[Acceleration]
     max_clients: int  # in one forward pass, for engines that join several
+    devices: Sequence[str] = ()  # where workers train, in turn; the templates are on the first; (): where those are
 
 
 class Engine(ABC):

@@ -162,7 +162,7 @@ class BatchedEngine(LocalEngine):
         stack: StackedClients | None = self._own.__dict__.get("stack")
         if stack is None or len(stack.models) != len(stacked):
             models = stack.models if stack is not None else ()
-            models = (*models, *(template.clone() for template in stacked[len(models) :]))
+            models = (*models, *map(self._clone, stacked[len(models) :]))
             stack = self._own.__dict__["stack"] = StackedClients(models)
             stack.backbone.register_forward_pre_hook(lambda *_: stop_if_abandoned())
         return stack, indices

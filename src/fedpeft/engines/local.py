@@ -1,8 +1,8 @@
-"""The local engine: every client in this process, one frozen backbone in memory, W worker threads.
+"""The local engine: every client in this process, one frozen backbone in memory per device, W worker threads.
 
 Each worker has its own adapted model (its own adapter tensors over the shared backbone) and one torch thread; a
-client's adapter is copied in, trained and copied out. Results do not depend on W: randomness is keyed by round and
-client.
+client's adapter is copied in, trained and copied out. Results depend neither on W nor on the number of devices of one
+type: randomness is keyed by round and client.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -29,6 +28,7 @@ from fedpeft.engines.base import (
     make_late_outcome,
     make_overdue_outcome,
 )
+from fedpeft.engines.replicas import Replicas
 from fedpeft.engines.workers import Abandoned, Ended, RoundOver, Workers, stop_if_abandoned
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec, ClientState
@@ -64,12 +64,14 @@ class LocalEngine(Engine):
         seed: int,
         workers: int,
         accelerations: Sequence[Acceleration] | None = None,
+        devices: Sequence[str] = (),
     ) -> None:
         self.method, self.training, self.seed = method, training, seed
         self.accelerations = make_accelerations() if accelerations is None else tuple(accelerations)
         self.by_id = {client.spec.id: client for client in clients}
         self.templates = templates
-        self._workers = Workers(workers, prepare=partial(torch.set_num_threads, 1))
+        self._replicas = Replicas(devices)
+        self._workers = Workers(workers, self._prepare_worker)
         self._own = threading.local()  # what each worker has of its own
         self._scored: dict[tuple[str, str], dict[bytes, Scores]] = {}
 
@@ -83,6 +85,7 @@ class LocalEngine(Engine):
             setup.seed,
             setup.workers,
             setup.accelerations,
+            devices=setup.devices,
         )
 
     def clients(self) -> list[ClientSpec]:
@@ -155,12 +158,21 @@ class LocalEngine(Engine):
             self.by_id[trained.outcome.client].local = trained.state
         return trained.outcome
 
+    def _prepare_worker(self, number: int) -> None:
+        torch.set_num_threads(1)
+        self._own.number = number
+        self._replicas.use_device(number)
+
+    def _clone(self, template: AdaptedModel) -> AdaptedModel:
+        """A model of this worker's own, on its device."""
+        return self._replicas.get(template, self._own.number).clone()
+
     def _get_model(self, client: str) -> AdaptedModel:
         """This worker's own model for a client; clients of one template share it."""
         models: dict[int, AdaptedModel] = self._own.__dict__.setdefault("models", {})
         template = self.templates[client]
         if id(template) not in models:
-            model = template.clone()
+            model = self._clone(template)
             for module in (model.model, model.base):  # `generate` calls the second alone
                 module.register_forward_pre_hook(lambda *_: stop_if_abandoned())
             for acceleration in self.accelerations:

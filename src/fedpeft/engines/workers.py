@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -55,9 +56,12 @@ def exit_past_abandoned(code: int) -> None:
 
 
 class Workers:
-    """Up to `count` threads, kept from one `run` to the next; `prepare` is called in each as it starts."""
+    """Up to `count` threads, kept from one `run` to the next; `prepare` is called in each as it starts.
 
-    def __init__(self, count: int, prepare: Callable[[], None]) -> None:
+    It is given the thread's number, from 0; whoever takes an abandoned thread's place takes its number.
+    """
+
+    def __init__(self, count: int, prepare: Callable[[int], None]) -> None:
         self.count, self._prepare = count, prepare
         self._threads: set[_Worker] = set()  # those not abandoned
         self._queue: SimpleQueue[_Job[Any, Any] | None] = SimpleQueue()
@@ -110,8 +114,10 @@ class Workers:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _start(self, count: int) -> None:
-        for _ in range(count):
-            worker = _Worker(self._queue, self._prepare)
+        used = {worker.number for worker in self._threads}
+        free = (number for number in range(self.count) if number not in used)
+        for number in islice(free, max(0, count)):
+            worker = _Worker(self._queue, self._prepare, number)
             self._threads.add(worker)
             worker.start()
 
@@ -126,13 +132,15 @@ class Workers:
 
 
 class _Worker(threading.Thread):
-    def __init__(self, queue: "SimpleQueue[_Job[Any, Any] | None]", prepare: Callable[[], None]) -> None:
+    def __init__(
+        self, queue: "SimpleQueue[_Job[Any, Any] | None]", prepare: Callable[[int], None], number: int
+    ) -> None:
         super().__init__(name="client", daemon=True)
-        self.queue, self._prepare = queue, prepare
+        self.queue, self._prepare, self.number = queue, prepare, number
         self.is_abandoned = False
 
     def run(self) -> None:
-        self._prepare()
+        self._prepare(self.number)
         while not self.is_abandoned and (job := self.queue.get()) is not None:
             job.work_on(self)
 

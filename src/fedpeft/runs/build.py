@@ -11,6 +11,7 @@ from fedpeft.acceleration import Acceleration, make_accelerations, require_check
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import load_backbone, load_decoder
 from fedpeft.backbones.positions import require_positions
+from fedpeft.backbones.pretrained import parse_device
 from fedpeft.budgets.levels import assign_resources, minimum_config
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.engines import find_engine
@@ -65,7 +66,10 @@ def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int)
 
     Raises UserError where it cannot be loaded, is not whole, or cannot read texts of the experiment's length.
     """
-    where: dict[str, Any] = model.model_dump(include={"dtype", "device", "quantization", "device_map"})
+    where: dict[str, Any] = model.model_dump(include={"dtype", "quantization", "device_map"})
+    where["device"], *others = model.devices
+    for device in others:  # a worker would find it missing in the middle of a round
+        parse_device(device)
     if find_kind(task.kind).is_decoder:
         decoder, tokenizer = load_decoder(model.name, **where)
         require_positions(decoder, model.max_length, "model.max_length")
@@ -136,7 +140,9 @@ def assign_to_clients(
 
 
 def default_workers(model: ModelConfig) -> int:
-    """As many as there are cores to use; on a GPU, whose memory they would share, one."""
+    """As many as there are cores to use; on a GPU, whose memory they would share, one; of several devices one each."""
+    if len(model.devices) > 1:
+        return len(model.devices)
     return count_usable_cores() if model.device == "cpu" and model.device_map is None else 1
 
 
@@ -203,7 +209,15 @@ def _make_engine(
     require_checkpointing(accelerations, clients)
     workers = experiment.workers or default_workers(experiment.model)
     setup = EngineSetup(
-        method, clients, templates, experiment.training, seed, workers, accelerations, experiment.max_clients
+        method,
+        clients,
+        templates,
+        experiment.training,
+        seed,
+        workers,
+        accelerations,
+        experiment.max_clients,
+        experiment.model.devices,
     )
     return find_engine(experiment.engine).make(setup)
 

@@ -42,7 +42,9 @@ class RunSpec:
         return _find_difference(self._decisive(), other._decisive())
 
     def _decisive(self) -> dict[str, Any]:
-        return self.as_dict()["experiment"] | {"workers": None}  # results do not depend on their number
+        experiment = self.as_dict()["experiment"]
+        device_type = self.experiment.model.devices[0].partition(":")[0]  # results do not depend on their number
+        return experiment | {"workers": None, "model": experiment["model"] | {"device": device_type}}
 
     def load_checkpoint(self, folder: RunFolder) -> RunCheckpoint | None:
         """The last checkpoint of this run, None when there is none yet.
