@@ -17,13 +17,14 @@ from helpers.replies import ADDED, SHAPES, build_method, expert_tensors, lora_te
 
 CLIENTS, EXAMPLES = 5, 4  # and how many examples each has
 HOSTILE = "c4"
+OPTIONS = {"fedlease": {"experts": 1}}  # one cluster: of a cluster of two clients each decides half
 REFT = ("fedreft", "fedavg_loreft")
-EXPERTS = {"fedalt": (2, 2)}  # how many experts a client holds, and the choices of its routers
+EXPERTS = {"fedalt": (2, 2), "fedlease": (1, 1)}  # how many experts a client holds, and the choices of its routers
 
 
 def start_federation(name, answer, rounds=2, **options):
     """A federation of five clients after some honest rounds; from then on the last one sends `answer(reply)`."""
-    method = build_method(name, **options)
+    method = build_method(name, **OPTIONS.get(name, {}), **options)
     specs = [ClientSpec(f"c{i}", EXAMPLES) for i in range(1 if method.pools_data else CLIENTS)]
     start = make_start(name)
     dimensions = {spec.id: {} if name in REFT or name in EXPERTS else SHAPES for spec in specs}

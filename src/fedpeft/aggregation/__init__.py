@@ -1,5 +1,6 @@
 """Pure functions on stacked tensors: means, medians, manifolds, gauges, low-rank sums, masks, clusters."""
 
+from fedpeft.aggregation.agglomerative import cluster_by_silhouette, cosine_distances
 from fedpeft.aggregation.clusters import fit_responsibilities, sketch, sketch_matrices
 from fedpeft.aggregation.gauge import align, align_factors, gauge
 from fedpeft.aggregation.lowrank import (
@@ -32,8 +33,10 @@ __all__ = [
     "MaskedUpdate",
     "align",
     "align_factors",
+    "cluster_by_silhouette",
     "combine",
     "concat_factors",
+    "cosine_distances",
     "fit_responsibilities",
     "frobenius_norm",
     "gauge",

@@ -19,6 +19,7 @@ from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, example_weights, get_layout
 from fedpeft.federation.randomness import generator
+from fedpeft.methods.common.several_models import number_names, select_model
 
 
 class IfcaOptions(MethodOptions):
@@ -42,7 +43,7 @@ class Ifca(Method[IfcaState]):
         return IfcaState((first, *others))
 
     def send(self, state: IfcaState, client: ClientSpec) -> Tensors:
-        return {f"{j}/{name}": t for j, model in enumerate(state.models) for name, t in model.items()}
+        return {name: t for j, model in enumerate(state.models) for name, t in number_names(model, j).items()}
 
     def receive(self, model: AdaptedModel, message: Message, client: Client) -> dict[str, Scalar]:
         losses = {j: self._compute_loss(model, message, client, j) for j in range(self.options.clusters)}
@@ -74,12 +75,6 @@ class Ifca(Method[IfcaState]):
             return 0.0
         model.write(select_model(message, j))
         return client.scores(model, "train")["loss"]
-
-
-def select_model(message: Message, j: int) -> Tensors:
-    """The tensors of the j-th model in a message."""
-    prefix = f"{j}/"
-    return {name.removeprefix(prefix): t for name, t in message.tensors.items() if name.startswith(prefix)}
 
 
 def resample(tensors: Tensors, draw: torch.Generator) -> Tensors:

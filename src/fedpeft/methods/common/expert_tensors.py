@@ -9,12 +9,16 @@ from fedpeft.adapters import (
     find_expert_layers,
     find_lora_pairs,
     get_expert_names,
+    get_router_name,
     is_head,
     make_experts_config,
 )
 from fedpeft.adapters.experts.config import ExpertsConfig, Gate
 from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Tensors
+
+ROUTER = get_router_name("")  # the end of a name
+COUNT = "base_model.model.expert_state.expert_count"  # (1,): how many experts are in use, of the gate "adaptive"
 
 
 def make_client_config(
@@ -42,7 +46,12 @@ def name_expert(lora: Tensors, expert: int) -> Tensors:
     return result
 
 
-def find_trained_names(names: Iterable[str], expert: int) -> tuple[str, ...]:
-    """The names of one expert's factors, of the routers and of the head."""
-    factors = tuple(f".expert_lora.{factor}{expert}" for factor in "AB")
-    return tuple(name for name in names if name.endswith((*factors, ".expert_gate.weight")) or is_head(name))
+def take_routers(tensors: Tensors) -> Tensors:
+    """The weights of the routers."""
+    return {name: tensor for name, tensor in tensors.items() if name.endswith(ROUTER)}
+
+
+def find_trained_names(names: Iterable[str], expert: int, with_routers: bool = True) -> tuple[str, ...]:
+    """The names of one expert's factors, of the routers where asked, and of the head."""
+    ends = [f".expert_lora.{factor}{expert}" for factor in "AB"] + [ROUTER] * with_routers
+    return tuple(name for name in names if name.endswith(tuple(ends)) or is_head(name))
