@@ -19,7 +19,11 @@ CLIENTS, EXAMPLES = 5, 4  # and how many examples each has
 HOSTILE = "c4"
 OPTIONS = {"fedlease": {"experts": 1}}  # one cluster: of a cluster of two clients each decides half
 REFT = ("fedreft", "fedavg_loreft")
-EXPERTS = {"fedalt": (2, 2), "fedlease": (1, 1)}  # how many experts a client holds, and the choices of its routers
+EXPERTS = {
+    "fedalt": (2, 2),
+    "feddpa_t": (2, 2),
+    "fedlease": (1, 1),
+}  # how many experts a client holds, and the choices of its routers
 
 
 def start_federation(name, answer, rounds=2, **options):

@@ -6,7 +6,7 @@ from peft import get_peft_model
 
 from fedpeft.acceleration import optimise_forward_
 from fedpeft.adapters import AdaptedModel, make_experts_config
-from fedpeft.adapters.experts.gate import NAME, select_adaptively
+from fedpeft.adapters.experts.gate import NAME, get_shared_gate, select_adaptively
 
 REFERENCE, LIMIT = (f"base_model.model.{NAME}.expert_{part}" for part in ("reference", "limit"))
 
@@ -57,9 +57,17 @@ def similar(tiny, tiny_classifier):
         draw = torch.Generator().manual_seed(1)
         values = {n: 0.3 * torch.randn(t.shape, generator=draw) for n, t in model.read().items()}
         model.write(values | {LIMIT: torch.tensor([0.9])})
-        return model, getattr(model.base, NAME)
+        return model, get_shared_gate(model.base)
 
     return build
+
+
+def read_vectors(model, gate, **batch):
+    """The unit vectors (batch, width) that the gate compares."""
+    with gate.collect_vectors() as collected:
+        read_logits(model, **batch)
+    (vectors,) = collected
+    return vectors
 
 
 @torch.no_grad()
@@ -80,7 +88,7 @@ def test_each_text_is_weighed_by_its_own_cosine(similar, architecture):
     model, gate = similar(architecture)
     batch, rows = make_batch(), []
     whole = read_logits(model, **batch)
-    vectors, reference = gate.vectors, model.read()[REFERENCE]
+    vectors, reference = read_vectors(model, gate, **batch), model.read()[REFERENCE]
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
     for i, length in enumerate((3, 7, 12)):
         weight = 0.9 * max(0.0, float(vectors[i] @ reference))
@@ -96,8 +104,7 @@ def test_each_text_is_weighed_by_its_own_cosine(similar, architecture):
 def test_the_vector_is_the_last_blocks_state_with_the_first_expert_alone(similar, architecture):
     model, gate = similar(architecture)
     ids = make_batch()["input_ids"][:1]
-    read_logits(model, input_ids=ids)
-    vector = gate.vectors
+    vector = read_vectors(model, gate, input_ids=ids)
     states = []
     blocks = model.base.backbone.encoder.layer if architecture == "bert" else model.base.model.layers
     blocks[-1].register_forward_hook(lambda _, __, out: states.append(out if torch.is_tensor(out) else out[0]))
@@ -109,8 +116,7 @@ def test_the_vector_is_the_last_blocks_state_with_the_first_expert_alone(similar
 
 def test_a_reference_of_several_texts_is_the_mean_of_their_cosines(similar):
     model, gate = similar("bert")
-    read_logits(model, **make_batch())
-    texts = gate.vectors
+    texts = read_vectors(model, gate, **make_batch())
     model.write({REFERENCE: texts.mean(0), LIMIT: torch.tensor([0.5])})
     read_logits(model, **make_batch())
     expected = 0.5 * torch.stack([torch.cosine_similarity(text, texts, dim=-1).mean() for text in texts]).clamp(min=0)
@@ -136,10 +142,9 @@ def test_the_prompt_alone_is_compared(similar):
     batch, prompt = make_batch(), torch.zeros(3, 12, dtype=torch.bool)
     prompt[:, :3] = True
     with model.use_prompt(prompt):
-        read_logits(model, **batch)
-    vectors = gate.vectors
-    read_logits(model, input_ids=batch["input_ids"][:, :3])
-    torch.testing.assert_close(vectors, gate.vectors, rtol=1e-4, atol=1e-5)
+        vectors = read_vectors(model, gate, **batch)
+    expected = read_vectors(model, gate, input_ids=batch["input_ids"][:, :3])
+    torch.testing.assert_close(vectors, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_written_text_keeps_the_weights_of_its_prompt(similar):

@@ -19,6 +19,13 @@ NAME = "expert_state"  # of the module in the model
 LOCAL, MIXED = (1.0, 0.0), None  # weights of the two experts: of the first alone; by similarity
 
 
+def get_shared_gate(model: nn.Module) -> "SharedGate":
+    """The shared gate of a model inside PEFT's wrapper."""
+    gate = getattr(model, NAME)
+    assert isinstance(gate, SharedGate)
+    return gate
+
+
 def select_adaptively(logits: Tensor, count: Tensor) -> Tensor:
     """FedLEASE's adaptive top M: weights (..., E) from logits (..., 2 E - 1) with M = `count` (1,) experts in use.
 
@@ -57,7 +64,7 @@ class SharedGate(nn.Module, BaseTunerLayer):
         self.expert_limit = nn.ParameterDict()
         self.expert_reference = nn.ParameterDict()
         self.fixed: tuple[float, float] | None = MIXED
-        self.vectors: Tensor | None = None  # (batch, width) unit vectors of the last forward's texts
+        self._collected: list[Tensor] | None = None  # inside collect_vectors()
         self._argument_names = tuple(inspect.signature(model.forward).parameters)
         self._pooling: Pooling = "last" if isinstance(model, GenerationMixin) else "mean"
         self._prompt: Tensor | None = None  # (batch, length) bool, inside use_prompt()
@@ -80,6 +87,15 @@ class SharedGate(nn.Module, BaseTunerLayer):
             yield
         finally:
             self.fixed = before
+
+    @contextmanager
+    def collect_vectors(self) -> Iterator[list[Tensor]]:
+        """Context manager whose list gets the unit vectors (batch, width) of the texts of every forward."""
+        self._collected = collected = list[Tensor]()
+        try:
+            yield collected
+        finally:
+            self._collected = None
 
     @contextmanager
     def use_prompt(self, tokens: Tensor) -> Iterator[None]:
@@ -106,8 +122,10 @@ class SharedGate(nn.Module, BaseTunerLayer):
         names = ("input_ids", "attention_mask", "token_type_ids")
         tokens: dict[str, Tensor] = {key: arguments[key] for key in names if key in arguments}
         self._real = None if "attention_mask" not in tokens else tokens["attention_mask"] != 0
-        self.vectors = self._embed(model, tokens)
-        cosine = (self.vectors @ self.expert_reference[name].to(self.vectors.device)).clamp(min=0)  # (batch,)
+        vectors = self._embed(model, tokens)
+        if self._collected is not None:
+            self._collected.append(vectors)
+        cosine = (vectors @ self.expert_reference[name].to(vectors.device)).clamp(min=0)  # (batch,)
         local = self.expert_limit[name] * cosine
         self._weights = torch.stack((local, 1 - local), -1)
 

@@ -18,7 +18,10 @@ from fedpeft.federation.client import ClientSpec
 from fedpeft.federation.message import Tensors
 
 ROUTER = get_router_name("")  # the end of a name
-COUNT = "base_model.model.expert_state.expert_count"  # (1,): how many experts are in use, of the gate "adaptive"
+# Of the gates "adaptive" and "similarity", by their names in a model:
+COUNT = "base_model.model.expert_state.expert_count"  # (1,): how many experts are in use
+LIMIT = "base_model.model.expert_state.expert_limit"  # (1,): the largest weight of the first expert
+REFERENCE = "base_model.model.expert_state.expert_reference"  # (width,): what texts are compared with
 
 
 def make_client_config(
