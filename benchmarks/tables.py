@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
+from fedpeft.analysis.ranks import average_ranks
 from fedpeft.display import HEADINGS, format_cells
+from fedpeft.display.comparison import describe_differences
 from fedpeft.environment import MIB
+from fedpeft.runs.differences import compute_differences
+from fedpeft.runs.stored import upgrade_result
 
 RESULTS = Path(__file__).with_name("results")
 RESOURCES = ("sst2", "ag_news", "mrpc", "reviews")
@@ -49,6 +53,12 @@ def comparison(name: str, losses: bool = False) -> str:
         f"{metric}, {len(found['seeds'])} seeds. {machine(found)}",
         markdown([*HEADINGS, f"of {base['label']}'s", *(["answer loss"] if losses else [])], rows),
     ]
+    runs = {
+        label: [upgrade_result({"metric": "accuracy"} | run) for run in own] for label, own in found["runs"].items()
+    }
+    upgraded = [{"deployed": get_deployed(row)} | row for row in found["rows"]]
+    differences = describe_differences(upgraded, compute_differences(runs))
+    lines.append("\n".join(f"- {line.strip()}" if i else f"{line}\n" for i, line in enumerate(differences)))
     if tried:
         each = "; ".join(f"{label} {what}" for label, what in tried.items())
         lines.append(f"Validation {metric} (%) of each learning rate tried, first seed: {each}.")
@@ -76,18 +86,22 @@ def resources() -> str:
     for record in found.values():
         for row in record["rows"]:
             by_label.setdefault(row["label"], []).append(row)
+    ranks = average_ranks(
+        {name: {row["label"]: get_deployed(row)["mean"] for row in record["rows"]} for name, record in found.items()}
+    )
     rows = []
     for label, own in by_label.items():
         scores = [f"{100 * s['mean']:.1f} ± {100 * s['sd']:.1f}" for s in map(get_deployed, own)]
         average = sum(get_deployed(r)["mean"] for r in own) / len(own)
         size = " ".join(f"{r['bytes_down']['mean'] / MIB:.2f}/{r['bytes_up']['mean'] / MIB:.2f}" for r in own[:1])
-        rows.append([label, *scores, f"{100 * average:.1f}", size])
+        rank = f"{ranks[label]:.2f}" if label in ranks else "-"
+        rows.append([label, *scores, f"{100 * average:.1f}", rank, size])
     note = (
         "Personal test accuracy (%), four levels of resources (rank 8, 4, 2, 1; for fedhft 100, 75, 50, 25 % of the "
         "rows of B), fedit at the lowest rank for all; 3 seeds; MiB down/up per client and round on the first data "
         f"set. {machine(next(iter(found.values())))}"
     )
-    headings = ["method", *found, "mean", "MiB down/up"]
+    headings = ["method", *found, "mean", "mean rank", "MiB down/up"]
     return "\n\n".join(["## four levels of resources", note, markdown(headings, rows)])
 
 

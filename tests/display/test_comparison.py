@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from fedpeft.display import HEADINGS, format_cells, make_comparison_tables
-from fedpeft.display.comparison import describe_left_out, describe_policy
+from fedpeft.display.comparison import describe_differences, describe_left_out, describe_policy
 
 
 def make_row(label, quarantined=0, **changes):
@@ -90,6 +90,24 @@ def test_one_seed_has_no_spread_and_a_method_that_trains_nothing_no_rate():
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_name_in_square_brackets_is_text(width):
     assert "[red]a[/red]" in show(make_row("[red]a[/red]"), width=width)
+
+
+def test_the_best_mean_is_told_apart_or_not_from_every_other_one():
+    means = {"a": 0.5, "b": 0.6, "c": 0.4}
+    rows = [make_row(label, deployed={"mean": mean, "sd": None}) for label, mean in means.items()]
+    numbers = {"seeds": 5, "pairs": 40}
+    differences = [
+        {"first": "a", "second": "b", "mean": -0.1, "low": -0.2, "high": 0.01, "crosses_zero": True, **numbers},
+        {"first": "a", "second": "c", "mean": 0.1, "low": 0.0, "high": 0.2, "crosses_zero": True, **numbers},
+        {"first": "b", "second": "c", "mean": 0.2, "low": 0.15, "high": 0.25, "crosses_zero": False, **numbers},
+    ]
+    assert describe_differences(rows, differences)[1:] == [
+        "  b - a: +10.0 [-1.0, 20.0], 5 seeds; not told apart: the interval crosses zero",
+        "  b - c: +20.0 [15.0, 25.0], 5 seeds",
+    ]
+    assert "b - c: +20.0" in show(*rows, differences=differences)
+    assert "One seed" in describe_differences(rows, [differences[2] | {"seeds": 1}])[-1]
+    assert describe_differences(rows, []) == []
 
 
 def test_a_scenario_stands_in_the_title():

@@ -68,12 +68,16 @@ def test_every_client_s_score_is_there(comparison):
 def test_differences_are_paired_by_seed_and_client(comparison):
     kept, _, page = comparison
     (_, line) = unquote(page.links["differences.csv"].partition(",")[2]).splitlines()
-    _, difference, low, high, better, equal, worse = line.split(",")
+    other, difference, low, high, crosses, seeds, better, equal, worse = line.split(",")
+    means = {label: sum(r["test"]["deployed"]["by_client"] for r in runs) for label, runs in kept["runs"].items()}
+    assert means[other] < max(means.values()) and seeds == "2"
+    (best,) = kept["runs"].keys() - {other}
     pairs = [
         own["test_by_client"]["deployed"][c]["accuracy"] - base["test_by_client"]["deployed"][c]["accuracy"]
-        for own, base in zip(kept["runs"]["fedreft"], kept["runs"]["local"], strict=True)
+        for own, base in zip(kept["runs"][best], kept["runs"][other], strict=True)
         for c in "abc"
     ]
+    assert crosses == ("yes" if float(low) <= 0 <= float(high) else "no")
     assert float(difference) == pytest.approx(sum(pairs) / 6) and float(low) <= float(difference) <= float(high)
     assert [int(better), int(equal), int(worse)] == [sum(p > 0 for p in pairs), 0, sum(p < 0 for p in pairs)]
 
@@ -143,7 +147,7 @@ def test_results_of_the_benchmarks_have_a_report(tmp_path):
 
     kept = Path(__file__).parents[2] / "benchmarks" / "results" / "reviews.json"
     text, _ = read(write_report(kept, tmp_path / "reviews.html"))
-    assert "Paired differences to local" in text
+    assert "Paired differences from fedit" in text
 
 
 def test_where_it_cannot_be_written_is_one_line(tmp_path):

@@ -17,6 +17,7 @@ def make_result(score=0.5, **changes):
     averages = {"by_client": score, "worst_client": score / 2, "loss": 1.0}
     return {
         "label": "mine",
+        "seed": 0,
         "method": "fedit",
         "metric": "accuracy",
         "options": {"lr": 0.1},

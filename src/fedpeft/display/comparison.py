@@ -55,7 +55,31 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
     lines = describe_left_out(runs) + describe_policy(runs)
     has_choice = any(row.get("trained") for row in rows)
     tables = (scores, candidates, costs) if has_choice else (scores, costs)
-    return Group(*tables, *(Text(line, "yellow") for line in lines))
+    differences = describe_differences(rows, comparison.get("differences", []))
+    return Group(*tables, *map(Text, differences), *(Text(line, "yellow") for line in lines))
+
+
+def describe_differences(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> list[str]:
+    """The best mean minus every other method's, in points with an interval of 95 %: whether it is the better one.
+
+    `differences` are those of `runs.differences.compute_differences`; without any there is no line.
+    """
+    if not differences:
+        return []
+    best = max(rows, key=lambda row: row["deployed"]["mean"])["label"]
+    lines = ["The highest mean minus each other one, points with 95 % intervals, paired by seed and client:"]
+    for difference in differences:
+        sign = 1 if difference["first"] == best else -1
+        other = difference["second" if sign == 1 else "first"]
+        if best in (difference["first"], difference["second"]):
+            low, high = sorted(100 * sign * difference[bound] for bound in ("low", "high"))
+            note = "; not told apart: the interval crosses zero" if difference["crosses_zero"] else ""
+            seeds = f"{difference['seeds']} seed{'s' * (difference['seeds'] > 1)}"
+            numbers = f"{100 * sign * difference['mean']:+.1f} [{low:.1f}, {high:.1f}]"
+            lines.append(f"  {best} - {other}: {numbers}, {seeds}{note}")
+    if min(difference["seeds"] for difference in differences) == 1:
+        lines.append("  One seed: the intervals are over its clients and say nothing of other divisions of the data.")
+    return lines
 
 
 def _take_columns(rows: Sequence[dict[str, Any]], headings: Sequence[str]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.deployment import ModelChoice
 from fedpeft.runs.build import load_model, require_startable
+from fedpeft.runs.differences import compute_differences
 from fedpeft.runs.files import Files
 from fedpeft.runs.grid import RunGrid
 from fedpeft.runs.lock import lock_folder
@@ -58,6 +59,7 @@ def compare(
             "experiment": experiment.model_dump(),
             "tuned_on_validation": grid.tuned,
             "rows": [summarise_method(label, runs) for label, runs in results.items()],
+            "differences": compute_differences(results),
             "runs": results,
         }
         if gone := [label for label in earlier if label not in labels]:

@@ -88,6 +88,7 @@ class StoredResult(_Stored):
     clients: list[ClientId] = Field(min_length=1)
     deployment: StoredDeployment | None = None
     test: StoredScores
+    test_by_client: dict[str, dict[ClientId, dict[str, float | None]]] = Field(default_factory=dict)
     validation: dict[str, StoredAverages]
     adapter_parameters: float
     head_parameters: float

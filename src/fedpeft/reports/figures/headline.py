@@ -1,7 +1,5 @@
 """The headline: each method's score with its spread, and paired differences."""
 
-from statistics import mean
-
 from fedpeft.environment import MIB
 from fedpeft.reports.figures.base import (
     Figure,
@@ -13,6 +11,7 @@ from fedpeft.reports.figures.base import (
     get_score_unit,
     name_choice,
 )
+from fedpeft.reports.figures.differences import make_differences
 from fedpeft.reports.records import MethodRecord, ReportRecord, RunResult, to_number
 from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
 
@@ -24,7 +23,7 @@ def make_headline(record: ReportRecord) -> Section:
         return Section("scores", "Scores", [])
     figures = [_make_scores(record, methods)]
     if len(methods) > 1:
-        figures.append(_make_differences(record, methods))
+        figures.append(make_differences(record, methods))
     return Section("scores", "Scores", figures)
 
 
@@ -108,50 +107,3 @@ def _average_scores(results: list[RunResult], choice: str, name: str) -> MeanAnd
 
 def _list_seed_scores(methods: list[MethodRecord], choice: str) -> list[list[float | None]]:
     return [[to_number(r.test.get(choice, {}).get("by_client")) for r in method.results] for method in methods]
-
-
-def _make_differences(record: ReportRecord, methods: list[MethodRecord]) -> Figure:
-    """Means of score differences by (seed, client) to the first method, and how the pairs fall."""
-    unit, choice, (base, *others) = get_score_unit(record), record.choices[0], methods
-    columns = (
-        Column("method"),
-        unit.make_column(f"minus {base.label}", "points"),
-        unit.make_column("lowest seed", "points"),
-        unit.make_column("highest seed", "points"),
-        Column("pairs better", digits=0),
-        Column("pairs equal", digits=0),
-        Column("pairs worse", digits=0),
-    )
-    rows: list[tuple[Cell, ...]] = []
-    for method in others:
-        by_seed = _pair(method, base, choice, record.metric)
-        pairs = [difference for differences in by_seed for difference in differences]
-        means = [mean(differences) for differences in by_seed if differences]
-        if pairs:
-            signs = [sum(d > 0 for d in pairs), sum(d == 0 for d in pairs), sum(d < 0 for d in pairs)]
-            rows.append((method.label, mean(pairs), min(means), max(means), *signs))
-        else:
-            rows.append((method.label, None, None, None, 0, 0, 0))
-    higher = sum(isinstance(row[1], float) and row[1] > 0 for row in rows)
-    return Figure(
-        "differences",
-        f"Paired differences to {base.label}",
-        f"{higher} of {len(rows)} methods have a higher mean than {base.label} over the same seeds and clients.",
-        f"Test {record.metric} of {describe_choice(choice)}, minus that of {base.label}, paired by seed and client; "
-        f"{base.label} is the first method of the comparison. Pairs: of one seed and client. The file holds no "
-        "intervals, so no difference is called significant here.",
-        Table(columns, tuple(rows)),
-        {"type": "differences", "label": 0, "value": 1, "low": 2, "high": 3} if len(rows) > 1 else None,
-        is_open=len(rows) == 1,
-    )
-
-
-def _pair(method: MethodRecord, base: MethodRecord, choice: str, metric: str) -> list[list[float]]:
-    """Differences by client, for each seed that both have."""
-    by_seed = {result.seed: result.test_by_client.get(choice, {}) for result in base.results}
-    differences = []
-    for result in method.results:
-        scores, others = result.test_by_client.get(choice, {}), by_seed.get(result.seed, {})
-        pairs = [(to_number(own.get(metric)), to_number(others.get(c, {}).get(metric))) for c, own in scores.items()]
-        differences.append([a - b for a, b in pairs if a is not None and b is not None])
-    return differences
