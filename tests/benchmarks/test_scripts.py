@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted([*FOLDER.glob("*.py"), *FOLDER.glob("engines/*.py")])
+SCRIPTS = sorted([*FOLDER.glob("*.py"), *FOLDER.glob("engines/*.py"), *FOLDER.glob("gpu/*.py")])
 OTHERS = ("flwr", "ray", "pfl")  # which the project does not install
 
 
@@ -15,7 +15,7 @@ OTHERS = ("flwr", "ray", "pfl")  # which the project does not install
 def import_script(monkeypatch):
     """import_script(path) imports a script by its own name, as its neighbours do, and forgets it after."""
     before = set(sys.modules)
-    for folder in (FOLDER, FOLDER / "engines"):
+    for folder in (FOLDER, FOLDER / "engines", FOLDER / "gpu"):
         monkeypatch.syspath_prepend(str(folder))
     yield lambda path: import_module(path.stem)
     for name in set(sys.modules) - before:
