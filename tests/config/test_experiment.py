@@ -61,6 +61,20 @@ def test_rates_are_checked_one_by_one():
             make(methods={"fedit": {"lr": rates}}).list_learning_rates("fedit")
 
 
+def test_a_rate_that_compare_finds_has_a_start():
+    experiment = make(methods={"fedit": {"lr": "auto"}, "mine": {"method": "fedit", "lr": {"start": 0.1}}, "local": {}})
+    assert [experiment.is_rate_searched(label) for label in ("fedit", "mine", "local")] == [True, True, False]
+    assert experiment.list_learning_rates("fedit") == [1e-3]  # the method's own
+    assert experiment.list_learning_rates("mine") == [0.1]
+    with pytest.raises(UserError, match=r"methods\.mine\.lr is to be found.*--set methods\.mine\.lr=0\.1$"):
+        experiment.build_method("mine")
+    for rate in ({}, {"start": -1}, {"start": None}, {"start": 1e-3, "factor": 2}, {"begin": 1}):
+        with pytest.raises(UserError, match=r"methods\.fedit\.lr"):
+            make(methods={"fedit": {"lr": rate}}).list_learning_rates("fedit")
+    with pytest.raises(ValueError, match="trials"):
+        make(tuning={"trials": 2})
+
+
 def test_a_model_lies_on_one_device_or_on_several_of_one_type(monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 2)
     for device, devices in (("cpu", ["cpu"]), (["cpu", "cpu"], ["cpu", "cpu"]), ("cuda:all", ["cuda:0", "cuda:1"])):

@@ -69,6 +69,45 @@ def test_a_rate_at_which_training_fails_is_noted_and_out(experiment, tmp_path, s
         make_grid(experiment, tmp_path, ["fedit"]).run(tmp_path, notes, lambda *call: None)
 
 
+def test_a_rate_is_searched_for_with_the_same_trials_for_every_method(experiment_file, tmp_path, scores):
+    table, calls = scores
+    labels = ["fedit", "fedreft"]
+    overrides = ["methods.fedit.lr=auto", "methods.fedreft.lr={start: 0.01}", "tuning={factor: 10, trials: 4}"]
+    experiment = load_experiment(experiment_file, overrides)
+    table |= {("fedit", 0.001): (0.9, 1.0), ("fedreft", 0.1): (0.8, 1.0), ("fedreft", 1.0): NoQuorum("diverged")}
+    runs, notes, planned = make_grid(experiment, tmp_path, labels), Notes(), []
+    results = runs.run(tmp_path, notes, lambda *call: planned.append(call))
+    assert runs.tuned == {
+        "fedit": {"0.0001": 0.5, "0.001": 0.9, "0.003162": 0.5, "0.01": 0.5},  # ascending: its curve
+        "fedreft": {"0.01": 0.5, "0.03162": 0.5, "0.1": 0.8, "1": None},
+    }
+    assert [result["spec"][1] for label in labels for result in results[label]] == [0.001, 0.001, 0.1, 0.1]
+    assert len(calls) == len(planned) == 2 * (4 + 1) and planned[-1][2] == 10 and runs.edges == {}
+    more = load_experiment(experiment_file, [*overrides, "tuning.trials=6"])
+    first_calls = list(calls)
+    make_grid(more, tmp_path, labels).run(tmp_path, notes, lambda *call: None)
+    tried = {label: [lr for name, seed, lr in calls[10:] if (name, seed) == (label, 0)] for label in labels}
+    assert tried["fedit"][:4] == [lr for name, seed, lr in first_calls if (name, seed) == ("fedit", 0)][:4]
+    assert len(tried["fedit"]) == len(tried["fedreft"]) == 6
+
+
+def test_where_the_best_rate_is_at_the_edge_it_is_said_with_what_to_do(experiment_file, experiment, tmp_path, scores):
+    table, _ = scores
+    table |= {("fedit", 0.3): (0.9, 1.0)}
+    notes, runs = Notes(), make_grid(experiment, tmp_path, ["fedit"])
+    runs.run(tmp_path, notes, lambda *call: None)
+    assert runs.edges == {"fedit": "highest"}
+    assert notes.lines == [
+        "fedit: the best learning rate, 0.3, is the highest of the 3 tried, so that a higher one may be better; "
+        "extend the list, or say lr: auto"
+    ]
+    table |= {("fedit", rate): (0.5 + rate, 1.0) for rate in (1e-3, 1e-2, 1e-1)}
+    searched = load_experiment(experiment_file, ["methods.fedit.lr={start: 1e-3}", "tuning={factor: 10, trials: 3}"])
+    notes = Notes()
+    make_grid(searched, tmp_path, ["fedit"]).run(tmp_path, notes, lambda *call: None)
+    assert "0.1, is the highest of the 3 tried" in notes.lines[0] and "raise tuning.trials" in notes.lines[0]
+
+
 @pytest.fixture
 def held(experiment_file, tmp_path):
     """A grid of one method, its data in a file of their own, and the folder of a run that is there already."""

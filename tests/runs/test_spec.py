@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fedpeft.config import load_experiment
+from fedpeft.config.experiment import TuningConfig
 from fedpeft.errors import UserError
 from fedpeft.runs.fingerprint import Fingerprint
 from fedpeft.runs.folder import RunFolder
@@ -43,7 +44,7 @@ def test_the_first_setting_that_decides_results_and_differs_is_named(spec):
     def difference(**changes):
         return spec.find_difference(replace(spec, experiment=spec.experiment.model_copy(update=changes)))
 
-    assert difference() == difference(workers=7) == ""
+    assert difference() == difference(workers=7) == difference(tuning=TuningConfig(trials=9)) == ""
     assert difference(max_clients=3) == "max_clients: 8 there, 3 here"
     assert spec.find_difference(replace(spec, seed=4)) == "seed: 3 there, 4 here"
     assert spec.find_difference(replace(spec, lr=0.5)) == "methods.fedreft.lr: 0.001 there, 0.5 here"

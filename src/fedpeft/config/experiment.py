@@ -107,6 +107,15 @@ class PrefixCacheConfig(BaseModel):
     folder: str | None = Field(None, description="a folder for them, mapped into memory; null: in memory")
 
 
+class TuningConfig(BaseModel):
+    """How `compare` looks for the learning rate of a method with `lr: auto`: alike for every method."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    factor: float = Field(3.0, ge=1.1, le=1_000, description="from one rate to the next, until the best lies inside")
+    trials: int = Field(5, ge=3, le=1_000, description="rates tried for each method, with the first seed")
+
+
 class Experiment(BaseModel):
     """Model, data, partition, training and methods: everything a run depends on, but the seed's draw."""
 
@@ -124,8 +133,10 @@ class Experiment(BaseModel):
     methods: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="options by label; `method:` names the method where the label does not; "
-        "a list of learning rates is tuned on validation by `compare`",
+        "`compare` tunes a list of learning rates on validation, and finds one of its own with `lr: auto` or "
+        "`lr: {start: RATE}`",
     )
+    tuning: TuningConfig = Field(default_factory=TuningConfig)
     cross_evaluation: bool | list[str] = Field(
         False, description="of which methods to score every client's deployed model on every client's test examples"
     )
@@ -193,22 +204,39 @@ class Experiment(BaseModel):
         return name
 
     def list_learning_rates(self, label: str) -> list[float | None]:
-        """The rates to choose from where the file gives a list; else [None], the one that the method has."""
+        """The rates to choose from where the file gives a list; where the rate is searched for, that at the start; else
+        [None], the one that the method has."""
         rates = self.methods.get(label, {}).get("lr")
+        if self.is_rate_searched(label):
+            return [self._make_method(label, self._read_start(label)).options.lr]
         if not isinstance(rates, list):
             return [None]
         if not rates:
             raise UserError(f"methods.{label}.lr is an empty list; give at least one learning rate")
         return [self._make_method(label, rate).options.lr for rate in rates]  # checked, and numbers
 
+    def is_rate_searched(self, label: str) -> bool:
+        """Whether `compare` finds the learning rate: `lr: auto`, or `lr: {start: RATE}`."""
+        rate = self.methods.get(label, {}).get("lr")
+        return rate == "auto" or isinstance(rate, dict)
+
+    def _read_start(self, label: str) -> Any:
+        rate = self.methods[label]["lr"]
+        if rate == "auto":
+            return find_method(self.get_method_name(label)).Options.model_fields["lr"].default
+        if list(rate) != ["start"]:
+            raise UserError(f"methods.{label}.lr: a rate, a list, auto, or {{start: RATE}}, received {preview(rate)}")
+        return rate["start"]
+
     def build_method(self, label: str, lr: float | None = None) -> Method[Any]:
         """The method with its options checked; `lr` replaces the file's. Raises UserError."""
         rate = self.methods.get(label, {}).get("lr")
-        if lr is None and isinstance(rate, list):
-            first = f"={preview(rate[0])}" if rate else ""
+        if lr is None and (isinstance(rate, list) or self.is_rate_searched(label)):
+            what = "a list" if isinstance(rate, list) else "to be found"
+            first = f"={self.list_learning_rates(label)[0]:g}" if rate else ""
             raise UserError(
-                f"methods.{label}.lr is a list, received {preview(rate)}; `compare` tunes over it, "
-                f"a single run needs one: --set methods.{label}.lr{first}"
+                f"methods.{label}.lr is {what}, received {preview(rate)}; `compare` chooses one, "
+                f"a single run needs it: --set methods.{label}.lr{first}"
             )
         return self._make_method(label, rate if lr is None else lr)
 

@@ -58,6 +58,7 @@ def compare(
             "seeds": grid.seeds,
             "experiment": experiment.model_dump(),
             "tuned_on_validation": grid.tuned,
+            "best_rate_at_edge": grid.edges,
             "rows": [summarise_method(label, runs) for label, runs in results.items()],
             "differences": compute_differences(results),
             "runs": results,

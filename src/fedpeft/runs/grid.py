@@ -1,7 +1,8 @@
 """The runs of a comparison: each in a folder of its own, `<label>/lr<rate>-seed<seed>`, none of them twice.
 
 A finished run is read, a broken-off one resumed. One of other settings, data or model is never mixed in: it is refused,
-before any other has trained. Where a method gives a list of learning rates, each is tried with the first seed and the
+before any other has trained. Where a method gives a list of learning rates, or `lr: auto`, which finds its own until
+the best lies between worse ones, as many for every method, each is tried with the first seed and the
 best validation score of the deployed models wins, of equal ones that of the least validation loss; the test split plays
 no part in it.
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft.acceleration import Acceleration, make_accelerations
+from fedpeft.analysis.rate_search import Score, convert_to_rate, find_edge, propose_position
 from fedpeft.config import Experiment
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.runs.fingerprint import take_fingerprint
@@ -31,6 +33,7 @@ class RunGrid:
     ) -> None:
         self.experiment, self.rates, self.seeds, self.base = experiment, rates, seeds, base
         self.tuned: dict[str, dict[str, float | None]] = {}  # validation scores by rate, None where training failed
+        self.edges: dict[str, str] = {}  # of methods whose best rate is the lowest or the highest tried: which
 
     def require_same_runs(self, out: Path) -> None:
         """Raises UserError for a run under `out` of other settings, data or model."""
@@ -48,7 +51,7 @@ class RunGrid:
     def run(self, out: Path, observer: NullObserver, planned: Callable[[str, int, int], None]) -> Results:
         """The results of every method with its best rate. `planned` hears of each run as it begins: its label, how many
         came before it and how many there are. Raises NoQuorum where a method fails at every rate."""
-        total = sum(len(rates) - 1 + len(self.seeds) for rates in self.rates.values())
+        total = sum(self._count_trials(label) - 1 + len(self.seeds) for label in self.rates)
         begun = 0
         done: dict[tuple[str, int, float | None], dict[str, Any]] = {}
         shared: dict[int, tuple[Acceleration, ...]] = {}  # of the seed under way
@@ -76,19 +79,50 @@ class RunGrid:
         self, label: str, get_result: Callable[[str, int, float | None], dict[str, Any]], observer: NullObserver
     ) -> float | None:
         """The best of a method's rates."""
-        rates = self.rates[label]
-        if len(rates) == 1:
-            return rates[0]
-        scores: dict[float | None, tuple[float, float]] = {}  # (score, -loss) by rate
-        for lr in rates:
+        first = self.rates[label][0]
+        if first is None or self._count_trials(label) == 1:
+            return first
+
+        def try_rate(lr: float) -> Score | None:
             try:
-                scores[lr] = _read_validation(get_result(label, self.seeds[0], lr))
+                return _read_validation(get_result(label, self.seeds[0], lr))
             except NoQuorum as error:
                 observer.noted(f"{label}: the learning rate {lr:g} is out: {error}")
-        if not scores:
-            raise NoQuorum(f"methods.{label}.lr: training failed at every rate; give lower ones, received {rates}")
-        self.tuned[label] = {f"{lr:g}": scores[lr][0] if lr in scores else None for lr in rates}
-        return max(scores, key=scores.__getitem__)
+                return None
+
+        if self.experiment.is_rate_searched(label):
+            scores = self._search(first, try_rate)
+        else:
+            scores = {lr: try_rate(lr) for lr in self.rates[label] if lr is not None}
+        known = {lr: score for lr, score in scores.items() if score is not None}
+        if not known:
+            tried = [float(f"{lr:g}") for lr in scores]
+            raise NoQuorum(f"methods.{label}.lr: training failed at every rate; give lower ones, received {tried}")
+        self.tuned[label] = {f"{lr:g}": score[0] if score else None for lr, score in scores.items()}
+        best = max(known, key=known.__getitem__)
+        if edge := find_edge(scores, best):
+            self.edges[label] = edge
+            observer.noted(
+                f"{label}: the best learning rate, {best:g}, is the {edge} of the {len(scores)} tried, so that a "
+                f"{'higher' if edge == 'highest' else 'lower'} one may be better; {self._advise(label)}"
+            )
+        return best
+
+    def _search(self, start: float, try_rate: Callable[[float], Score | None]) -> dict[float, Score | None]:
+        """The scores of `tuning.trials` rates, ascending, from the start on."""
+        tuning, scores = self.experiment.tuning, dict[float, Score | None]()
+        for _ in range(tuning.trials):
+            position = propose_position(scores)
+            scores[position] = try_rate(convert_to_rate(start, tuning.factor, position))
+        return {convert_to_rate(start, tuning.factor, position): scores[position] for position in sorted(scores)}
+
+    def _advise(self, label: str) -> str:
+        if self.experiment.is_rate_searched(label):
+            return "raise tuning.trials, which keeps the runs that are there, or give a start nearer to it"
+        return "extend the list, or say lr: auto"
+
+    def _count_trials(self, label: str) -> int:
+        return self.experiment.tuning.trials if self.experiment.is_rate_searched(label) else len(self.rates[label])
 
     def _make_spec(self, label: str, seed: int, lr: float | None) -> RunSpec:
         return RunSpec(self.experiment, label, seed, lr, self.base)

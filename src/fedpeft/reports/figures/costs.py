@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from statistics import mean
-from typing import Any
 
+from fedpeft.analysis.rate_search import find_edge
 from fedpeft.environment import MIB
 from fedpeft.reports.figures.base import Figure, Section, average, count, describe_choice, get_score_unit
 from fedpeft.reports.figures.headline import add_bytes, add_parameters
@@ -113,9 +113,9 @@ def _make_memory(methods: list[MethodRecord]) -> Figure:
 def _make_tuning(record: ReportRecord) -> Figure:
     unit = get_score_unit(record)
     columns = (Column("method"), Column("learning rate"), unit.make_column("validation"), Column("chosen"))
-    chosen: dict[str, Any] = {m.label: m.results[0].options.get("lr") for m in record.methods if m.results}
+    chosen = {m.label: to_number(m.results[0].options.get("lr")) for m in record.methods if m.results}
     rows = tuple(
-        (label, rate, score, "yes" if to_number(chosen.get(label)) == _read_rate(rate) else "")
+        (label, rate, score, _describe_chosen(scores, rate) if chosen.get(label) == _read_rate(rate) else "")
         for label, scores in record.tuned.items()
         for rate, score in scores.items()
     )
@@ -124,10 +124,18 @@ def _make_tuning(record: ReportRecord) -> Figure:
         "Learning rates that were tried",
         f"{count(len(rows), 'rate')} for {count(len(record.tuned), 'method')}; the test rows play no part in it.",
         f"Validation {record.metric} in the last round of the first seed, clients weighted alike; a rate without a "
-        "score is one at which training failed.",
+        "score is one at which training failed. Where the chosen rate is the lowest or the highest tried, a better one "
+        "may lie beyond.",
         Table(columns, rows),
         is_open=len(rows) <= 12,
     )
+
+
+def _describe_chosen(scores: dict[str, float | None], rate: str) -> str:
+    rates = {number: None for name in scores if (number := _read_rate(name)) is not None}
+    chosen = _read_rate(rate)
+    edge = None if chosen is None else find_edge(rates, chosen)
+    return f"yes, the {edge} tried" if edge else "yes"
 
 
 def _read_rate(rate: str) -> float | None:
