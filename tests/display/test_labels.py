@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from fedpeft.display import make_label_key, make_label_table
-from fedpeft.display.labels import MOST_CLIENTS
+from fedpeft.display.labels import MOST_CLIENTS, choose_evenly
 
 
 def show(thing):
@@ -31,10 +31,18 @@ def test_many_labels_and_many_clients_fit():
     labels = [f"label{i}" for i in range(40)]
     rows = [make_row(f"client{i}", **dict.fromkeys(labels, 1 / 40)) for i in range(10_000)]
     text = show(make_label_table(rows, labels))
-    assert f"and {10_000 - MOST_CLIENTS:,} more clients" in text and "+++" in text
+    assert f"{MOST_CLIENTS} of 10,000 clients" in text and "+++" in text
     assert max(map(len, text.splitlines())) <= 80
     key = show(make_label_key(labels))
     assert "z label25" in key and "+ 14 more" in key
+
+
+def test_of_many_clients_the_largest_the_smallest_and_some_between_are_shown():
+    rows = [make_row(f"client{i}", a=1.0) | {"train": i} for i in range(1_000)]
+    shown, line = choose_evenly(rows, lambda row: row["train"])
+    assert [row["train"] for row in shown[:2]] == [999, 973] and shown[-1]["train"] == 0 and len(shown) == MOST_CLIENTS
+    assert line == "40 of 1,000 clients, from the largest to the smallest"
+    assert choose_evenly(rows[:3], len) == (rows[:3], None)
 
 
 def test_the_key_names_the_letters():

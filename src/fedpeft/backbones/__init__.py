@@ -4,7 +4,7 @@ from fedpeft.backbones.blocks import count_blocks
 from fedpeft.backbones.classifier import load_backbone
 from fedpeft.backbones.decoder import load_decoder
 from fedpeft.backbones.heads import SequenceClassifier
-from fedpeft.backbones.pretrained import DTYPES
+from fedpeft.backbones.pretrained import DTYPES, load_tokenizer
 
 __all__ = [
     "DTYPES",
@@ -12,4 +12,5 @@ __all__ = [
     "count_blocks",
     "load_backbone",
     "load_decoder",
+    "load_tokenizer",
 ]

@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -66,24 +67,42 @@ def load_pretrained(
     return model.eval(), tokenizer
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that `load_pretrained` takes, without the model. Raises `UserError`."""
+    source = resolve_source(name)
+    with _report_unreadable(name):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=_is_local(source))
+
+
 def _read_files(factory: Any, name: str, source: str, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """The model, the tokenizer and transformers' report. Raises `UserError` where they cannot be read."""
-    is_local = os.path.isdir(source) or not _can_reach_hub()
+    is_local = _is_local(source)
     files: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_local}
     # Without these transformers draws weights that do not fit, or that the files lack, at random and goes on.
     reporting = {"ignore_mismatched_sizes": True, "output_loading_info": True}
-    try:
+    with _report_unreadable(name):
         if find_adapter_config_file(source, local_files_only=is_local) is not None:
             raise ValueError("it is an adapter, not a model.")  # transformers would load the model that it names
         tokenizer = AutoTokenizer.from_pretrained(source, **files)
         model, report = factory.from_pretrained(source, **files, **reporting, **options)
+    return model, tokenizer, report
+
+
+def _is_local(source: str) -> bool:
+    return os.path.isdir(source) or not _can_reach_hub()
+
+
+@contextmanager
+def _report_unreadable(name: str) -> Iterator[None]:
+    """Context manager that raises `UserError` for whatever goes wrong with the files of the named model."""
+    try:
+        yield
     except Exception as error:  # the boundary to files that anybody may have written: whatever is wrong is the model's
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(
             f"backbone {quote(name)} could not be loaded: {printable(reason, 200)} Give a hub id (needs a network), "
             f"a local folder, or '{PACKAGE_PREFIX}<distribution>'."
         ) from error
-    return model, tokenizer, report
 
 
 def _require_weights(name: str, report: dict[str, Any], replaced: Collection[str]) -> None:

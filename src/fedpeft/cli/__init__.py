@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `fedpeft --help` answe
 from fedpeft.cli.app import app
 from fedpeft.cli.entry import main
 from fedpeft.cli.files import init, ls, validate
+from fedpeft.cli.inspecting import inspect
 from fedpeft.cli.measuring import bench, budget
 from fedpeft.cli.personal import join, predict
 from fedpeft.cli.reporting import report
@@ -13,6 +14,7 @@ from fedpeft.cli.training import compare, demo, resume, run
 
 __all__ = ["app", "main"]
 
-COMMANDS = (init, validate, demo, run, resume, compare, report, ls, predict, join, bench, budget)  # as help lists them
+# As help lists them.
+COMMANDS = (init, inspect, validate, demo, run, resume, compare, report, ls, predict, join, bench, budget)
 for command in COMMANDS:
     app.command()(command)

@@ -1,7 +1,7 @@
 """Which client has which labels, as a picture that needs no colour, and counts."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from rich import box
 from rich.table import Table
@@ -13,6 +13,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 _WIDTH = 24  # characters of a whole bar
 MOST_CLIENTS = 40  # rows of the table
+T = TypeVar("T")
 
 
 def make_label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Table:
@@ -20,10 +21,10 @@ def make_label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> T
 
     `rows` are those of `tasks.summary.label_distribution`. Labels after the 26th share the sign "+".
     """
-    more = len(rows) - MOST_CLIENTS
+    shown, more = choose_evenly(rows, lambda row: row["train"])
     table = Table(
         title="Examples by client",
-        caption=f"and {more:,} more clients" if more > 0 else None,
+        caption=more,
         header_style="bold",
         box=box.SIMPLE_HEAD,
     )
@@ -32,10 +33,21 @@ def make_label_table(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> T
         table.add_column(split, justify="right", no_wrap=True)
     if labels:
         table.add_column("training labels", no_wrap=True)
-    for row in rows[:MOST_CLIENTS]:
-        bar = [_make_bar([row["labels"].get(label, 0.0) for label in labels])] if labels else []
+    for row in shown:
+        bar = [make_bar([row["labels"].get(label, 0.0) for label in labels])] if labels else []
         table.add_row(Text(row["client"]), *(f"{row[split]:,}" for split in SPLITS), *bar)
     return table
+
+
+def choose_evenly(rows: Sequence[T], size: Callable[[T], int]) -> tuple[Sequence[T], str | None]:
+    """Of more rows than a table has, some from the largest to the smallest at even distances, and a line that says so;
+    else all of them in their order."""
+    if len(rows) <= MOST_CLIENTS:
+        return rows, None
+    ordered = sorted(rows, key=size, reverse=True)
+    last = len(rows) - 1
+    chosen = [ordered[round(i * last / (MOST_CLIENTS - 1))] for i in range(MOST_CLIENTS)]
+    return chosen, f"{MOST_CLIENTS} of {len(rows):,} clients, from the largest to the smallest"
 
 
 def make_label_key(labels: Sequence[str]) -> Text:
@@ -48,7 +60,7 @@ def make_label_key(labels: Sequence[str]) -> Text:
     return key
 
 
-def _make_bar(fractions: Sequence[float]) -> Text:
+def make_bar(fractions: Sequence[float]) -> Text:
     """A bar of `_WIDTH` letters, each label's part rounded where it begins and ends, so that parts never add up to
     more or less."""
     bar, begin, total = Text(), 0, 0.0
