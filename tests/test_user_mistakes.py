@@ -71,7 +71,7 @@ COMMANDS = [
     (["ls", "none"], ["no runs under none; `fedpeft run` makes one"]),
     (["ls", E], ["no runs under experiment.yaml"]),
     (["predict", "none", "--client", "a", "--text", "b"], ["no run at none; `fedpeft ls`"]),
-    (["predict", "none", "--client", "a"], ["Missing option '--text'", HELP]),
+    (["predict", "none", "--client", "a"], ["give texts with --text, or a file of rows with --data"]),
     (["predict", "none", "--text", "a"], ["Missing option '--client'", HELP]),
     (["join", "none", "--data", E, "--id", "a"], ["no run at none"]),
     (["join", "none", "--id", "a"], ["Missing option '--data'", HELP]),

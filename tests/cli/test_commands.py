@@ -31,6 +31,14 @@ def test_run_predict_ls_and_resume(fedpeft, experiment_file, tmp_path):
     assert [line.split()[0] in "01" for line in done.stdout.splitlines()] == [True, True]
     refused(fedpeft("predict", run, "--client", "site9", "--text", "x", cwd=tmp_path), "'site9'", "site0, site1, site2")
 
+    (tmp_path / "mine.csv").write_text("id,text\n1,good fine film\n2,bad film\n")
+    out = fedpeft("predict", run, "--client", "site1", "--data", "mine.csv", "--out", "out.csv", cwd=tmp_path)
+    assert out.stdout == "2 predictions written to out.csv\n", out.stderr
+    answers = [line.split(",")[2] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+    assert answers == [line.split()[0] for line in done.stdout.splitlines()]  # as with --text
+    for arguments in (["--text", "a", "--data", "mine.csv"], []):
+        refused(fedpeft("predict", run, "--client", "site1", *arguments, cwd=tmp_path), "one of the two")
+
     assert "2 rounds" in fedpeft("ls", cwd=tmp_path).stdout
     assert fedpeft("resume", run, cwd=tmp_path).returncode == 0
     refused(fedpeft("run", experiment_file, "--method", "fedreft", cwd=tmp_path), "already holds a run", "resume")
@@ -112,6 +120,14 @@ def test_init_writes_a_file_that_is_valid(fedpeft, tmp_path):
 
     assert "fedreft" in load_experiment(tmp_path / "experiment.yaml").methods
     refused(fedpeft("init", cwd=tmp_path), "exists already")
+
+
+def test_validate_tries_the_model_where_asked(fedpeft, experiment_file, tmp_path):
+    done = fedpeft("validate", experiment_file, "--model", "--set", "methods={fedit: {lr: 1e-3}}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "one client trained and scored once" in done.stdout and "its model trains: methods fedit" in done.stdout
+    done = fedpeft("validate", experiment_file, "--model", "--set", "model.max_length=99", cwd=tmp_path)
+    refused(done, "model.max_length")
 
 
 def test_validate_shows_who_holds_what(fedpeft, experiment_file, tmp_path):

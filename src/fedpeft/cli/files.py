@@ -1,20 +1,26 @@
 """Commands that train nothing: write an experiment file, check one, list runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedpeft.cli.app import (
     ExperimentFile,
     Overrides,
+    console,
+    gc_paused,
     load,
     print_line,
     print_note,
     read_template,
+    resolve_budgets,
     show_label_distribution,
 )
 from fedpeft.errors import UserError
+
+if TYPE_CHECKING:
+    from fedpeft.config import Experiment
 
 
 def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.yaml")) -> None:
@@ -32,12 +38,36 @@ def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path(
     print_line(f"wrote {path}\nnext: fedpeft validate {path}")
 
 
-def validate(experiment: ExperimentFile, overrides: Overrides = None) -> None:
+def validate(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    model: Annotated[
+        bool, typer.Option("--model", help="load the model, too, and train one client once: memory, bytes, time")
+    ] = False,
+) -> None:
     """Check an experiment file and its data, and show the label distribution by client."""
     loaded = load(experiment, overrides)
     for note in show_label_distribution(loaded, experiment.parent):
         print_note(note)
-    print_line(f"{experiment} is valid: methods {', '.join(loaded.methods)}; the model is read when a run begins")
+    methods = ", ".join(loaded.methods)
+    if not model:
+        print_line(f"{experiment} is valid: methods {methods}; the model is read when a run begins, or with --model")
+        return
+    _show_model(loaded, experiment.parent)
+    print_line(f"{experiment} is valid, and its model trains: methods {methods}")
+
+
+def _show_model(experiment: "Experiment", base: Path) -> None:
+    """Prints what the model makes of the experiment, method by method."""
+    with gc_paused():
+        from fedpeft.display import describe_checks
+        from fedpeft.runs.check_model import check_model
+
+    with console.status("loading the model"):
+        checks = list(check_model(resolve_budgets(experiment), list(experiment.methods), base))
+    for note in dict.fromkeys(note for check in checks for note in check.notes):
+        print_note(note)
+    console.print(describe_checks(checks))
 
 
 def ls(root: Annotated[Path, typer.Argument(help="a folder of runs")] = Path("runs")) -> None:

@@ -31,13 +31,14 @@ def inspect(
     with gc_paused():
         from fedpeft.display import describe_inspection, make_client_table, make_label_key
 
+    length = max_length
     if path.suffix in _EXPERIMENTS:
         inspection, length = _inspect_experiment(path, overrides)
     else:
         if overrides:
             raise UserError(f"--set is for experiment files; {path} is data, name its columns with --text, --label")
         columns = {"text": text, "label": label, "client": client}
-        inspection, length = _inspect_source(path, columns, text_pair, model), max_length
+        inspection = _inspect_source(path, columns, text_pair, model)
         console.print(make_client_table(inspection))
         if inspection.labels:
             console.print(make_label_key([name for name, _ in inspection.labels.most_common()]))

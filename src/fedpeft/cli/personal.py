@@ -6,13 +6,16 @@ from typing import Annotated
 import typer
 
 from fedpeft.cli.app import console, gc_paused, print_line
+from fedpeft.errors import UserError
 
 
 def predict(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run")],
     client: Annotated[str, typer.Option(help="whose model")],
-    text: Annotated[list[str], typer.Option(help="a text; may be given several times")],
+    text: Annotated[list[str] | None, typer.Option(help="a text; may be given several times")] = None,
     text_pair: Annotated[list[str] | None, typer.Option(help="its second text, where the task has pairs")] = None,
+    data: Annotated[Path | None, typer.Option(help="a file of rows, in place of --text; no labels are needed")] = None,
+    out: Annotated[Path | None, typer.Option(help="the .csv or .jsonl to write rows and predictions to")] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="of sampling, for decoders; default 0: greedy")
     ] = None,
@@ -21,8 +24,24 @@ def predict(
     """Predict with one client's exported model: labels, numbers, or the text it writes."""
     with gc_paused():
         from fedpeft.runs.predict import predict as predict_texts
+        from fedpeft.runs.prediction_files import read_queries, require_writable, write_predictions
 
-    for prediction in predict_texts(path, client, text, text_pair, temperature, max_new_tokens):
+    if (data is None) == (not text):
+        raise UserError("give texts with --text, or a file of rows with --data: one of the two")
+    if out is not None:
+        require_writable(out)
+    rows = None
+    if data is not None:
+        if text_pair:
+            raise UserError("--text-pair goes with --text; the second texts of --data are in its rows")
+        rows, text, text_pair = read_queries(path, client, data)
+    predictions = predict_texts(path, client, text or [], text_pair, temperature, max_new_tokens)
+    if out is not None:
+        texts = [{"text": p["text"]} | ({"text_pair": p["text_pair"]} if "text_pair" in p else {}) for p in predictions]
+        write_predictions(out, rows or texts, predictions)
+        print_line(f"{len(predictions):,} predictions written to {out}")
+        return
+    for prediction in predictions:
         if "number" in prediction:
             answer = f"{prediction['number']:.3f}"
         else:

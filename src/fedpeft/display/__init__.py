@@ -1,6 +1,7 @@
 """What a person sees: the live display of a run, and tables within 80 columns."""
 
 from fedpeft.display.bench import describe_best_option, make_bench_table
+from fedpeft.display.checks import describe_checks
 from fedpeft.display.comparison import HEADINGS, format_cells, make_comparison_tables
 from fedpeft.display.crossed import make_cross_table
 from fedpeft.display.inspection import describe_inspection, make_client_table
@@ -12,6 +13,7 @@ __all__ = [
     "HEADINGS",
     "ProgressDisplay",
     "describe_best_option",
+    "describe_checks",
     "describe_inspection",
     "format_cells",
     "make_bench_table",

@@ -1,5 +1,6 @@
 """An inspection of data as lines of at most 80 columns that need no colour."""
 
+from collections import Counter
 from collections.abc import Iterator
 from statistics import median
 
@@ -36,8 +37,8 @@ def make_client_table(inspection: Inspection) -> Table:
     if labels:
         table.add_column("labels", no_wrap=True)
     for client, rows in clients:
-        counts = inspection.labels_by_client.get(client, {})
-        bar = [make_bar([counts.get(label, 0) / max(1, sum(counts.values())) for label in labels])] if labels else []
+        counts = inspection.labels_by_client.get(client, Counter())
+        bar = [make_bar([counts.get(label, 0) / max(1, counts.total()) for label in labels])] if labels else []
         table.add_row(Text(client), f"{rows:,}", *bar)
     return table
 

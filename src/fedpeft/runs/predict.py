@@ -17,6 +17,8 @@ from fedpeft.tasks.encode import Padding
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.kinds import find_kind, make_task
 
+BATCH = 64  # texts predicted at once
+
 
 def predict(
     run: Path,
@@ -50,8 +52,11 @@ def predict(
     task = make_task(task_config, card.labels, tokenizer, config.max_length, config.autocast_dtype)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     writing: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
+    encoded = task.encode(examples)
+    predictions: list[dict[str, Any]] = []
     with torch.inference_mode():
-        predictions = task.predict(model, task.encode(examples), padding, **writing)
+        for start in range(0, len(encoded), BATCH):
+            predictions += task.predict(model, encoded[start : start + BATCH], padding, **writing)
     numbers = [value for prediction in predictions for value in prediction.values() if isinstance(value, float)]
     if not all(map(math.isfinite, numbers)):
         raise make_damage_error(run, client, "what it predicts is not a finite number")

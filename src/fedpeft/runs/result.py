@@ -45,7 +45,7 @@ def summarise(
     validation, test = (deployment.add_deployed(scores) for scores in (deployment.validation, deployment.test))
     rounds = context.federation.round
     ((label, options),) = experiment["methods"].items()
-    adapter, head = _count_parameters(context)
+    adapter, head = count_parameters(context)
     return {
         "label": label,
         "method": options["method"],
@@ -168,7 +168,7 @@ def compute_cross_matrix(context: RunContext, choices: Mapping[str, ModelChoice]
     return {model: {rows: s[context.task.metric] for rows, s in row.items()} for model, row in scores.items()}
 
 
-def _count_parameters(context: RunContext) -> tuple[int, int]:
+def count_parameters(context: RunContext) -> tuple[int, int]:
     """Parameters of adapter and head that a client trains in a round; their means, where clients differ."""
     federation, adapters, heads = context.federation, [], []
     for spec in federation.evaluation_clients:
