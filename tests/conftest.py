@@ -138,6 +138,7 @@ def experiment_file(tmp_path, tiny_model, tiny_data) -> Path:
             "fedavg_loreft": {"lr": 2e-2},
             "fedreft": {"lr": 2e-2, "mixing": "validation"},
             "ditto": {"lr": 5e-3},
+            "fed_sb": {"lr": 2e-2},
             "fedex_lora": {"lr": 5e-3},
             "fedhft": {"lr": 1e-2, "warmup": 2},
             "fedsa_lora": {"lr": 5e-3},

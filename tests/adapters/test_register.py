@@ -11,6 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from fedpeft.adapters import LoReftConfig, LoReftModel, MaskedLoraConfig
 from fedpeft.adapters.experts.config import ExpertsConfig
 from fedpeft.adapters.experts.model import ExpertsModel
+from fedpeft.adapters.lora.core import CoreLoraConfig, CoreLoraModel
 from fedpeft.adapters.lora.masked import MaskedLoraModel
 from fedpeft.adapters.register import register
 
@@ -22,6 +23,7 @@ TABLES = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_
     [
         ("LOREFT", (LoReftConfig, LoReftModel, "reft_")),
         ("MASKED_LORA", (MaskedLoraConfig, MaskedLoraModel, "lora_")),
+        ("CORE_LORA", (CoreLoraConfig, CoreLoraModel, "lora_")),
         ("LORA_EXPERTS", (ExpertsConfig, ExpertsModel, "expert_")),
     ],
 )

@@ -13,7 +13,7 @@ from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import FederationInfo
 from fedpeft.federation.training_config import TrainingConfig
 from helpers.federations import ScriptedEngine
-from helpers.replies import ADDED, SHAPES, build_method, expert_tensors, lora_tensors, reft_tensors
+from helpers.replies import ADDED, SHAPES, build_method, core_tensors, expert_tensors, lora_tensors, reft_tensors
 
 CLIENTS, EXAMPLES = 5, 4  # and how many examples each has
 HOSTILE = "c4"
@@ -51,6 +51,8 @@ def make_start(name):
     """What every client of a method starts from, with every B zero."""
     if name in REFT:
         return reft_tensors(99)
+    if name == "fed_sb":
+        return core_tensors(99)
     tensors = expert_tensors(99, *EXPERTS[name]) if name in EXPERTS else lora_tensors(99)
     return {n: 0 * t if "lora_B" in n or "expert_lora.B" in n else t for n, t in tensors.items()}
 

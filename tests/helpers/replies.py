@@ -29,6 +29,15 @@ def lora_tensors(seed: int, rank: int = 3) -> dict[str, Tensor]:
     return tensors
 
 
+def core_tensors(seed: int, rank: int = 3) -> dict[str, Tensor]:
+    """The start of a client that trains R between A and a basis that it does not have yet."""
+    tensors = lora_tensors(seed, rank)
+    for module, (d_out, _) in SHAPES.items():
+        tensors[f"{module}.lora_B.weight"] = torch.zeros(rank, rank)
+        tensors[f"{module}.lora_B.basis"] = torch.zeros(d_out, rank)
+    return tensors
+
+
 def expert_tensors(seed: int, experts: int = 2, choices: int = 2, rank: int = 3) -> dict[str, Tensor]:
     """What a client with experts trains: that many LoRA, routers and a head."""
     draw = torch.Generator().manual_seed(seed)

@@ -76,7 +76,7 @@ def aggregate_reft(name, options, replies, receiver=JOINING):
 
 def test_every_method_that_aggregates_is_in_these_lists():
     elsewhere = {"local", "zero_shot", "centralised"}  # nothing to aggregate
-    elsewhere |= {"fedhft", "fedalt", "feddpa_t", "fedlease"}  # files of their own say it
+    elsewhere |= {"fedhft", "fed_sb", "fedalt", "feddpa_t", "fedlease"}  # files of their own say it
     assert {*LORA, *(name for name, _ in REFT), *elsewhere} == set(list_built_in())
 
 

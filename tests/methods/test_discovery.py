@@ -16,9 +16,9 @@ from fedpeft.methods import find_method, list_built_in, list_methods, list_rival
 from fedpeft.methods.fedit import FedIt
 
 PUBLISHED = [
-    "centralised", "ditto", "fedalt", "fedavg_ft", "fedavg_loreft", "feddpa_t", "fedex_lora", "fedhft", "fedit",
-    "fedlease", "fedreft", "fedsa_lora", "ffa_lora", "flexlora", "flora", "hetlora", "ifca", "local", "lora_fair",
-    "rolora", "zero_shot",
+    "centralised", "ditto", "fed_sb", "fedalt", "fedavg_ft", "fedavg_loreft", "feddpa_t", "fedex_lora", "fedhft",
+    "fedit", "fedlease", "fedreft", "fedsa_lora", "ffa_lora", "flexlora", "flora", "hetlora", "ifca", "local", 
+    "lora_fair", "rolora", "zero_shot",
 ]  # fmt: skip
 FOLDER = Path(methods.__file__).parent
 

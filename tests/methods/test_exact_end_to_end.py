@@ -50,6 +50,7 @@ def get_products(model):
         ("flora", {"adapter": {"r": 3, "alpha": 6}}, (3, 2, 1)),
         ("fedex_lora", {"adapter": {"r": 3, "alpha": 6}}, (3, 3, 3)),
         ("ffa_lora", {"adapter": {"r": 3, "alpha": 6}}, (3, 3, 3)),
+        ("fed_sb", {"adapter": {"r": 3, "alpha": 6}}, (3, 3, 3)),
         ("flexlora", {"adapter": {"r": 3, "alpha": 6}}, (3, 3, 3)),
         # At the width of the model a client's rank holds the whole sum: nothing is cut off.
         ("fedhft", {"adapter": {"r": 32, "alpha": 64}, "server_rank": None, "warmup": 9}, (32, 32, 32)),

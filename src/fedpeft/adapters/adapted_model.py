@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from fedpeft.adapters.kinds import find_kind
+from fedpeft.adapters.lora.core import CoreUp
 from fedpeft.adapters.lora.frozen_delta import get_frozen_delta, read_frozen_deltas, set_frozen_delta_
 from fedpeft.adapters.lora.masked import MaskedRows, set_rows_
 from fedpeft.adapters.names import find_lora_pairs, get_frozen_delta_names, get_rows_name, is_head
@@ -159,8 +160,9 @@ class AdaptedModel:
         result = {}
         for module, a, b in find_lora_pairs(self.names):
             A, B = trained[a], trained[b]
-            if module in self._masked:
-                B = self._masked[module].expand_weight().cpu()
+            up = self._lora[module].lora_B[adapter]
+            if isinstance(up, MaskedRows | CoreUp):
+                B = up.expand_weight().detach().cpu()
             B = B * self._lora[module].scaling[adapter]
             if get_frozen_delta_names(module)[0] in frozen:
                 frozen_A, frozen_B = (frozen[name] for name in get_frozen_delta_names(module))

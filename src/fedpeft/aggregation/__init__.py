@@ -3,6 +3,7 @@
 from fedpeft.aggregation.agglomerative import cluster_by_silhouette, cosine_distances
 from fedpeft.aggregation.clusters import fit_responsibilities, sketch, sketch_matrices
 from fedpeft.aggregation.gauge import align, align_factors, gauge
+from fedpeft.aggregation.gradient_sketch import count_sketch_sizes, draw_sketch_matrices, find_directions
 from fedpeft.aggregation.lowrank import (
     Factors,
     concat_factors,
@@ -37,6 +38,9 @@ __all__ = [
     "combine",
     "concat_factors",
     "cosine_distances",
+    "count_sketch_sizes",
+    "draw_sketch_matrices",
+    "find_directions",
     "fit_responsibilities",
     "frobenius_norm",
     "gauge",

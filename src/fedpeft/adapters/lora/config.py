@@ -8,6 +8,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from fedpeft.adapters.lora.core import CoreLoraConfig
 from fedpeft.adapters.lora.masked import MaskedLoraConfig
 from fedpeft.backbones.blocks import find_blocks, resolve_layers, unwrap_block
 from fedpeft.backbones.heads import SequenceClassifier
@@ -21,13 +22,15 @@ def make_lora_config(
     layers: str | Sequence[int] = "all",
     targets: str | Sequence[str] = "all-linear",
     density: float = 1.0,
+    has_core: bool = False,
 ) -> LoraConfig:
     """LoRA without dropout on linear layers inside the chosen blocks, with the head of a `SequenceClassifier`.
 
     `targets`: "all-linear" or the last parts of module names, such as ["query", "value"]. Embeddings, pooler
     and head are never wrapped. The update is alpha / r * B A; `alpha` need not be whole. A `density` below 1 gives
-    masked LoRA, which trains that fraction of the rows of B. Raises `UserError` for a block or target that the model
-    does not have, for a rank above the smaller dimension of a layer and for a density outside (0, 1].
+    masked LoRA, which trains that fraction of the rows of B; `has_core` gives LoRA that trains R in B R A. Raises
+    `UserError` for a block or target that the model does not have, for a rank above the smaller dimension of a layer
+    and for a density outside (0, 1].
     """
     name, blocks = find_blocks(model)
     numbers = resolve_layers(model, layers, len(blocks))
@@ -43,6 +46,8 @@ def make_lora_config(
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in linear.values()),  # GPT-2: transposed weights
         "modules_to_save": ["classifier"] if isinstance(model, SequenceClassifier) else None,
     }
+    if has_core:
+        return CoreLoraConfig(**options)
     return LoraConfig(**options) if density == 1 else MaskedLoraConfig(density=density, **options)
 
 

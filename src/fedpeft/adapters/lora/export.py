@@ -1,4 +1,4 @@
-"""Converts an adapted model into ordinary PEFT LoRA: trained pair, masked rows and frozen delta in one pair."""
+"""Converts an adapted model into ordinary PEFT LoRA: trained pair, masked rows or core, frozen delta in one pair."""
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model

@@ -1,4 +1,4 @@
-"""LoRA as a kind of adapter, plain or with masked rows, with or without a frozen delta."""
+"""LoRA as a kind of adapter: plain, with masked rows or with a core, with or without a frozen delta."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LoraKind(AdapterKind):
-    """PEFT's LoRA and masked LoRA."""
+    """PEFT's LoRA, masked LoRA and LoRA with a core."""
 
     name = "lora"
     tuner = LoraModel
@@ -22,7 +22,8 @@ class LoraKind(AdapterKind):
     stored = StoredLora
 
     def make_exportable(self, model: "AdaptedModel") -> PeftModel:
-        """The model itself, or ordinary LoRA where it has a frozen delta or masked rows, which PEFT does not know."""
+        """The model itself, or ordinary LoRA where it has a frozen delta or another B, which PEFT does not know."""
         from fedpeft.adapters.lora.export import convert_to_lora
 
-        return convert_to_lora(model) if model.frozen_delta or model.get_rows() else model.model
+        is_plain = type(model.model.base_model) is LoraModel and not model.frozen_delta
+        return model.model if is_plain else convert_to_lora(model)

@@ -40,15 +40,18 @@ class MaskedLoraConfig(LoraConfig):
         self.peft_type = add_peft_type(PEFT_TYPE)
         if not 0 < self.density <= 1:
             raise UserError(f"density: the fraction of trained rows lies in (0, 1]. Received: {self.density!r}")
-        names = [f.name for f in fields(LoraConfig) if f.name not in _SUPPORTED_FIELDS]
-        unsupported = [name for name in names if getattr(self, name) not in (None, False, {}, [])]
-        if self.init_lora_weights not in (True, "gaussian"):  # the others start with a B that is not zero
-            unsupported.append("init_lora_weights")
-        if unsupported:
-            received = ", ".join(f"{name}={getattr(self, name)!r}" for name in unsupported)
-            raise UserError(
-                f"Masked LoRA trains rows of a plain B that starts at zero; use LoRA for others. Received: {received}"
-            )
+        require_plain_lora(self, "Masked LoRA trains rows of a plain B that starts at zero")
+
+
+def require_plain_lora(config: LoraConfig, what: str) -> None:
+    """Raises `UserError`, which begins with `what`, for fields of LoRA's that need an ordinary B."""
+    names = [f.name for f in fields(LoraConfig) if f.name not in _SUPPORTED_FIELDS]
+    unsupported = [name for name in names if getattr(config, name) not in (None, False, {}, [])]
+    if config.init_lora_weights not in (True, "gaussian"):  # the others start with a B that is not zero
+        unsupported.append("init_lora_weights")
+    if unsupported:
+        received = ", ".join(f"{name}={getattr(config, name)!r}" for name in unsupported)
+        raise UserError(f"{what}; use LoRA for others. Received: {received}")
 
 
 class MaskedRows(nn.Module):
