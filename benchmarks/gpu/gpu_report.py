@@ -88,7 +88,7 @@ def run_gpu_tests(seconds: float) -> dict[str, Any]:
         return {"skipped": "pytest is not installed"}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *GPU_TESTS],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:warnings", *GPU_TESTS],
             cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, seconds), check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
