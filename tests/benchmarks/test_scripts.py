@@ -1,5 +1,6 @@
 """Every benchmark script imports, whatever was renamed; `make lint` checks the names inside their functions."""
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -41,3 +42,11 @@ def test_a_python_that_lacks_a_package_is_one_line(import_script, tmp_path):
     with pytest.raises(SystemExit, match=r"^--pfl-python /no/python cannot import pfl and fedpeft: .*No such file"):
         foreign.require_importable("--pfl-python", "/no/python", "pfl")
     assert foreign.make_environment({"X": "1"})["PYTHONPATH"].split(":")[0] == str(FOLDER.parent / "src")
+
+
+def test_the_overhead_of_rounds_is_measured(import_script, monkeypatch, tmp_path):
+    script = import_script(FOLDER / "engine_overhead.py")
+    monkeypatch.setattr(sys, "argv", ["x", "--clients", "4", "--repeats", "2", "--out", str(tmp_path / "o.json")])
+    script.main()
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert all(figures[f"ms_per_client_{case}"]["min"] > 0 for case in script.CASES)
