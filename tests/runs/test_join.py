@@ -68,7 +68,10 @@ def exported(run, client):
     return load_file(run / "clients" / client / "adapter/adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("label", ["fedreft", "fedhft", "fedit", "hetlora", "flora", "fedsa_lora"])
+@pytest.mark.parametrize(
+    "label",
+    ["fedreft", "fedhft", "fedit", "hetlora", "flora", "fedsa_lora", "fed_sb", "fedalt", "fedlease", "feddpa_t"],
+)
 def test_a_newcomer_gets_an_adapter_and_the_run_stays_as_it_was(trained, rows_file, label):
     run = trained(label)
     before = files(run)

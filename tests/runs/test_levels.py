@@ -42,3 +42,9 @@ def test_what_is_not_followed_is_noted(build_with):
     assert "HetLora does not follow density of `resources`" in build_with("hetlora").data.notes
     assert "Centralised does not follow any setting of `resources`" in build_with("centralised").data.notes
     assert not [note for note in build_with("fedhft").data.notes if "follow" in note]
+
+
+def test_an_adapter_of_several_lora_says_that_it_takes_more(build_with):
+    notes = build_with("fedalt", "methods.fedalt.levels=lowest").data.notes
+    assert [note for note in notes if note.startswith("FedAlt holds several LoRA of the rank given")]
+    assert not [note for note in build_with("hetlora").data.notes if "several LoRA" in note]

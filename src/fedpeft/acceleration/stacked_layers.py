@@ -12,7 +12,6 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from fedpeft.acceleration.row_groups import RowGroups
-from fedpeft.adapters.lora.core import CoreUp
 from fedpeft.adapters.lora.frozen_delta import get_frozen_delta
 from fedpeft.adapters.lora.masked import MaskedRows
 from fedpeft.adapters.reft.layer import LoReftLayer
@@ -147,8 +146,6 @@ def read_factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
     B: Tensor = up.get_parameter("weight")
     if isinstance(up, MaskedRows):
         B = B.new_zeros(up.width, B.shape[1]).index_copy(0, up.rows, B)
-    elif isinstance(up, CoreUp):
-        B = up.expand_weight()
     B = B * layer.scaling[adapter]
     delta = get_frozen_delta(layer)
     if delta is None:

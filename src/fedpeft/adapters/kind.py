@@ -28,6 +28,8 @@ class AdapterKind:
     options: ClassVar[type[Any]]
     # The fields of its folders' `adapter_config.json`; None: its folders are for PEFT alone, `predict` reads none.
     stored: ClassVar[type[StoredConfig] | None] = None
+    # What a user who gave `resources` should know of its memory, where that is not one LoRA's.
+    cost_note: ClassVar[str | None] = None
 
     def is_decayed(self, name: str) -> bool:
         """Whether weight decay applies to the named tensor."""

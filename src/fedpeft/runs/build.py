@@ -111,6 +111,7 @@ def assemble(
         ClientSpec(name, len(rows["train"]), assigned.get(name, ClientResources())) for name, rows in splits.items()
     ]
     templates, initial = _make_templates(method, specs, model, seed)
+    data = replace(data, notes=(*data.notes, *_note_costs(method, assigned, templates)))
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     clients = [Client(spec, splits[spec.id], task, padding, initial[spec.id], seed) for spec in specs]
     # 2. The engine that runs them.
@@ -184,6 +185,16 @@ def _note_ignored(experiment: Experiment, method: Method[Any], assigned: Mapping
     else:
         ignored = method.list_ignored(assigned.values())
     return [f"{type(method).__name__} does not follow {name} of `resources`" for name in ignored]
+
+
+def _note_costs(
+    method: Method[Any], assigned: Mapping[str, ClientResources], templates: Mapping[str, AdaptedModel]
+) -> list[str]:
+    """A note on adapters that take more than what `resources` say, where clients were given some."""
+    if not any(resources.list_given() for resources in assigned.values()):
+        return []
+    notes = {template.kind.cost_note for template in templates.values()} - {None}
+    return [f"{type(method).__name__} {note}" for note in sorted(map(str, notes))]
 
 
 def _make_templates(

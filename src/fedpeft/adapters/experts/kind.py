@@ -17,13 +17,14 @@ from fedpeft.adapters.stored import StoredConfig
 class ExpertsKind(AdapterKind):
     """LoRA experts and a gate; exported as they are, because no ordinary LoRA depends on the input.
 
-    The batched engine trains its clients alone, and budgets, which are measured for one LoRA, are too small for it.
+    The batched engine trains its clients alone.
     """
 
     name = "experts"
     tuner = ExpertsModel
     options = ExpertsOptions
     stored: ClassVar[type[StoredConfig] | None] = StoredExperts
+    cost_note = "holds several LoRA of the rank given, and budgets are measured for one: its clients take more memory"
 
     @contextmanager
     def use_prompt(self, tuner: BaseTuner, tokens: Tensor) -> Iterator[None]:
