@@ -225,3 +225,29 @@ def test_a_client_that_fails_in_every_round_stands_in_the_table_and_its_tracebac
     result = json.loads((run / "result.json").read_text())
     assert result["left_out"] == {"site1": {"rounds": [1, 2, 3], "reason": "NameError: name 'x' is not defined"}}
     assert (result["quarantined"], result["client_rounds"]) == (3, 9)
+
+
+def test_a_comparison_that_is_kept_can_be_shown_predicted_with_and_begun_again(fedpeft, experiment_file, tmp_path):
+    command = ["compare", experiment_file, "--methods", "fedit,local", "--set", "training.rounds=1"]
+    done = fedpeft(*command, "--keep", cwd=tmp_path)
+    assert done.returncode == 0 and "adapters in runs/tiny-compare/METHOD/RUN/clients" in done.stdout
+    (run,) = (tmp_path / "runs/tiny-compare/fedit").iterdir()
+    assert fedpeft("predict", run, "--client", "site1", "--text", "good film", cwd=tmp_path).returncode == 0
+    assert (run / "checkpoint.safetensors").exists()  # which `join` goes on from
+
+    shown = fedpeft("show", "runs/tiny-compare", cwd=tmp_path).stdout
+    for words in ("tiny: deployed, test accuracy", "cost", "by client, test", "site2"):
+        assert words in shown
+    assert "site2" not in fedpeft("show", run, cwd=tmp_path).stderr
+    table = fedpeft("table", "runs/tiny-compare", "--format", "csv", cwd=tmp_path)
+    assert [line.split(",")[0] for line in table.stdout.splitlines()] == ["method", "fedit", "local"]
+    done = fedpeft("table", run, "--out", "t.md", cwd=tmp_path)
+    assert done.stdout == "written to t.md\n" and (tmp_path / "t.md").read_text().startswith("| method |")
+    refused(fedpeft("table", run, "--out", "none/t.md", cwd=tmp_path), "no such folder: none")
+
+    refused(fedpeft(*command, "--fresh", "--methods", "nope", cwd=tmp_path), "unknown method 'nope'")
+    assert run.exists()  # nothing is removed before the command is in order
+    done = fedpeft(*command, "--fresh", "--set", "seed=1", cwd=tmp_path)
+    assert "--fresh: 2 runs removed from runs/tiny-compare" in done.stdout and not run.exists()
+    done = fedpeft(*command, "--keep", "--set", "seed=1", cwd=tmp_path)
+    assert "was finished without adapters, which cannot be made afterwards; --fresh can" in done.stdout

@@ -9,12 +9,12 @@ from fedpeft.cli.files import init, ls, validate
 from fedpeft.cli.inspecting import inspect
 from fedpeft.cli.measuring import bench, budget
 from fedpeft.cli.personal import join, predict
-from fedpeft.cli.reporting import report
+from fedpeft.cli.reporting import report, show, table
 from fedpeft.cli.training import compare, demo, resume, run
 
 __all__ = ["app", "main"]
 
 # As help lists them.
-COMMANDS = (init, inspect, validate, demo, run, resume, compare, report, ls, predict, join, bench, budget)
+COMMANDS = (init, inspect, validate, demo, run, resume, compare, show, table, report, ls, predict, join, bench, budget)
 for command in COMMANDS:
     app.command()(command)

@@ -1,6 +1,5 @@
 """Commands that train: one method, several, a demo, and going on with a run."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from fedpeft.cli.app import (
     hint_on_interrupt,
     load,
     print_line,
+    print_note,
     read_template,
     resolve_budgets,
     show_label_distribution,
@@ -77,6 +77,8 @@ def compare(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="where; default runs/NAME-compare")] = None,
     scenario: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help=_SCENARIO_HELP)] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="keep adapters and checkpoints, for predict and join")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="remove the runs that are there, and begin again")] = False,
 ) -> None:
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
     scenarios = [None] if scenario is None else _split(scenario)
@@ -95,7 +97,11 @@ def compare(
                 raise UserError(f"scenario {name}: {error}") from error
     root = out or Path("runs") / f"{loaded[scenarios[0]].name}-compare"
     for name in scenarios:
-        _compare(resolved[name], labels[name], seeds, experiment.parent, root / name if name else root, name)
+        out = root / name if name else root
+        if fresh:
+            require_comparable(resolved[name], labels[name], experiment.parent)  # before anything is gone
+            _remove_comparison(out)
+        _compare(resolved[name], labels[name], seeds, experiment.parent, out, name, keep)
 
 
 def demo(
@@ -106,8 +112,8 @@ def demo(
     with gc_paused():
         from fedpeft.config import parse_experiment, parse_yaml
 
-    if fresh and (out / "compare.json").exists():
-        shutil.rmtree(out)
+    if fresh:
+        _remove_comparison(out)
     where = "the demo's experiment"
     loaded = parse_experiment(parse_yaml(read_template().decode(), where), [], where)
     show_label_distribution(loaded, Path())  # its notes come with the comparison
@@ -130,26 +136,37 @@ def _resume_hint(path: Path) -> str:
 
 
 def _compare(
-    experiment: "Experiment", labels: Sequence[str], seeds: int, base: Path, out: Path, scenario: str | None = None
+    experiment: "Experiment",
+    labels: Sequence[str],
+    seeds: int,
+    base: Path,
+    out: Path,
+    scenario: str | None = None,
+    keep: bool = False,
 ) -> None:
     from fedpeft.display import ProgressDisplay
     from fedpeft.runs.compare import compare as compare_methods
 
     hint = f"the same command goes on where this one was, in {out}"
     with hint_on_interrupt(out, hint), ProgressDisplay(console) as display:
-        comparison = compare_methods(experiment, labels, seeds, base, out, display, display.planned, scenario)
+        comparison = compare_methods(experiment, labels, seeds, base, out, display, display.planned, scenario, keep)
     _show_comparison(comparison)
-    print_line(f"written to {out}/compare.json")
+    print_line(f"written to {out}/compare.json" + f"; adapters in {out}/METHOD/RUN/clients" * keep)
     print_line(f"report: {_write_report(out)}")
+
+
+def _remove_comparison(out: Path) -> None:
+    from fedpeft.runs.remove import remove_comparison
+
+    if count := remove_comparison(out):
+        print_note(f"--fresh: {count} run{'s' * (count > 1)} removed from {out}")
 
 
 def _show_result(result: dict[str, Any], path: Path) -> None:
     from fedpeft.display import make_cross_table
-    from fedpeft.runs.compare import summarise_method
+    from fedpeft.runs.finished import read_finished
 
-    label = result["label"]
-    row = summarise_method(label, [result])
-    _show_comparison({"name": path.name, "seeds": [result["seed"]], "rows": [row], "runs": {label: [result]}})
+    _show_comparison(read_finished(path))
     if "cross" in result:
         console.print(make_cross_table(result))
     adapters = path / "clients"

@@ -2,6 +2,7 @@
 
 from fedpeft.display.bench import describe_best_option, make_bench_table
 from fedpeft.display.checks import describe_checks
+from fedpeft.display.clients import make_client_score_tables
 from fedpeft.display.comparison import HEADINGS, format_cells, make_comparison_tables
 from fedpeft.display.crossed import make_cross_table
 from fedpeft.display.inspection import describe_inspection, make_client_table
@@ -17,6 +18,7 @@ __all__ = [
     "describe_inspection",
     "format_cells",
     "make_bench_table",
+    "make_client_score_tables",
     "make_client_table",
     "make_comparison_tables",
     "make_cross_table",

@@ -16,6 +16,14 @@ HEADINGS = (
 )  # fmt: skip
 LEFT_OUT = "left out"
 _SCORES, _CANDIDATES, _COSTS = HEADINGS[:5], (HEADINGS[0], *HEADINGS[5:7]), (HEADINGS[0], *HEADINGS[7:])
+_CANDIDATES_CAPTION = (
+    "received: what the server's message gives a client now; trained: what its last local training left, before "
+    "aggregation; each as if all clients deployed it"
+)
+_COSTS_CAPTION = (
+    "adapter, head: parameters trained; MiB: per client and round, as encoded; peak: memory of the whole process; "
+    "s: seconds in all"
+)
 _MOST_LINES = 10  # on clients that were left out
 
 
@@ -36,27 +44,24 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
         )
     scores = _make_table(
         f"{name}: deployed, test {rows[0]['metric']}, last round, {seeds} seed{'s' * (seeds > 1)}",
-        caption,
         _take_columns(rows, _SCORES) | left_out,
     )
     candidates = _make_table(
         "what clients chose from",
-        "received: what the server's message gives a client now; trained: what its last local training left, before "
-        "aggregation; each as if all clients deployed it",
         _take_columns(rows, _CANDIDATES),
     )
     costs = _make_table(
         "cost",
-        "adapter, head: parameters trained; MiB: per client and round, as encoded; peak: memory of the whole process; "
-        "s: seconds in all",
         _take_columns(rows, _COSTS),
     )
     runs = comparison.get("runs", {})
     lines = describe_left_out(runs) + describe_policy(runs)
     has_choice = any(row.get("trained") for row in rows)
-    tables = (scores, candidates, costs) if has_choice else (scores, costs)
+    parts: list[Table | Text] = [scores, Text(caption, "dim")]
+    parts += [candidates, Text(_CANDIDATES_CAPTION, "dim")] if has_choice else []
+    parts += [costs, Text(_COSTS_CAPTION, "dim")]
     differences = describe_differences(rows, comparison.get("differences", []))
-    return Group(*tables, *map(Text, differences), *(Text(line, "yellow") for line in lines))
+    return Group(*parts, *map(Text, differences), *(Text(line, "yellow") for line in lines))
 
 
 def describe_differences(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> list[str]:
@@ -134,8 +139,8 @@ def format_cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _make_table(title: str, caption: str, columns: Mapping[str, Sequence[str]]) -> Table:
-    table = Table(title=title, caption=caption, header_style="bold", box=box.SIMPLE_HEAD)
+def _make_table(title: str, columns: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(title=title, header_style="bold", box=box.SIMPLE_HEAD)
     for heading in columns:
         if heading == "method":
             table.add_column(heading, overflow="fold")  # a long name goes on below: cut, two would look alike

@@ -33,18 +33,20 @@ def compare(
     observer: NullObserver,
     planned: Callable[[str, int, int], None] = lambda label, done, total: None,
     scenario: str | None = None,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Runs what is missing under `out` and returns the comparison; it is also written to `out/compare.json`.
 
     `planned` hears of each run as it begins: its label, how many came before it and how many there are.
-    `scenario` is the name under which the experiment was changed; it is kept in the comparison. Raises UserError,
+    `scenario` is the name under which the experiment was changed; it is kept in the comparison. `keep` has every
+    run export its clients' adapters and keep its checkpoint, for `predict` and `join`. Raises UserError,
     before any run trains, where one that is there is of other settings, data or model, or another process writes here.
     """
     labels = list(dict.fromkeys(labels))
     for label in labels:
         experiment.get_method_name(label)
     rates = {label: experiment.list_learning_rates(label) for label in labels}
-    grid = RunGrid(experiment, rates, [experiment.seed + i for i in range(seeds)], base)
+    grid = RunGrid(experiment, rates, [experiment.seed + i for i in range(seeds)], base, keep)
     grid.require_same_runs(out)
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
         require_comparable(experiment, labels, base)

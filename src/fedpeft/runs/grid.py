@@ -26,12 +26,20 @@ Results = dict[str, list[dict[str, Any]]]  # by label, one per seed
 
 
 class RunGrid:
-    """Methods, their learning rates and seeds; `rates` by label, None for the one that the method has."""
+    """Methods, their learning rates and seeds; `rates` by label, None for the one that the method has.
+
+    `keep`: every run exports its clients' adapters and keeps its checkpoint.
+    """
 
     def __init__(
-        self, experiment: Experiment, rates: Mapping[str, Sequence[float | None]], seeds: Sequence[int], base: Path
+        self,
+        experiment: Experiment,
+        rates: Mapping[str, Sequence[float | None]],
+        seeds: Sequence[int],
+        base: Path,
+        keep: bool = False,
     ) -> None:
-        self.experiment, self.rates, self.seeds, self.base = experiment, rates, seeds, base
+        self.experiment, self.rates, self.seeds, self.base, self.keep = experiment, rates, seeds, base, keep
         self.tuned: dict[str, dict[str, float | None]] = {}  # validation scores by rate, None where training failed
         self.edges: dict[str, str] = {}  # of methods whose best rate is the lowest or the highest tried: which
 
@@ -65,7 +73,7 @@ class RunGrid:
                 if seed not in shared:
                     shared.clear()  # another seed divides the examples otherwise: nothing that a cache keeps is found
                     shared[seed] = make_accelerations(self.experiment.get_requested_accelerations())
-                done[key] = get_or_run(self._make_spec(*key), out, observer, shared[seed])
+                done[key] = get_or_run(self._make_spec(*key), out, observer, shared[seed], self.keep)
             return done[key]
 
         best = {label: self._tune(label, get_result, observer) for label in self.rates}
@@ -129,14 +137,23 @@ class RunGrid:
 
 
 def get_or_run(
-    spec: RunSpec, out: Path, observer: NullObserver, accelerations: Sequence[Acceleration] | None = None
+    spec: RunSpec,
+    out: Path,
+    observer: NullObserver,
+    accelerations: Sequence[Acceleration] | None = None,
+    keep: bool = False,
 ) -> dict[str, Any]:
-    """The result of one run under `out`: read, resumed or run. Raises UserError when other settings are there."""
+    """The result of one run under `out`: read, resumed or run; `keep` exports adapters and keeps the checkpoint.
+
+    Raises UserError when other settings are there.
+    """
     folder = find_folder(spec, out)
     if folder.has("experiment.yaml"):
         _require_same_settings(spec, folder)
-        return resume(folder.path, observer, export=False, accelerations=accelerations)
-    return start(spec, folder.path, observer, export=False, accelerations=accelerations)
+        if keep and folder.has("result.json") and not folder.exported_clients:
+            observer.noted(f"{folder.path} was finished without adapters, which cannot be made afterwards; --fresh can")
+        return resume(folder.path, observer, export=keep, accelerations=accelerations)
+    return start(spec, folder.path, observer, export=keep, accelerations=accelerations)
 
 
 def find_folder(spec: RunSpec, out: Path) -> RunFolder:

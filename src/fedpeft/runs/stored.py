@@ -26,17 +26,17 @@ Text = Annotated[str, AfterValidator(_require_text)]  # what a terminal may show
 ClientId = Annotated[Text, AfterValidator(_require_client)]  # what may name a folder
 
 
-class _Stored(BaseModel):
+class StoredModel(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class StoredOptions(_Stored):
+class StoredOptions(StoredModel):
     """A method's options, as far as tables show them."""
 
     lr: float
 
 
-class StoredAverages(_Stored):
+class StoredAverages(StoredModel):
     """Scores of one model over the clients."""
 
     by_client: float
@@ -44,7 +44,7 @@ class StoredAverages(_Stored):
     loss: float
 
 
-class StoredScores(_Stored):
+class StoredScores(StoredModel):
     """Test scores by model."""
 
     deployed: StoredAverages = Field(validation_alias=AliasChoices("deployed", "personal"))  # as it was called before
@@ -52,7 +52,7 @@ class StoredScores(_Stored):
     trained: StoredAverages | None = None
 
 
-class StoredDeployment(_Stored):
+class StoredDeployment(StoredModel):
     """Which model each client deploys, and its validation scores."""
 
     rule: DeployRule
@@ -60,7 +60,7 @@ class StoredDeployment(_Stored):
     validation: StoredScores
 
 
-class StoredSeconds(_Stored):
+class StoredSeconds(StoredModel):
     """Seconds of a run by part, and of the whole."""
 
     train: float
@@ -69,14 +69,14 @@ class StoredSeconds(_Stored):
     total: float
 
 
-class StoredLeftOut(_Stored):
+class StoredLeftOut(StoredModel):
     """The rounds in which a client's reply did not count, and the reason of the first."""
 
     rounds: list[int]
     reason: Text
 
 
-class StoredResult(_Stored):
+class StoredResult(StoredModel):
     """The fields of result.json that tables and comparisons read."""
 
     label: Text
@@ -122,19 +122,19 @@ def upgrade_result(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-class StoredRow(_Stored):
+class StoredRow(StoredModel):
     """One method of a comparison."""
 
     label: Text
 
 
-class StoredComparison(_Stored):
+class StoredComparison(StoredModel):
     """What a later comparison asks compare.json for."""
 
     rows: list[StoredRow]
 
 
-class StoredSettings(_Stored):
+class StoredSettings(StoredModel):
     """The settings of a run, as `RunSpec.as_dict` has them: an experiment file of one's own has neither key."""
 
     base: str
