@@ -61,7 +61,7 @@ class Case:
         with serving:
             began = time.perf_counter()
             shuffle = generator(0, "shuffle", 1, self.client.spec.id)
-            train_locally(LocalTrainer(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle))
+            train_locally(LocalTrainer(self.slot, self.client, self.slot.names, self.lr, self.settings, shuffle, 1))
             return time.perf_counter() - began
 
     def products(self) -> Products:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fedpeft.engines import find_engine, list_engines
 from fedpeft.engines.base import Engine, EngineSetup
 from fedpeft.errors import UserError
+from fedpeft.federation import training
 from fedpeft.federation.message import Message
 from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded
@@ -93,6 +94,16 @@ def test_every_message_has_one_outcome_of_its_client_and_round(make):
     for outcome in outcomes:
         assert outcome.failure is None and outcome.seconds > 0
         assert (outcome.reply.client, outcome.reply.round) == (outcome.client, 7)
+
+
+@pytest.mark.parametrize("label", ["fedit", "ditto", "fedhft", "feddpa_t"])
+def test_the_schedule_of_the_run_knows_the_round(make, monkeypatch, label):
+    rounds, real = [], training.compute_rate_factor
+    monkeypatch.setattr(training, "compute_rate_factor", lambda *call: rounds.append(call[1]) or real(*call))
+    method = made(label, **LORA)
+    engine, state = make(method)
+    assert not any(outcome.failure for outcome in engine.train(send(method, engine, state, 7)))
+    assert set(rounds) == {7}
 
 
 def test_a_failure_is_an_outcome_and_leaves_the_client_as_it_was(make):

@@ -2,47 +2,13 @@
 
 import pytest
 import torch
-from helpers.tiny_adapted import tiny_config
-from peft import get_peft_model
-from transformers import AutoModel
+from helpers.local_training import EXAMPLES, PADDING, CrossEntropy, build, make_trainer
 
-from fedpeft.adapters import AdaptedModel, LoReftConfig, make_lora_config
-from fedpeft.backbones import SequenceClassifier
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.training import LocalTrainer, train_locally
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.resources import ClientResources
-from fedpeft.tasks.encode import Encoded, Padding, collate
-
-PADDING = Padding(1, "right")
-EXAMPLES = [Encoded(tuple(range(3, 5 + i)), i % 3) for i in range(8)]
-
-
-class CrossEntropy:
-    """A classification's losses, without a metric."""
-
-    metric = "loss"
-
-    def losses(self, model, batch):
-        logits = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
-
-
-def build(kind):
-    torch.manual_seed(0)
-    plain = SequenceClassifier(AutoModel.from_config(tiny_config("bert")).eval(), num_labels=3, pooling="mean")
-    plain.backbone.double()
-    if kind == "lora":
-        config = make_lora_config(plain, r=2, alpha=4)
-    else:
-        config = LoReftConfig(r=2, positions="all", modules_to_save=["classifier"])
-    return AdaptedModel(get_peft_model(plain, config))
-
-
-def make_trainer(model, training, resources=None, examples=EXAMPLES):
-    spec = ClientSpec("c", len(examples), resources or ClientResources())
-    client = Client(spec, {"train": examples}, CrossEntropy(), PADDING, {}, 0)
-    return LocalTrainer(model, client, model.names, 1e-3, training, torch.Generator().manual_seed(0))
+from fedpeft.tasks.encode import collate
 
 
 def gradients_of_first_step(model, resources=None, penalty=None):
@@ -139,7 +105,7 @@ def test_what_is_not_named_is_not_trained_and_leaves_no_gradient():
     before = parameters[frozen].detach().clone()
     spec = ClientSpec("c", len(EXAMPLES))
     client = Client(spec, {"train": EXAMPLES}, CrossEntropy(), PADDING, {}, 0)
-    trainer = LocalTrainer(model, client, trained, 1e-3, TrainingConfig(), torch.Generator().manual_seed(0))
+    trainer = LocalTrainer(model, client, trained, 1e-3, TrainingConfig(), torch.Generator().manual_seed(0), 1)
     train_locally(trainer)
     assert torch.equal(parameters[frozen], before) and parameters[frozen].grad is None
 

@@ -79,7 +79,8 @@ def _train(model: AdaptedModel, client: Client, batch_size: int, on_cuda: bool) 
         times.append(time.perf_counter())
 
     training = TrainingConfig(batch_size=batch_size)
-    trainer = LocalTrainer(model, client, model.names, 1e-4, training, torch.Generator().manual_seed(0))
+    shuffle = torch.Generator().manual_seed(0)
+    trainer = LocalTrainer(model, client, model.names, 1e-4, training, shuffle, round_=1)
     accelerations = make_accelerations()
     require_checkpointing(accelerations, [client])
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
 """The batched engine: several clients train in one forward and one backward through the shared backbone. Ours [choice].
 
 Made for accelerators and for batches too small to fill a processor; where one client's batch keeps it busy, nothing is
-gained. Every client keeps its own batches in their order, its own AdamW and its own number of steps, so the results
+gained. Every client keeps its own batches in their order, its own optimiser and its own number of steps, so the results
 are the local engine's but for rounding: products are summed in another order.
 
 Clients train alone, as in the local engine, where the method writes its own training loop or adds a penalty to the
@@ -132,7 +132,7 @@ class BatchedEngine(LocalEngine):
             if self.method.penalty(model, message, client) is None:
                 names, lr = self.method.trainable_names(model, message), self.method.lr(message, self.training)
                 shuffle = generator(self.seed, "shuffle", message.round, message.client)
-                trainer = LocalTrainer(model, client, names, lr, self.training, shuffle)
+                trainer = LocalTrainer(model, client, names, lr, self.training, shuffle, message.round)
                 members.append(Member(message, index, reported, trainer))
             else:
                 log.info("client %s trains alone: the method adds a penalty to its loss", message.client)

@@ -208,7 +208,8 @@ class Method(ABC, Generic[State]):
         """
         scalars = self.receive(model, message, client)
         names, penalty = self.trainable_names(model, message), self.penalty(model, message, client)
-        loss = train_locally(LocalTrainer(model, client, names, self.lr(message, training), training, shuffle), penalty)
+        lr = self.lr(message, training)
+        loss = train_locally(LocalTrainer(model, client, names, lr, training, shuffle, message.round), penalty)
         return self.finish(model, message, client, loss, scalars)
 
     def finish(
@@ -220,7 +221,7 @@ class Method(ABC, Generic[State]):
         return Reply(message.client, message.round, self.reply(model, message, client), scalars)
 
     def lr(self, message: Message, training: TrainingConfig) -> float:
-        """The learning rate of the message's round."""
+        """The learning rate of the message's round, which the training's schedule then lowers step by step."""
         return self.options.lr * training.lr_decay ** (message.round - 1)
 
     def load_personal(self, model: AdaptedModel, message: Message, client: Client) -> None:

@@ -1,13 +1,14 @@
 """Local training: what every method does with a client's examples unless its paper needs another loop."""
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedpeft.adapters import AdaptedModel
 from fedpeft.federation.client import Client
+from fedpeft.federation.optimiser import compute_rate_factor, make_optimiser, step_optimiser
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.tasks.encode import Batch, count_labels
 from fedpeft.tasks.task import Task
@@ -36,8 +37,9 @@ def train_locally(
 class LocalTrainer:
     """One client's local training, a step at a time: for a loop over its batches, or over those of several clients.
 
-    AdamW over the named tensors for `local_epochs`. After every step tensors with a constraint are put back where they
-    belong, and which tensors decay is for the kind of adapter to say.
+    Trains the named tensors for `local_epochs`, as the training's recipe says: optimiser, schedule, clipping. `lr` is
+    the rate of the message's round, `round_`, before the schedule. After every step tensors with a constraint are put
+    back where they belong, and which tensors decay is for the kind of adapter to say.
     """
 
     def __init__(
@@ -48,9 +50,13 @@ class LocalTrainer:
         lr: float,
         training: TrainingConfig,
         shuffle: torch.Generator,
+        round_: int,
     ) -> None:
         self.model, self.client = model, client
-        self._optimiser = _make_optimiser(model, names, lr, training.weight_decay)
+        self._training, self._lr, self._round = training, lr, round_
+        self._optimiser = make_optimiser(model, names, lr, training)
+        batches = math.ceil(len(client.splits["train"]) / training.batch_size)
+        self._steps, self._next_step = training.local_epochs * batches, 0
         self.batches = self._all_batches(training, shuffle)
         self._last_epoch = False
         self._losses: list[Tensor] = []  # of the last epoch; on the device: no sync per step
@@ -58,8 +64,9 @@ class LocalTrainer:
 
     def step(self, batch: Batch, loss: Tensor) -> None:
         """Ends a step whose gradients are in the model; `loss` () is summed over the batch's labels."""
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        factor = compute_rate_factor(self._training, self._round, self._next_step, self._steps)
+        step_optimiser(self._optimiser, self._lr * factor, self._training.max_grad_norm)
+        self._next_step += 1
         self.model.retract_()
         if self._last_epoch:
             self._losses.append(loss)
@@ -73,18 +80,6 @@ class LocalTrainer:
         for epoch in range(training.local_epochs):
             self._last_epoch = epoch == training.local_epochs - 1
             yield from self.client.batches("train", training.batch_size, shuffle)
-
-
-def _make_optimiser(model: AdaptedModel, names: tuple[str, ...], lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the named tensors, which alone require gradients from now on; none is left over."""
-    for name, parameter in zip(model.names, model.parameters(), strict=True):
-        parameter.requires_grad_(name in names)  # what is not trained costs no gradient
-        parameter.grad = None  # a client that failed in the middle of a step may have left some
-    parameters = dict(zip(names, model.parameters(names), strict=True))
-    decayed = [p for name, p in parameters.items() if model.kind.is_decayed(name)]
-    others = [p for name, p in parameters.items() if not model.kind.is_decayed(name)]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, weight_decay=weight_decay)
 
 
 def _add_gradients(model: AdaptedModel, task: Task, batch: Batch, micro_batch: int) -> Tensor:

@@ -1,5 +1,7 @@
 """How a federation trains: the part of an experiment that every method shares."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedpeft.federation.deployment import DeployRule
@@ -13,7 +15,21 @@ class TrainingConfig(BaseModel):
     rounds: int = Field(10, ge=1, le=1_000_000, description="number of federated rounds")
     local_epochs: int = Field(1, ge=1, le=100_000, description="passes over a client's training examples in one round")
     batch_size: int = Field(16, ge=1, le=65_536, description="training examples per optimiser step")
-    weight_decay: float = Field(0.0, ge=0, le=1_000, description="AdamW weight decay (never applied to LoReFT's R)")
+    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="of local training; new in every round")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(0.0, ge=0, le=1_000, description="never applied to LoReFT's R")
+    max_grad_norm: float | None = Field(
+        None, gt=0, le=1e9, description="gradients of a step with a larger norm are scaled down to it; null: none"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how the learning rate falls, towards zero, over the steps of `schedule_span`"
+    )
+    schedule_span: Literal["run", "round"] = Field(
+        "run", description="over all rounds, or over every round's local steps anew"
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="fraction of those steps over which the learning rate rises first"
+    )
     lr_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate after each round")
     participation: float = Field(1.0, gt=0, le=1, description="fraction of the clients drawn for each round")
     quorum: float = Field(0.5, gt=0, le=1, description="fraction of the round's clients whose replies must be usable")
@@ -73,6 +89,12 @@ class TrainingConfig(BaseModel):
     evaluate_every: int = Field(
         1, ge=0, le=1_000_000, description="validate every this many rounds; 0: after the last round only"
     )
+
+    @model_validator(mode="after")
+    def _require_sgd_for_momentum(self) -> "TrainingConfig":
+        if self.momentum and self.optimiser != "sgd":
+            raise ValueError(f"momentum is of optimiser: sgd; {self.optimiser} has its own. Received: {self.momentum}")
+        return self
 
     @model_validator(mode="after")
     def _require_trained_models(self) -> "TrainingConfig":

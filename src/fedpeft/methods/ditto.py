@@ -38,7 +38,8 @@ class Ditto(FactorMean):
         model.write(message.tensors)
         penalty = make_proximal_term(model, model.names, self.options.personal_weight)
         self.load_personal(model, message, client)
-        trainer = LocalTrainer(model, client, model.names, self.lr(message, training), training, shuffle)
+        lr = self.lr(message, training)
+        trainer = LocalTrainer(model, client, model.names, lr, training, shuffle, message.round)
         train_locally(trainer, penalty)
         client.local.kept = client.local.trained = model.read()
         return reply

@@ -81,14 +81,14 @@ class FedDpaT(Method[GlobalState]):
         # 1. The local LoRA, and the head that stays, beside the global LoRA.
         names = find_trained_names(model.names, LOCAL)
         with gate.use_weights((0.5, 0.5)):
-            train_locally(LocalTrainer(model, client, names, rate, training, shuffle))
+            train_locally(LocalTrainer(model, client, names, rate, training, shuffle, message.round))
         # 2. What a text will be compared with.
         reference, head = self._embed_prompts(model, client, message.round), take_head(model.read())
         model.write({REFERENCE: reference} | take_head(message.tensors))
         # 3. The global LoRA, and the head that travels, alone.
         names = find_trained_names(model.names, GLOBAL)
         with gate.use_weights((0.0, 1.0)):
-            loss = train_locally(LocalTrainer(model, client, names, rate, training, shuffle))
+            loss = train_locally(LocalTrainer(model, client, names, rate, training, shuffle, message.round))
         reply = self.finish(model, message, client, loss, scalars)
         client.local.trained = model.snapshot() | head
         return reply

@@ -160,7 +160,8 @@ class FedHft(Method[FedHftState]):
     ) -> Reply:
         self.receive(model, message, client)
         gradients = RowGradients(model)  # 2.
-        trainer = LocalTrainer(model, client, model.names, self.lr(message, training), training, shuffle)
+        lr = self.lr(message, training)
+        trainer = LocalTrainer(model, client, model.names, lr, training, shuffle, message.round)
         loss = train_locally(trainer, observe=gradients.observe)
         client.local.trained = model.snapshot()
         trained = model.read()

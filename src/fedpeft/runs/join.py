@@ -29,6 +29,9 @@ from fedpeft.tasks.examples import SPLITS, FederatedData
 from fedpeft.tasks.items import require_client_id
 from fedpeft.tasks.load import load_client
 
+# It trains after the last round of the run, whose schedule is at its end, and what it trains is kept.
+_FOR_ONE_ROUND = {"schedule_span": "round", "before_aggregation": True}
+
 
 @keep_threads()
 def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def _join(
         raise UserError(
             f"{folder.path} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join"
         )
-    training = spec.experiment.training.model_copy(update={"local_epochs": epochs, "before_aggregation": True})
+    training = spec.experiment.training.model_copy(update=_FOR_ONE_ROUND | {"local_epochs": epochs})
     experiment = spec.experiment.model_copy(update={"training": training, "workers": 1})
     context = _build(folder, replace(spec, experiment=experiment), result["clients"], data, client)
     try:

@@ -11,7 +11,11 @@ from fedpeft.resources import ClientResources
 
 
 class LoraOptions(BaseModel):
-    """LoRA (PEFT's own layers) on linear layers inside the transformer blocks."""
+    """LoRA (PEFT's own layers) on linear layers inside the transformer blocks.
+
+    There is no dropout [choice]: its mask has a number for every token and feature, drawn in the order in which rows
+    are padded, packed and put into one pass, so that results would depend on the engine and its accelerations.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
