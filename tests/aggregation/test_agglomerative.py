@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from fedpeft.aggregation import cluster_by_silhouette, cosine_distances
+from fedpeft.aggregation import cluster_by_silhouette, measure_cosine_distances
 
 
 def draw(*shape, seed):
@@ -38,7 +38,7 @@ def score_by_hand(d, groups):
 @pytest.mark.parametrize("seed", range(8))
 def test_labels_are_those_of_loops(seed):
     points = [[draw(6, seed=100 * seed + i), draw(2, 3, seed=100 * seed + i + 50)] for i in range(9)]
-    d = cosine_distances(points)
+    d = measure_cosine_distances(points)
     by_number = {number: link_by_hand(d, number) for number in range(2, 6)}
     best = max(by_number, key=lambda number: score_by_hand(d, by_number[number]))
     labels = cluster_by_silhouette(d, 5)
@@ -50,26 +50,26 @@ def test_labels_are_those_of_loops(seed):
 
 def test_distances_are_mean_cosines_of_each_tensor():
     points = [[draw(6, seed=i), draw(2, 3, seed=i + 50)] for i in range(4)]
-    d = cosine_distances(points)
+    d = measure_cosine_distances(points)
     for i, j in combinations(range(4), 2):
         cosines = [
             torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in zip(points[i], points[j], strict=True)
         ]
         assert float(d[i, j]) == pytest.approx(1 - float(sum(cosines)) / 2) == pytest.approx(float(d[j, i]))
     assert not d.diagonal().any()
-    scaled = cosine_distances([[3 * a, 0.1 * b] for a, b in points])
+    scaled = measure_cosine_distances([[3 * a, 0.1 * b] for a, b in points])
     torch.testing.assert_close(scaled, d)
 
 
 def test_planted_groups_are_found():
     centres = [draw(40, seed=j) for j in range(3)]
     points = [[centres[i % 3] + 0.4 * draw(40, seed=10 + i)] for i in range(12)]
-    assert cluster_by_silhouette(cosine_distances(points), 6) == [0, 1, 2] * 4
-    assert len(set(cluster_by_silhouette(cosine_distances(points), 2))) == 2
+    assert cluster_by_silhouette(measure_cosine_distances(points), 6) == [0, 1, 2] * 4
+    assert len(set(cluster_by_silhouette(measure_cosine_distances(points), 2))) == 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_clients_or_all_alike_are_one_cluster(count):
     alike = draw(10, seed=0)
-    assert cluster_by_silhouette(cosine_distances([[alike]] * count), 4) == [0] * count
-    assert cluster_by_silhouette(cosine_distances([[0 * alike]] * 2), 4) == [0, 0]
+    assert cluster_by_silhouette(measure_cosine_distances([[alike]] * count), 4) == [0] * count
+    assert cluster_by_silhouette(measure_cosine_distances([[0 * alike]] * 2), 4) == [0, 0]

@@ -98,9 +98,9 @@ def test_the_reference_is_the_mean_of_the_training_prompts_by_the_local_lora(tra
     reference = client.local.trained[REFERENCE]
     assert client.local.trained[LIMIT].item() == pytest.approx(0.4)
     model.restore(client.local.trained)
-    drawn = torch.randperm(8, generator=client.generator("prompts", 2))[:3].tolist()
+    indices = torch.randperm(8, generator=client.generator("prompts", 2))[:3].tolist()
     vectors = []
-    for i in drawn:
+    for i in indices:
         ids = torch.tensor([client.splits["train"][i].input_ids])
         states = []
         handle = model.base.backbone.encoder.layer[-1].register_forward_hook(

@@ -31,7 +31,7 @@ ROUTERS = {get_router_name(module): (CHOICES, d_in) for module, (_, d_in) in SHA
 GROUPS = {"c0": 0, "c1": 1, "c2": 0, "c3": 0}  # planted: which client is like which
 
 
-def make_alone(client, seed=0):
+def make_warmup(client, seed=0):
     """What a client sends in the warm-up: near its group's LoRA, and a head."""
     centre, noise = lora_tensors(GROUPS[client]), lora_tensors(1000 + seed + int(client[1:]))
     return {name: tensor + 0.1 * noise[name] for name, tensor in centre.items()}
@@ -51,7 +51,7 @@ def start():
     """The server after its warm-up, and the specs."""
     method = build_method("fedlease", warmup=1)
     state, specs = start_experts(method, EXPERTS, CHOICES)
-    return method, method.aggregate(state, make_replies(make_alone, 1)), specs
+    return method, method.aggregate(state, make_replies(make_warmup, 1)), specs
 
 
 def factors(tensors):
@@ -61,13 +61,13 @@ def factors(tensors):
 def test_clients_are_alone_until_the_warm_up_ends():
     method = build_method("fedlease", warmup=2)
     state, specs = start_experts(method, EXPERTS, CHOICES)
-    first = method.aggregate(state, make_replies(make_alone, 1))
+    first = method.aggregate(state, make_replies(make_warmup, 1))
     assert [method.send(s, specs[0]) for s in (state, first)] == [{}, {}]
-    assert method.reply_layout(first, Message("c0", 2, {})).keys() == make_alone("c0").keys()
-    assert are_equal(method.update_baseline(first, Message("c1", 2, {}), make_reply("c1", {})), make_alone("c1"))
-    second = method.aggregate(first, make_replies(lambda c: make_alone(c, 7), 2, ["c0", "c1"]))
+    assert method.reply_layout(first, Message("c0", 2, {})).keys() == make_warmup("c0").keys()
+    assert are_equal(method.update_baseline(first, Message("c1", 2, {}), make_reply("c1", {})), make_warmup("c1"))
+    second = method.aggregate(first, make_replies(lambda c: make_warmup(c, 7), 2, ["c0", "c1"]))
     assert second.clusters == GROUPS and len(second.experts) == 2
-    mean = sum((make_alone("c0", 7)[HEAD], make_alone("c2")[HEAD], make_alone("c3")[HEAD])) / 3
+    mean = sum((make_warmup("c0", 7)[HEAD], make_warmup("c2")[HEAD], make_warmup("c3")[HEAD])) / 3
     assert is_close(second.experts[0][HEAD], mean)
 
 
@@ -76,9 +76,9 @@ def test_each_client_is_sent_its_own_expert_first_and_the_mean_is_plain():
     for i, spec in enumerate(specs):
         message = Message(spec.id, 2, method.send(state, spec))
         own = GROUPS[spec.id]
-        for place, cluster in enumerate([own, 1 - own]):
-            sent = select_model(message, place)
-            members = [make_alone(c) for c in GROUPS if GROUPS[c] == cluster]
+        for position, cluster in enumerate([own, 1 - own]):
+            sent = select_model(message, position)
+            members = [make_warmup(c) for c in GROUPS if GROUPS[c] == cluster]
             assert sent.keys() == factors(members[0]).keys(), i
             assert all(is_close(t, sum(m[n].double() for m in members) / len(members)) for n, t in sent.items())
         assert select_model(message, 2) == {}
@@ -126,9 +126,9 @@ def test_a_client_holds_all_experts_and_their_number():
     assert set(method.trainable_names(model, message)) == {*own, *ROUTERS, HEAD}
     assert are_equal(method.reply(model, message, client), state.experts[1])
     assert method.reply(model, message, client).keys() == method.reply_layout(state, message).keys()
-    alone = Message("c1", 1, {})
-    assert set(method.trainable_names(model, alone)) == {*own, HEAD}
-    assert method.reply(model, alone, client).keys() == make_alone("c1").keys()
+    first = Message("c1", 1, {})
+    assert set(method.trainable_names(model, first)) == {*own, HEAD}
+    assert method.reply(model, first, client).keys() == make_warmup("c1").keys()
 
 
 def test_layers_with_a_zero_in_their_number_keep_what_they_learnt():
@@ -138,7 +138,7 @@ def test_layers_with_a_zero_in_their_number_keep_what_they_learnt():
     specs = tuple(ClientSpec(client, 1) for client in GROUPS)
     initial = rename(expert_tensors(0, 2, 3) | {COUNT: torch.ones(1)})
     state = method.start(FederationInfo(specs, {spec.id: initial for spec in specs}), 0)
-    replies = make_replies(lambda c: rename(make_alone(c)), 1)
+    replies = make_replies(lambda c: rename(make_warmup(c)), 1)
     state = method.aggregate(state, replies)
     model = TensorModel(initial)
     method.receive(model, Message("c1", 2, method.send(state, specs[1])), make_client(initial=initial))
@@ -160,9 +160,9 @@ def test_local_training_moves_the_own_expert_router_and_head(architecture):
         before = model.read()
         reply = train_client(method, state, client, model, 2)
         after = client.local.trained
-        moved = {n for n in after if not torch.equal(before[n], after[n])}
+        changed = {n for n in after if not torch.equal(before[n], after[n])}
         frozen = {COUNT} | {n for i in (1, 2) for n in name_expert(read_expert(after, i), i)}
-        assert moved.isdisjoint(frozen) and {n for n in after if is_head(n)} < moved
-        assert {n for n in after if ".A0" in n or ".B0" in n} < moved
+        assert changed.isdisjoint(frozen) and {n for n in after if is_head(n)} < changed
+        assert {n for n in after if ".A0" in n or ".B0" in n} < changed
         assert after[COUNT].item() == len(state.experts)
         assert are_equal(take_head(reply.tensors), take_head(after))

@@ -1,6 +1,6 @@
 """Pure functions on stacked tensors: means, medians, manifolds, gauges, low-rank sums, masks, clusters."""
 
-from fedpeft.aggregation.agglomerative import cluster_by_silhouette, cosine_distances
+from fedpeft.aggregation.agglomerative import cluster_by_silhouette, measure_cosine_distances
 from fedpeft.aggregation.clusters import fit_responsibilities, sketch, sketch_matrices
 from fedpeft.aggregation.gauge import align, align_factors, gauge
 from fedpeft.aggregation.gradient_sketch import count_sketch_sizes, draw_sketch_matrices, find_directions
@@ -37,7 +37,6 @@ __all__ = [
     "cluster_by_silhouette",
     "combine",
     "concat_factors",
-    "cosine_distances",
     "count_sketch_sizes",
     "draw_sketch_matrices",
     "find_directions",
@@ -51,6 +50,7 @@ __all__ = [
     "leave_one_out_median_mix",
     "leave_one_out_medians",
     "mean_tensors",
+    "measure_cosine_distances",
     "overlap_mean",
     "pack_rows",
     "pad_rank",

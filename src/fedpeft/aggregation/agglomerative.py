@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def cosine_distances(points: Sequence[Sequence[Tensor]]) -> Tensor:
+def measure_cosine_distances(points: Sequence[Sequence[Tensor]]) -> Tensor:
     """Distances (clients, clients) float64, mean over tensors of 1 - cos; `points` hold each client's tensors in order.
 
     A tensor of zeros has the distance 1 from every other.

@@ -101,8 +101,8 @@ class FedDpaT(Method[GlobalState]):
     def _embed_prompts(self, model: AdaptedModel, client: Client, round_: int) -> Tensor:
         """The mean (width,) of the unit vectors of the prompts drawn for this round."""
         rows = client.splits["train"]
-        drawn = torch.randperm(len(rows), generator=client.generator("prompts", round_))[: self.options.prompts]
+        indices = torch.randperm(len(rows), generator=client.generator("prompts", round_))[: self.options.prompts]
         with get_shared_gate(model.base).collect_vectors() as vectors:
-            for batch in make_batches([rows[i] for i in drawn.tolist()], len(drawn), client.padding, None):
+            for batch in make_batches([rows[i] for i in indices.tolist()], len(indices), client.padding, None):
                 client.task.losses(model, batch)
         return torch.cat(vectors).mean(0)

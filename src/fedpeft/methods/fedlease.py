@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import nn, tensor
 
 from fedpeft.adapters import AdaptedModel, LoraOptions, find_lora_pairs, take_head
-from fedpeft.aggregation import cluster_by_silhouette, cosine_distances, mean_tensors
+from fedpeft.aggregation import cluster_by_silhouette, mean_tensors, measure_cosine_distances
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
 from fedpeft.federation.method import FederationInfo, Layout, Method, MethodOptions, get_layout
@@ -48,7 +48,7 @@ class FedLeaseOptions(MethodOptions):
 @dataclass(frozen=True)
 class FedLeaseState:
     start: Tensors  # LoRA, routers and head that every client starts from
-    alone: dict[str, Tensors]  # LoRA and head of each client, last known in the warm-up
+    warmup: dict[str, Tensors]  # LoRA and head of each client, last known in the warm-up
     clusters: dict[str, int]  # by client; nobody is in one until the warm-up ends
     experts: tuple[Tensors, ...]  # of each cluster: LoRA, routers and head
 
@@ -81,7 +81,7 @@ class FedLease(Method[FedLeaseState]):
 
     def update_baseline(self, state: FedLeaseState, message: Message, reply: Reply) -> Tensors:
         if not state.experts:
-            return state.alone.get(reply.client, state.start)
+            return state.warmup.get(reply.client, state.start)
         return state.experts[self._find_cluster(state, reply.client)]
 
     def aggregate(self, state: FedLeaseState, replies: Sequence[Reply]) -> FedLeaseState:
@@ -90,14 +90,14 @@ class FedLease(Method[FedLeaseState]):
             own = [[r.tensors for r in replies if clusters[r.client] == j] for j in range(len(state.experts))]
             experts = [mean_tensors(t) if t else old for t, old in zip(own, state.experts, strict=True)]
             return replace(state, clusters=clusters, experts=tuple(experts))
-        alone = dict(sorted((state.alone | {r.client: r.tensors for r in replies}).items()))
+        warmup = dict(sorted((state.warmup | {r.client: r.tensors for r in replies}).items()))
         if replies[0].round < self.options.warmup:
-            return replace(state, alone=alone)
-        points = [[lora[b] for _, _, b in find_lora_pairs(lora)] for lora in alone.values()]
-        labels = cluster_by_silhouette(cosine_distances(points), self.options.experts)  # (1)
-        clusters = dict(zip(alone, labels, strict=True))
+            return replace(state, warmup=warmup)
+        points = [[lora[b] for _, _, b in find_lora_pairs(lora)] for lora in warmup.values()]
+        labels = cluster_by_silhouette(measure_cosine_distances(points), self.options.experts)  # (1)
+        clusters = dict(zip(warmup, labels, strict=True))
         routers = take_routers(state.start)
-        means = [mean_tensors([alone[c] for c in alone if clusters[c] == j]) for j in range(max(labels) + 1)]  # (2)
+        means = [mean_tensors([warmup[c] for c in warmup if clusters[c] == j]) for j in range(max(labels) + 1)]  # (2)
         return FedLeaseState(state.start, {}, clusters, tuple(mean | routers for mean in means))
 
     def _find_cluster(self, state: FedLeaseState, client: str) -> int:

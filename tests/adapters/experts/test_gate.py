@@ -30,8 +30,8 @@ def test_the_adaptive_choice_is_the_best_of_twice_as_many(count):
     logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
     weights = select_adaptively(logits, torch.tensor([float(count)]))
     torch.testing.assert_close(weights, choose_by_hand(logits, 4, count), rtol=0, atol=1e-12)
-    heard = {int(n) for n in (weights > 0).sum(-1)}  # from the client's own expert alone to all of them
-    assert heard == set(range(1, count + 1)) if count < 4 else {2, 3, 4} <= heard
+    counts = {int(n) for n in (weights > 0).sum(-1)}  # from the client's own expert alone to all of them
+    assert counts == set(range(1, count + 1)) if count < 4 else {2, 3, 4} <= counts
 
 
 def test_one_expert_is_plain_lora():
@@ -133,8 +133,8 @@ def test_blocks_without_padding_give_the_same(similar, architecture):
     layer.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[:2])))
     result = read_logits(model, **make_batch())
     assert shapes[-1] == (1, 22)
-    kept = slice(None) if architecture == "bert" else mask
-    torch.testing.assert_close(result[kept], expected[kept], rtol=1e-4, atol=1e-4)
+    tokens = slice(None) if architecture == "bert" else mask
+    torch.testing.assert_close(result[tokens], expected[tokens], rtol=1e-4, atol=1e-4)
 
 
 def test_the_prompt_alone_is_compared(similar):

@@ -71,13 +71,16 @@ class SharedGate(nn.Module, BaseTunerLayer):
         self._weights: Tensor | None = None  # (batch, 2) of the forward that is running
         self._real: Tensor | None = None  # (batch, length) bool, its tokens that are not padding
 
-    def update_layer(self, adapter_name: str, config: ExpertsConfig, width: int) -> None:
+    def update_layer(self, adapter_name: str, config: ExpertsConfig, width: int, device: torch.device) -> None:
         """Adds an adapter."""
         if config.gate == "adaptive":
-            self.expert_count[adapter_name] = nn.Parameter(torch.ones(1), requires_grad=False)
-        elif config.gate == "similarity":
-            self.expert_limit[adapter_name] = nn.Parameter(torch.full((1,), 0.5), requires_grad=False)
-            self.expert_reference[adapter_name] = nn.Parameter(torch.zeros(width), requires_grad=False)
+            tensors = {"count": torch.ones(1)}
+        else:
+            tensors = {"limit": torch.full((1,), 0.5), "reference": torch.zeros(width)}
+        for name, tensor in tensors.items():
+            parameters = self.get_submodule(f"expert_{name}")
+            assert isinstance(parameters, nn.ParameterDict)
+            parameters[adapter_name] = nn.Parameter(tensor.to(device), requires_grad=False)
 
     @contextmanager
     def use_weights(self, weights: tuple[float, float] | None) -> Iterator[None]:
@@ -126,7 +129,7 @@ class SharedGate(nn.Module, BaseTunerLayer):
         if self._collected is not None:
             self._collected.append(vectors)
         cosine = (vectors @ self.expert_reference[name].to(vectors.device)).clamp(min=0)  # (batch,)
-        local = self.expert_limit[name] * cosine
+        local = self.expert_limit[name].to(vectors.device) * cosine
         self._weights = torch.stack((local, 1 - local), -1)
 
     def _embed(self, model: nn.Module, tokens: dict[str, Tensor]) -> Tensor:

@@ -98,7 +98,7 @@ class ExpertsLayer(nn.Module, BaseTunerLayer):
         if self.gates[name] == "router":
             return logits.softmax(-1)
         assert shared is not None
-        return select_adaptively(logits, shared.expert_count[name])
+        return select_adaptively(logits, shared.expert_count[name].to(logits.device))  # blocks may be on several
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Raises `UserError`: weights that depend on the input cannot be merged."""

@@ -37,7 +37,7 @@ class ExpertsModel(BaseTuner):
             shared = SharedGate(model)
             model.add_module(NAME, shared)
             self._handle = model.register_forward_pre_hook(shared.begin, with_kwargs=True)
-        shared.update_layer(adapter_name, config, find_width(model))
+        shared.update_layer(adapter_name, config, find_width(model), next(model.parameters()).device)
         shared.set_adapter(adapter_name)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:

@@ -1,1 +1,1 @@
-"""What several methods share: bases, options, ranks, cumulative deltas, masked uploads, orthonormal R."""
+"""What several methods share: bases, options, ranks, cumulative deltas, masked uploads, experts, orthonormal R."""

@@ -36,13 +36,14 @@ class WeightGradients:
         self._layers: dict[str, nn.Module] = {}
         dimensions = model.get_dimensions()
         for module, a, _ in find_lora_pairs(model.names):
-            (d_out, d_in), rank = dimensions[module], len(model.parameters([a])[0])
+            (factor,) = model.parameters([a])  # (r, d_in), on the layer's device
+            (d_out, d_in), rank = dimensions[module], len(factor)
             self._layers[module] = model.model.get_submodule(module)
             omega, psi = draw_module_matrices(module, d_out, d_in, rank, seed)
-            self._matrices[module] = omega.to(model.device), psi.to(model.device)
+            self._matrices[module] = omega.to(factor.device), psi.to(factor.device)
             right, left = name_sketches(module)
-            self._sums[right] = torch.zeros(d_out, omega.shape[1], device=model.device)
-            self._sums[left] = torch.zeros(len(psi), d_in, device=model.device)
+            self._sums[right] = torch.zeros(d_out, omega.shape[1], device=factor.device)
+            self._sums[left] = torch.zeros(len(psi), d_in, device=factor.device)
 
     @contextmanager
     def observe(self) -> Iterator[None]:
