@@ -56,6 +56,16 @@ def test_each_thread_is_prepared_once():
     assert len({ident for ident, _ in prepared}) == 2 and sorted(number for _, number in prepared) == [0, 1]
 
 
+def test_a_thread_that_cannot_be_prepared_is_an_error_of_its_item():
+    def prepare(number):
+        raise RuntimeError("no such device")
+
+    workers = Workers(2, prepare)
+    ended = list(workers.run(lambda item: item, ITEMS[:3]))
+    workers.close()
+    assert [str(one.error) for one in ended] == ["no such device"] * 3
+
+
 @pytest.mark.parametrize("error", [RuntimeError("of 7"), SystemExit(0), KeyboardInterrupt()])
 def test_what_is_raised_is_an_error_of_its_item_alone(workers, error):
     def work(item):

@@ -56,7 +56,7 @@ def exit_past_abandoned(code: int) -> None:
 
 
 class Workers:
-    """Up to `count` threads, kept from one `run` to the next; `prepare` is called in each as it starts.
+    """Up to `count` threads, kept from one `run` to the next; `prepare` is called in each before its first item.
 
     It is given the thread's number, from 0; whoever takes an abandoned thread's place takes its number.
     """
@@ -137,12 +137,17 @@ class _Worker(threading.Thread):
     ) -> None:
         super().__init__(name="client", daemon=True)
         self.queue, self._prepare, self.number = queue, prepare, number
-        self.is_abandoned = False
+        self.is_abandoned = self.is_prepared = False
 
     def run(self) -> None:
-        self._prepare(self.number)
         while not self.is_abandoned and (job := self.queue.get()) is not None:
             job.work_on(self)
+
+    def prepare(self) -> None:
+        """Prepares the thread, once; called for an item, whose error it is where it fails."""
+        if not self.is_prepared:
+            self._prepare(self.number)
+            self.is_prepared = True
 
 
 class _Job(Generic[Item, Result]):
@@ -172,6 +177,7 @@ class _Job(Generic[Item, Result]):
             item, began = begun
             result, error = None, None
             try:
+                worker.prepare()
                 result = self.work(item)
             except BaseException as raised:  # in this thread nothing that is raised is meant for the process
                 error = raised

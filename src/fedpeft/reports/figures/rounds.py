@@ -25,7 +25,9 @@ from fedpeft.reports.tables import Cell, Column, Table
 
 _VALIDATED = ("received", "personal")  # in every round; `personal` is its name in logs of earlier versions
 ByRound = dict[int, dict[str, float]]  # numbers by client
-_EVERYWHERE = ("examples", "loss", "bytes_down", "bytes_up")  # what every reply or the server tells
+_EVERYWHERE = (  # what every reply tells, and what the server adds
+    "examples", "loss", "bytes_down", "bytes_up", "clipped", "retried", "excluded_until",
+)  # fmt: skip
 MOST_PANELS_WITH_OTHERS = 12  # as in charts.js
 _MOST_SCALARS = 12  # maps of one method
 _MOST_NUMBERS = 40_000  # of the table of all clients' scores in all rounds
