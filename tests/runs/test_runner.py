@@ -168,6 +168,15 @@ def test_bytes_counted_are_bytes_on_the_wire(experiment_file, tmp_path, monkeypa
         assert wire["up"] == pytest.approx(result["bytes_up"] * 9, abs=0.5)
 
 
+def test_a_run_killed_before_it_dropped_its_checkpoint_drops_it_later(experiment_file, tmp_path):
+    for export, kept in ((False, False), (True, True)):
+        path = tmp_path / f"run{export}"
+        start(settings(experiment_file, "fedit", ["training.rounds=1"]), path, NullObserver(), export=export)
+        (path / "checkpoint.safetensors").touch()
+        resume(path, NullObserver(), export=False)
+        assert (path / "checkpoint.safetensors").exists() == kept  # one that exported needs it for clients that join
+
+
 def test_seeds_change_the_result(experiment_file, tmp_path):
     for seed in (0, 1):
         start(settings(experiment_file, "fedit", seed=seed), tmp_path / str(seed), StoppingObserver())

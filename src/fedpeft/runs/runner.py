@@ -63,6 +63,8 @@ def resume(
     folder.require_no_links()
     spec = RunSpec.read(folder)
     if (result := folder.result) is not None:
+        if not export and not folder.exported_clients:
+            folder.drop_checkpoint()  # killed just before it did so itself; of a run that was exported it stays
         return result
     reset_peak_memory()
     with lock_folder(path):
