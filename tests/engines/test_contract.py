@@ -18,11 +18,14 @@ from fedpeft.resources import ClientResources
 from fedpeft.tasks.encode import Encoded
 
 NAMES = list_engines()
+IN_PROCESS = [name for name in NAMES if not name.startswith("flower")]  # the others have tests of their own
 NAMES_OF_CLIENTS = ("c0", "c1", "c2", "c3", "c4")
 SPOILT = 2  # a token that no example has
 
 
-@pytest.fixture(params=[*((name, ()) for name in NAMES), *((name, ("cpu", "cpu")) for name in ("local", "batched"))])
+@pytest.fixture(
+    params=[*((name, ()) for name in IN_PROCESS), *((name, ("cpu", "cpu")) for name in ("local", "batched"))]
+)
 def make(request):
     """make(method, resources=LIKE) -> an engine over five fresh clients, and the server's start."""
     engines, (engine_name, devices) = [], request.param

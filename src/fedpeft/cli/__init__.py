@@ -3,6 +3,7 @@
 Heavy libraries are imported inside the commands, so that `fedpeft --help` answers at once.
 """
 
+from fedpeft.cli import site  # noqa: F401 - adds its commands
 from fedpeft.cli.app import app
 from fedpeft.cli.entry import main
 from fedpeft.cli.files import init, ls, validate

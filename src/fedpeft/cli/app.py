@@ -42,6 +42,9 @@ ExperimentFile = Annotated[Path, typer.Argument(help="the experiment's YAML file
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="over the file's, e.g. training.rounds=3")
 ]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="over the file's: local, batched, flower-sim or flower (docs/deploy.md)")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -92,8 +95,10 @@ def print_note(line: str) -> None:
     print_line(line, "dim")
 
 
-def load(path: Path, overrides: list[str] | None) -> "Experiment":
-    """The experiment of a file, with its notes printed."""
+def load(path: Path, overrides: list[str] | None, engine: str | None = None) -> "Experiment":
+    """The experiment of a file, with its notes printed; `engine` is one in place of the file's."""
+    if engine is not None:
+        overrides = [*(overrides or []), f"engine={engine}"]
     with gc_paused():
         from fedpeft.config import load_experiment
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedpeft.cli.app import (
+    EngineName,
     ExperimentFile,
     Overrides,
     console,
@@ -36,6 +37,7 @@ def run(
     method: Annotated[str | None, typer.Option(help="a label or a method's name; default: the file's first")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="instead of the file's")] = None,
     overrides: Overrides = None,
+    engine: EngineName = None,
     out: Out = Path("runs"),
 ) -> None:
     """Run one method, export every client's adapter, and show the result."""
@@ -45,7 +47,7 @@ def run(
         from fedpeft.runs.runner import start
         from fedpeft.runs.spec import RunSpec
 
-    loaded = load(experiment, overrides)
+    loaded = load(experiment, overrides, engine)
     label = next(iter(loaded.methods)) if method is None else method
     seed = loaded.seed if seed is None else seed
     loaded.build_method(label)  # its mistakes first
@@ -75,6 +77,7 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=10_000, help="how many seeds, from the file's on")] = 1,
     overrides: Overrides = None,
+    engine: EngineName = None,
     out: Annotated[Path | None, typer.Option(help="where; default runs/NAME-compare")] = None,
     scenario: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help=_SCENARIO_HELP)] = None,
     keep: Annotated[bool, typer.Option("--keep", help="keep adapters and checkpoints, for predict and join")] = False,
@@ -83,7 +86,7 @@ def compare(
     """Run several methods over several seeds on the same data, and show one table. Resumable."""
     scenarios = [None] if scenario is None else _split(scenario)
     changes = {name: [] if name is None else get_overrides(name) for name in scenarios}
-    loaded = {name: load(experiment, changes[name] + (overrides or [])) for name in scenarios}
+    loaded = {name: load(experiment, changes[name] + (overrides or []), engine) for name in scenarios}
     with gc_paused():
         from fedpeft.runs.compare import require_comparable
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from fedpeft.backbones import DTYPES
 from fedpeft.config.validation import first_error
 from fedpeft.engines import list_engines
+from fedpeft.engines.flower.config import FlowerConfig
 from fedpeft.errors import UserError, preview, suggest
 from fedpeft.federation.method import Method
 from fedpeft.federation.training_config import TrainingConfig
@@ -143,6 +144,7 @@ class Experiment(BaseModel):
     engine: str = Field(
         "local", description="batched: several clients in one forward and backward, for GPUs and tiny batches"
     )
+    flower: FlowerConfig = Field(default_factory=FlowerConfig, description="of the engines flower and flower-sim")
     prefix_cache: PrefixCacheConfig | None = Field(
         None, description="for adapters in upper blocks only: what lies below them is computed once per example"
     )

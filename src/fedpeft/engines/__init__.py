@@ -8,12 +8,13 @@ from fedpeft.errors import UserError
 if TYPE_CHECKING:
     from fedpeft.engines.base import Engine
 
+_BY_NAME = {"flower": "flower.deployment", "flower-sim": "flower.simulation"}  # those of a package in this one
 _PARTS = ("base", "replicas", "templates", "workers")  # files that are no engine
 
 
 def list_engines() -> list[str]:
     """The names that `engine:` takes."""
-    return list_files(__path__, without=_PARTS)
+    return sorted([*list_files(__path__, without=_PARTS), *_BY_NAME])
 
 
 def find_engine(name: str) -> "type[Engine]":
@@ -22,4 +23,4 @@ def find_engine(name: str) -> "type[Engine]":
 
     if name not in list_engines():
         raise UserError(f"engine: unknown engine {name!r}; known: {', '.join(list_engines())}")
-    return find_class(__name__, name, Engine, "engine", "engine")
+    return find_class(__name__, _BY_NAME.get(name, name), Engine, "engine", "engine")

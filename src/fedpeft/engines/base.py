@@ -1,10 +1,10 @@
 """The contract of an engine: everything that a run may ask of the place where its clients live, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fedpeft.acceleration import Acceleration
 from fedpeft.adapters import AdaptedModel
@@ -13,6 +13,7 @@ from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.message import Message, Reply
 from fedpeft.federation.method import Method
 from fedpeft.federation.training_config import TrainingConfig
+from fedpeft.resources import ClientResources
 
 Scores = dict[str, float]
 
@@ -52,6 +53,10 @@ class EngineSetup:
     accelerations: Sequence[Acceleration]
     max_clients: int  # in one forward pass, for engines that join several
     devices: Sequence[str] = ()  # where workers train, in turn; the templates are on the first; (): where those are
+    # What another process needs to build the same clients: `runs.spec.RunSpec.as_dict`. None: a program made them.
+    settings: Mapping[str, Any] | None = None
+    # What clients of these ids are given, for an engine that finds them by itself (`holds_clients` False).
+    assign: Callable[[list[str]], Mapping[str, ClientResources]] | None = None
 
 
 class Engine(ABC):
@@ -60,6 +65,10 @@ class Engine(ABC):
     An engine is a file in this package whose class is found by the file's name, which is what `engine:` says in an
     experiment. Results depend neither on the engine nor on the order in which its clients finish.
     """
+
+    # Whether the run's process reads the clients' data and gives them to the engine; else they are at their sites, and
+    # the engine says which there are.
+    holds_clients: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

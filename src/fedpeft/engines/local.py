@@ -117,12 +117,26 @@ class LocalEngine(Engine):
     def cross_evaluate(
         self, messages: Sequence[Message], split: str, choices: Mapping[str, ModelChoice]
     ) -> dict[str, dict[str, Scores]]:
+        clients = [message.client for message in messages]
+
         def evaluate_one(message: Message) -> tuple[str, dict[str, Scores]]:
-            loaded = self._load(message, choices[message.client])
-            return message.client, {other.client: self._score(loaded, other.client, split) for other in messages}
+            return message.client, self._evaluate_elsewhere(message, choices[message.client], clients, split)
 
         scores = dict(self._each(evaluate_one, messages))
-        return {message.client: scores[message.client] for message in messages}
+        return {client: scores[client] for client in clients}
+
+    def evaluate_elsewhere(
+        self, message: Message, choice: ModelChoice, clients: Sequence[str], split: str
+    ) -> dict[str, Scores]:
+        """Scores of one client's model on the examples of each of these clients."""
+        (scores,) = self._each(lambda m: self._evaluate_elsewhere(m, choice, clients, split), [message])
+        return scores
+
+    def _evaluate_elsewhere(
+        self, message: Message, choice: ModelChoice, clients: Sequence[str], split: str
+    ) -> dict[str, Scores]:
+        loaded = self._load(message, choice)
+        return {client: self._score(loaded, client, split) for client in clients}
 
     def export(
         self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any], choices: Mapping[str, ModelChoice]

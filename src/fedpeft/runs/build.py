@@ -56,9 +56,14 @@ def build(spec: RunSpec, accelerations: Sequence[Acceleration] | None = None) ->
     `accelerations` are those that other runs share; without them the experiment gets its own.
     """
     experiment = spec.experiment
+    if not find_engine(experiment.engine).holds_clients:
+        from fedpeft.runs.remote import build_remote  # which builds on this file
+
+        return build_remote(spec)
     data = load_task(experiment.task, experiment.partition, spec.seed, spec.base)
     backbone = load_model(experiment.model, experiment.task, len(data.labels), spec.seed)
-    return assemble(experiment, spec.make_method(), spec.seed, data, backbone, accelerations)
+    settings = spec.as_dict()
+    return assemble(experiment, spec.make_method(), spec.seed, data, backbone, accelerations, settings=settings)
 
 
 def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int) -> tuple[nn.Module, Any]:
@@ -89,10 +94,12 @@ def assemble(
     backbone: tuple[nn.Module, Any],
     accelerations: Sequence[Acceleration] | None = None,
     resources: Mapping[str, ClientResources] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> RunContext:
     """A federation of the clients in `data`, before its first round, over a backbone and its tokenizer.
 
-    `resources` are what clients were given, by id; by default as the experiment says. Raises UserError.
+    `resources` are what clients were given, by id; by default as the experiment says. `settings` are what an engine's
+    other processes build the same clients from. Raises UserError.
     """
     torch.set_num_threads(1)  # workers are the parallelism; one thread keeps sums in one order
     model, tokenizer = backbone
@@ -106,20 +113,20 @@ def assemble(
     if method.pools_data:
         splits = splits | {POOLED: {name: [row for rows in splits.values() for row in rows[name]] for name in SPLITS}}
     assigned = _assign(experiment, method, data, model, seed) if resources is None else resources
-    data = replace(data, notes=(*data.notes, *_note_ignored(experiment, method, assigned)))
+    data = replace(data, notes=(*data.notes, *note_ignored(experiment, method, assigned)))
     specs = [
         ClientSpec(name, len(rows["train"]), assigned.get(name, ClientResources())) for name, rows in splits.items()
     ]
-    templates, initial = _make_templates(method, specs, model, seed)
+    templates, initial = make_templates(method, specs, model, seed)
     data = replace(data, notes=(*data.notes, *_note_costs(method, assigned, templates)))
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     clients = [Client(spec, splits[spec.id], task, padding, initial[spec.id], seed) for spec in specs]
     # 2. The engine that runs them.
-    engine = _make_engine(experiment, method, clients, templates, seed, accelerations)
+    engine = _make_engine(experiment, method, clients, templates, seed, accelerations, settings)
     # 3. The federation: the server's state from what it may know of the clients that train.
     evaluated = [spec for spec in specs if spec.id != POOLED]
     trained = [spec for spec in specs if spec.id == POOLED] or evaluated
-    state = method.start(_describe_clients(trained, templates, initial), seed)
+    state = method.start(describe_clients(trained, templates, initial), seed)
     federation = Federation(method, engine, state, trained, evaluated, experiment.training, seed)
     return RunContext(data, tokenizer, task, clients, templates, initial, engine, federation)
 
@@ -128,8 +135,8 @@ def require_startable(experiment: Experiment, method: Method[Any], data: Federat
     """Makes every client's adapter and the server's first state, to see whether it can be done. Raises UserError."""
     assigned = _assign(experiment, method, data, model, experiment.seed)
     specs = [ClientSpec(c.id, len(c.train), assigned.get(c.id, ClientResources())) for c in data.clients]
-    templates, initial = _make_templates(method, specs, model, experiment.seed)
-    method.start(_describe_clients(specs, templates, initial), experiment.seed)
+    templates, initial = make_templates(method, specs, model, experiment.seed)
+    method.start(describe_clients(specs, templates, initial), experiment.seed)
 
 
 def assign_to_clients(
@@ -178,7 +185,7 @@ def _note_cut_examples(experiment: Experiment, splits: dict[str, dict[str, list[
     return [note] * (shortened > 0)
 
 
-def _note_ignored(experiment: Experiment, method: Method[Any], assigned: Mapping[str, ClientResources]) -> list[str]:
+def note_ignored(experiment: Experiment, method: Method[Any], assigned: Mapping[str, ClientResources]) -> list[str]:
     """A note on what `resources` ask for and the method does not follow: its clients are not bound as others' are."""
     if method.pools_data:
         ignored = ["any setting"] if experiment.resources else []
@@ -197,7 +204,7 @@ def _note_costs(
     return [f"{type(method).__name__} {note}" for note in sorted(map(str, notes))]
 
 
-def _make_templates(
+def make_templates(
     method: Method[Any], clients: Sequence[ClientSpec], model: nn.Module, seed: int
 ) -> tuple[dict[str, AdaptedModel], dict[str, Tensors]]:
     """Every client's model at its start, and its trained tensors; clients of one kind share both."""
@@ -214,6 +221,7 @@ def _make_engine(
     templates: dict[str, AdaptedModel],
     seed: int,
     accelerations: Sequence[Acceleration] | None,
+    settings: Mapping[str, Any] | None,
 ) -> Engine:
     if accelerations is None:
         accelerations = make_accelerations(experiment.get_requested_accelerations())
@@ -229,11 +237,12 @@ def _make_engine(
         accelerations,
         experiment.max_clients,
         experiment.model.devices,
+        settings,
     )
     return find_engine(experiment.engine).make(setup)
 
 
-def _describe_clients(
+def describe_clients(
     specs: Sequence[ClientSpec], templates: dict[str, AdaptedModel], initial: dict[str, Tensors]
 ) -> FederationInfo:
     """What the server is told of the clients that train."""

@@ -164,9 +164,11 @@ class _Rounds:
         training = federation.training
         candidates = list_model_choices(training, federation.method)
         validation = {choice: self._evaluate("validation", choice) for choice in candidates}
-        clients = [spec.id for spec in federation.evaluation_clients]
+        clients = self._require_scored(validation)
         choices = choose_models(training.deploy, clients, validation, self.context.task.metric)
         test = {choice: self._evaluate("test", choice) for choice in candidates}
+        scored = self._require_scored(test)
+        choices = {client: choice for client, choice in choices.items() if client in scored}
         self.seconds["total"] += self.seconds["evaluate"] - before
         lines = [
             {"round": federation.round, "split": split, "model": choice, "client": client, **scores}
@@ -177,6 +179,14 @@ class _Rounds:
         ]
         self.folder.append("metrics.jsonl", lines)
         return Deployment(training.deploy, choices, validation, test)
+
+    def _require_scored(self, by_choice: dict[ModelChoice, dict[str, Scores]]) -> list[str]:
+        """The clients of which every candidate has scores: over a network one may be gone. Raises UserError."""
+        clients = [spec.id for spec in self.context.federation.evaluation_clients]
+        scored = [client for client in clients if all(client in scores for scores in by_choice.values())]
+        if not scored:
+            raise UserError(f"no client could be scored; `fedpeft resume {self.folder.path}` tries again")
+        return scored
 
     def _checkpoint(self) -> None:
         federation = self.context.federation

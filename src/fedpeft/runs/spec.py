@@ -44,7 +44,7 @@ class RunSpec:
     def _decisive(self) -> dict[str, Any]:
         experiment = self.as_dict()["experiment"] | {"tuning": None}  # which decides what other runs there are
         device_type = self.experiment.model.devices[0].partition(":")[0]  # results do not depend on their number
-        return experiment | {"workers": None, "model": experiment["model"] | {"device": device_type}}
+        return experiment | {"workers": None, "flower": None, "model": experiment["model"] | {"device": device_type}}
 
     def load_checkpoint(self, folder: RunFolder) -> RunCheckpoint | None:
         """The last checkpoint of this run, None when there is none yet.

@@ -44,6 +44,7 @@ class TaskKind(Task):
     is_decoder: ClassVar[bool] = False  # whether it needs a language model; else an encoder with a head
     default_max_length: ClassVar[int] = 64  # tokens of an example, where the experiment does not say
     pair_is_optional: ClassVar[bool] = False  # whether a row may leave the second text empty
+    finds_labels: ClassVar[bool] = False  # whether labels that the task does not name are those that its rows hold
     cut_loses: ClassVar[str] = "a text loses its end"  # what happens to an example that is too long
 
     def __init__(self, config: "TaskConfig", labels: Sequence[str], tokenizer: Any, max_length: int) -> None:

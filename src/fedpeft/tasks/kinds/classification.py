@@ -26,6 +26,7 @@ class Classification(EncoderKind):
     """A label for each text or pair, among those of the training rows or those that the task names."""
 
     metrics = ("accuracy", "f1", "macro_f1", "matthews")
+    finds_labels = True
 
     @classmethod
     def list_answer_columns(cls, config: "TaskConfig") -> tuple[str, ...]:

@@ -1,0 +1,114 @@
+"""What both engines over Flower share: requests made of messages, and answers read as outcomes and scores."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fedpeft.engines.base import Engine, Outcome, Scores, make_late_outcome, make_overdue_outcome
+from fedpeft.engines.flower.protocol import pack
+from fedpeft.engines.flower.relay import Answer, Relay
+from fedpeft.federation.deployment import ModelChoice
+from fedpeft.federation.message import Message, decode, encode
+
+
+class RemoteEngine(Engine):
+    """An engine whose clients answer requests somewhere else."""
+
+    relay: Relay
+
+    @abstractmethod
+    def find_nodes(self, clients: Sequence[str]) -> dict[str, int]:
+        """The node of each of these clients that has one now."""
+
+    @abstractmethod
+    def make_request(self, ask: str, message: Message, fields: Mapping[str, Any]) -> bytes:
+        """The request to the client that a message is for."""
+
+    @abstractmethod
+    def keep_trained(self, message: Message, answer: Answer) -> None:
+        """Keeps what an answer says of the client's state after a round that counts."""
+
+    def train(
+        self, messages: Sequence[Message], deadline: float | None = None, round_deadline: float | None = None
+    ) -> Iterator[Outcome]:
+        by_client, began = {message.client: message for message in messages}, time.perf_counter()
+        limit = self.get_training_limit(deadline, round_deadline)
+        for client, answer in self._ask("train", messages, {"deadline": deadline}, limit):
+            outcome = _read_outcome(client, answer, time.perf_counter() - began)
+            if outcome.reply is not None:
+                self.keep_trained(by_client[client], answer)
+            del by_client[client]
+            yield outcome
+        for client in by_client:
+            seconds = time.perf_counter() - began
+            is_late = deadline is None or (round_deadline is not None and seconds >= round_deadline)
+            yield (
+                make_late_outcome(client, seconds) if is_late else make_overdue_outcome(client, deadline or 0, seconds)
+            )
+
+    def get_training_limit(self, deadline: float | None, round_deadline: float | None) -> float | None:
+        """Most seconds that training is waited for. Default: the round's; a client's is watched where it trains."""
+        return round_deadline
+
+    def ask_for_scores(
+        self, ask: str, messages: Sequence[Message], fields: Mapping[str, Mapping[str, Any]], limit: float | None
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Scores by client in the order of the messages, and why there are none of the others; `fields` by client."""
+        scores: dict[str, Any] = {}
+        failures = {message.client: "it did not answer" for message in messages}
+        for client, answer in self._ask(ask, messages, fields, limit, by_client=True):
+            if answer.failure is None and isinstance(answer.header.get("scores"), dict):
+                scores[client] = answer.header["scores"]
+                del failures[client]
+            else:
+                failures[client] = answer.failure or "its answer holds no scores"
+        return {message.client: scores[message.client] for message in messages if message.client in scores}, failures
+
+    def _ask(
+        self,
+        ask: str,
+        messages: Sequence[Message],
+        fields: Mapping[str, Any],
+        limit: float | None,
+        by_client: bool = False,
+    ) -> Iterator[tuple[str, Answer]]:
+        nodes = self.find_nodes([message.client for message in messages])
+        requests: dict[int, bytes] = {}
+        clients: dict[int, str] = {}
+        for message in messages:
+            if message.client not in nodes:
+                yield message.client, Answer({}, [], "no node of it is connected")
+                continue
+            own = fields[message.client] if by_client else fields
+            requests[nodes[message.client]] = self.make_request(ask, message, own)
+            clients[nodes[message.client]] = message.client
+        for node, answer in self.relay.ask(requests, limit):
+            yield clients[node], answer
+
+
+def make_request(ask: str, message: Message, fields: Mapping[str, Any], parts: Sequence[bytes] = ()) -> bytes:
+    """A request about a message, and what else belongs to it."""
+    return pack({"ask": ask, "client": message.client, **fields}, [encode(message), *parts])
+
+
+def _read_outcome(client: str, answer: Answer, seconds: float) -> Outcome:
+    failure = answer.failure or answer.header.get("failure")
+    if failure is not None:
+        return Outcome(client, None, str(failure), seconds)
+    try:
+        return Outcome(client, decode(answer.parts[0]), None, seconds)
+    except (IndexError, ValueError) as error:
+        return Outcome(client, None, f"its reply cannot be read: {error}", seconds)
+
+
+def read_scores(scores: Mapping[str, Any]) -> Scores:
+    """Scores that a client sent, numbers by name. Raises ValueError for anything else."""
+    if not all(isinstance(name, str) and type(value) in (int, float) for name, value in scores.items()):
+        raise ValueError("its scores are not numbers by name")
+    return dict(scores)
+
+
+def make_fields(messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, dict[str, Any]]:
+    """What a request for scores says, by client."""
+    return {message.client: {"split": split, "model": model} for message in messages}
