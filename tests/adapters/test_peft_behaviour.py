@@ -1,6 +1,7 @@
 """What users of PEFT expect of an adapter, for ours with PEFT's LoRA as the control."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from peft import PeftModel, PeftType, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from transformers import AutoModel, AutoModelForCausalLM
 
-from fedpeft.adapters import LoReftConfig, make_lora_config
+from fedpeft.adapters import LoReftConfig, make_experts_config, make_lora_config
 from fedpeft.errors import UserError
 
-KINDS = {"lora": PeftType.LORA, "masked": PeftType("MASKED_LORA"), "loreft": PeftType("LOREFT")}
-OURS = ["masked", "loreft"]
+KINDS = {
+    "lora": PeftType.LORA, "masked": PeftType("MASKED_LORA"), "loreft": PeftType("LOREFT"),
+    "router": PeftType("LORA_EXPERTS"), "similarity": PeftType("LORA_EXPERTS"),
+}  # fmt: skip
+OURS = ["masked", "loreft", "router", "similarity"]
 ARCHITECTURES = ["bert", "llama"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -21,6 +25,8 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 def make_config(kind, model, r=2, **options):
     if kind == "loreft":
         return LoReftConfig(r=r, positions="f2+l2", **options)
+    if kind in ("router", "similarity"):
+        return replace(make_experts_config(model, r, 3, 2, kind), **options)
     config = make_lora_config(model, r=r, alpha=3, density=0.4 if kind == "masked" else 1.0)
     for name, value in options.items():
         setattr(config, name, value)
@@ -130,7 +136,8 @@ def test_the_status_names_the_kind(kind, wrapped):
     status = wrapped(kind).get_model_status()
     assert status.peft_types == {"default": KINDS[kind].value}
     assert (status.enabled, status.active_adapters, status.merged_adapters) == (True, ["default"], [])
-    assert status.requires_grad == {"default": True}
+    # Of an adapter by similarity some tensors never train, which PEFT calls irregular.
+    assert status.requires_grad == {"default": "irregular" if kind == "similarity" else True}
 
 
 @every_kind
@@ -176,7 +183,7 @@ def test_a_batch_over_several_adapters(kind, wrapped, tiny, padded):
     model, batch = wrapped(kind), padded()
     model.add_adapter("second", make_config(kind, tiny("llama")))
     names = ["second", "default", "second"]
-    if kind == "loreft":
+    if kind in ("loreft", "router", "similarity"):
         with pytest.raises(UserError, match="adapter_names"):
             model(**batch, adapter_names=names)
         return

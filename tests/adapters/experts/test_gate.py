@@ -160,3 +160,10 @@ def test_a_written_text_keeps_the_weights_of_its_prompt(similar):
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False
         )
     assert torch.equal(text, again) and text.shape[1] > 12
+
+
+@pytest.mark.parametrize("gate", ["router", "adaptive", "similarity"])
+def test_nothing_but_experts_routers_and_head_trains(gate, tiny_classifier):
+    model = get_peft_model(plain := tiny_classifier("bert"), make_experts_config(plain, 3, 6, 2, gate))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained and all(".expert_lora." in n or ".expert_gate." in n or "modules_to_save" in n for n in trained)

@@ -69,6 +69,7 @@ class SharedGate(nn.Module, BaseTunerLayer):
         self._pooling: Pooling = "last" if isinstance(model, GenerationMixin) else "mean"
         self._prompt: Tensor | None = None  # (batch, length) bool, inside use_prompt()
         self._weights: Tensor | None = None  # (batch, 2) of the forward that is running
+        self._is_holding = False  # inside hold_weights()
         self._real: Tensor | None = None  # (batch, length) bool, its tokens that are not padding
 
     def update_layer(self, adapter_name: str, config: ExpertsConfig, width: int, device: torch.device) -> None:
@@ -81,6 +82,18 @@ class SharedGate(nn.Module, BaseTunerLayer):
             parameters = self.get_submodule(f"expert_{name}")
             assert isinstance(parameters, nn.ParameterDict)
             parameters[adapter_name] = nn.Parameter(tensor.to(device), requires_grad=False)
+
+    def has_adapter(self, adapter_name: str) -> bool:
+        """Whether the adapter has its tensors here."""
+        return adapter_name in self.expert_count or adapter_name in self.expert_reference
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Makes adapters the active ones; nothing here trains."""
+        super().set_adapter(adapter_names, inference_mode=True)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # There is no base layer. These few numbers are moved where they are used, because blocks may be on several.
+        pass
 
     @contextmanager
     def use_weights(self, weights: tuple[float, float] | None) -> Iterator[None]:
@@ -109,14 +122,24 @@ class SharedGate(nn.Module, BaseTunerLayer):
         finally:
             self._prompt = None
 
+    @contextmanager
+    def hold_weights(self) -> Iterator[None]:
+        """Context manager in which the weights of the first forward stay while its texts grow."""
+        self._is_holding, self._weights = True, None
+        try:
+            yield
+        finally:
+            self._is_holding = False
+
     @torch.no_grad()
     def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook of the model: compares its texts with the reference, in a forward of their own.
 
         Tokens that join a key-value cache have the weights of their prompt.
         """
-        name = next(iter(self.expert_reference), None)
-        if name is None or self.fixed is not MIXED:
+        name = next((name for name in self.active_adapters if name in self.expert_reference), None)
+        is_held = self._is_holding and self._weights is not None
+        if name is None or self.fixed is not MIXED or self.disable_adapters or is_held:
             return
         arguments = bind_arguments(self._argument_names, args, kwargs)
         cache = arguments.get("past_key_values")

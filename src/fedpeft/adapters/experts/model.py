@@ -1,5 +1,7 @@
 """LoRA experts as a PEFT tuner."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from peft import PeftConfig
@@ -28,18 +30,6 @@ class ExpertsModel(BaseTuner):
         gate = getattr(self.model, NAME, None)
         return gate if isinstance(gate, SharedGate) else None
 
-    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        assert isinstance(config, ExpertsConfig)
-        if config.gate == "router":
-            return
-        shared = getattr(model, NAME, None)
-        if shared is None:
-            shared = SharedGate(model)
-            model.add_module(NAME, shared)
-            self._handle = model.register_forward_pre_hook(shared.begin, with_kwargs=True)
-        shared.update_layer(adapter_name, config, find_width(model), next(model.parameters()).device)
-        shared.set_adapter(adapter_name)
-
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         return peft_config
 
@@ -59,10 +49,37 @@ class ExpertsModel(BaseTuner):
             raise UserError(
                 f"target_modules: experts go on linear layers. Received: {current_key}, a {type(base).__name__}"
             )
+        if peft_config.gate != "router":
+            self._require_shared(adapter_name, peft_config)
         layer = target if isinstance(target, ExpertsLayer) else ExpertsLayer(target, self.shared)
         layer.update_layer(adapter_name, peft_config)
         if layer is not target:
             setattr(parent, target_name, layer)
+
+    def _require_shared(self, adapter_name: str, config: ExpertsConfig) -> None:
+        """Gives the model its shared gate, and the gate the adapter, where that is not done yet.
+
+        Not before the first layer is replaced: PEFT takes a model that has a tuner layer for one that it froze already.
+        """
+        if self.shared is None:
+            shared = SharedGate(self.model)
+            self.model.add_module(NAME, shared)
+            self._handle = self.model.register_forward_pre_hook(shared.begin, with_kwargs=True)
+        assert self.shared is not None
+        if not self.shared.has_adapter(adapter_name):
+            device = next(self.model.parameters()).device
+            self.shared.update_layer(adapter_name, config, find_width(self.model), device)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise UserError(
+                "adapter_names: experts take a whole batch with the active adapters; give each adapter a batch of its "
+                f"own. Received: {kwargs['adapter_names']!r}"
+            )
+        # PEFT enters this context around one forward and around one `generate`: both have one text for each row.
+        with nullcontext() if self.shared is None else self.shared.hold_weights():
+            yield
 
     def unload(self) -> nn.Module:
         """The model without experts, as it was before wrapping."""
