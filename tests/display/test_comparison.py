@@ -110,6 +110,15 @@ def test_the_best_mean_is_told_apart_or_not_from_every_other_one():
     assert describe_differences(rows, []) == []
 
 
+def test_what_a_score_costs_stands_below_where_methods_are_compared():
+    cost = {"seeds": 2, "reached": 1, "round": 3.0, "bytes": 2**20, "client_seconds": 12.5, "peak_memory_mib": None}
+    costs = {"a": {"score": 0.7, "methods": {"a": cost, "b": cost}}}
+    rows = [make_row("a"), make_row("b")]
+    text = show(*rows, cost_to_target=costs, accuracy_bytes_front=["b"])
+    assert "cost until a validation score of 70.0 %" in text and "as few bytes: b" in text
+    assert "cost until" not in show(rows[0], cost_to_target=costs)
+
+
 def test_a_scenario_stands_in_the_title():
     assert "tweets, four-levels: deployed" in show(make_row("fedit"), scenario="four-levels")
 

@@ -82,6 +82,19 @@ def test_differences_are_paired_by_seed_and_client(comparison):
     assert [int(better), int(equal), int(worse)] == [sum(p > 0 for p in pairs), 0, sum(p < 0 for p in pairs)]
 
 
+def test_costs_to_a_target_are_those_of_the_comparison(tmp_path):
+    comparison = write_comparison(tmp_path / "out", ["local", "fedreft"], 1, ["a"], 1)
+    cost = {"seeds": 1, "reached": 1, "round": 3, "bytes": 2**20, "client_seconds": 1.5, "peak_memory_mib": 90.0}
+    never = {"seeds": 1, "reached": 0, "round": None, "bytes": None, "client_seconds": None, "peak_memory_mib": None}
+    methods = {"local": never, "fedreft": cost}
+    comparison["cost_to_target"] = {"fedreft": {"score": 0.9, "methods": methods}, "0.5": {"score": 0.5, "methods": {}}}
+    (tmp_path / "out/compare.json").write_text(json.dumps(comparison))
+    text, page = read(write_report(tmp_path / "out"))
+    assert "1 of 2 methods reach 90.0 % with every seed." in text
+    lines = unquote(page.links["cost-to-target.csv"].partition(",")[2]).splitlines()
+    assert lines[1:] == ["local,0/1,,,,", "fedreft,1/1,3.0,1048576.0,1.5,90.0"]
+
+
 def test_only_its_own_scripts_run_and_nothing_is_loaded(comparison):
     _, text, page = comparison
     scripts = re.findall(r"<script>(.*?)</script>", text, re.S)

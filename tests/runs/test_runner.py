@@ -214,6 +214,23 @@ def test_each_client_deploys_its_best_on_validation_and_exports_it(experiment_fi
     assert len(set(adapters)) == 1 + list(choices.values()).count("trained")
 
 
+def test_with_both_candidates_validated_the_curve_is_that_of_the_deployed_models(experiment_file, tmp_path):
+    whole = start(settings(experiment_file, "fedit"), tmp_path / "whole", StoppingObserver())
+    spec = settings(experiment_file, "fedit", ["training.validate_candidates=true"])
+    with pytest.raises(KeyboardInterrupt):
+        start(spec, tmp_path / "run", StoppingObserver(2))
+    result = resume(tmp_path / "run", StoppingObserver())
+    for deployment in (whole["deployment"], result["deployment"]):
+        assert deployment == whole["deployment"]
+    last = result["curve"]["points"][-1]
+    assert (result["curve"]["model"], whole["curve"]["model"]) == ("deployed", "received")
+    assert last["score"] == pytest.approx(result["deployment"]["validation"]["deployed"]["by_client"])
+    assert [p["bytes"] for p in result["curve"]["points"]] == [p["bytes"] for p in whole["curve"]["points"]]
+    assert last["bytes"] == pytest.approx(9 * (result["bytes_down"] + result["bytes_up"]))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert sum(line["split"] == "validation" for line in lines) == 2 * 3 * 3  # models, rounds, clients
+
+
 MODELS = ("received", "trained")
 
 

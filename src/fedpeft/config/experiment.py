@@ -138,6 +138,9 @@ class Experiment(BaseModel):
         "`lr: {start: RATE}`",
     )
     tuning: TuningConfig = Field(default_factory=TuningConfig)
+    target: float | None = Field(
+        None, description="a validation score: what each method costs until it first reaches it, beside every final one"
+    )
     cross_evaluation: bool | list[str] = Field(
         False, description="of which methods to score every client's deployed model on every client's test examples"
     )

@@ -8,6 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from fedpeft.display.targets import CAPTION as TARGET_CAPTION
+from fedpeft.display.targets import make_target_table
 from fedpeft.environment import MIB
 
 HEADINGS = (
@@ -60,8 +62,13 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
     parts: list[Table | Text] = [scores, Text(caption, "dim")]
     parts += [candidates, Text(_CANDIDATES_CAPTION, "dim")] if has_choice else []
     parts += [costs, Text(_COSTS_CAPTION, "dim")]
-    differences = describe_differences(rows, comparison.get("differences", []))
-    return Group(*parts, *map(Text, differences), *(Text(line, "yellow") for line in lines))
+    target = (comparison.get("experiment") or {}).get("target")
+    table = make_target_table(comparison.get("cost_to_target", {}), target) if len(rows) > 1 else None
+    parts += [table, Text(TARGET_CAPTION, "dim")] if table else []
+    texts = describe_differences(rows, comparison.get("differences", []))
+    if len(rows) > 1 and (front := comparison.get("accuracy_bytes_front")):
+        texts.append(f"No other method scores at least as much for as few bytes: {', '.join(front)}")
+    return Group(*parts, *map(Text, texts), *(Text(line, "yellow") for line in lines))
 
 
 def describe_differences(rows: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fedpeft.engines.base import Outcome, Scores
 from fedpeft.environment import MIB
 from fedpeft.errors import printable
-from fedpeft.federation.deployment import list_model_choices
 from fedpeft.federation.record import RoundRecord
 from fedpeft.runs.build import RunContext
 from fedpeft.runs.observer import NullObserver
@@ -68,12 +67,12 @@ class ProgressDisplay(NullObserver):
         self.bytes, self.rounds, self.metric = 0, rounds, context.task.metric
         trained, evaluated = len(context.federation.select(1)), len(context.federation.evaluation_clients)
         training = context.federation.training
-        candidates = len(list_model_choices(training, context.federation.method))
+        method = context.federation.method
         self.steps, self.steps_done = trained, 0
         self.task = self.progress.add_task(
             f"{self.heading}{label}",
-            total=rounds * trained + count_evaluations(training, rounds, candidates) * evaluated,
-            completed=completed * trained + count_evaluations(training, completed) * evaluated,
+            total=rounds * trained + count_evaluations(training, method, rounds, with_end=True) * evaluated,
+            completed=completed * trained + count_evaluations(training, method, completed, with_end=False) * evaluated,
             stage="",
             validation="",
             sent="",

@@ -90,6 +90,12 @@ class TrainingConfig(BaseModel):
         1, ge=0, le=1_000_000, description="validate every this many rounds; 0: after the last round only"
     )
 
+    validate_candidates: bool = Field(
+        False,
+        description="validate what clients trained beside what they received, so that scores over the rounds are those "
+        "of the models they would deploy; twice the validation",
+    )
+
     @model_validator(mode="after")
     def _require_sgd_for_momentum(self) -> "TrainingConfig":
         if self.momentum and self.optimiser != "sgd":

@@ -74,6 +74,7 @@ def _collect_comparison(file: Path, root: Path) -> ReportRecord:
         settings=comparison.experiment,
         environment=comparison.environment,
         tuned=comparison.tuned_on_validation,
+        targets=comparison.cost_to_target,
         notes=notes,
     )
 

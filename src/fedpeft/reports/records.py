@@ -72,6 +72,28 @@ class LogLine(BaseModel):
         return to_number((self.model_extra or {}).get(name))
 
 
+class CostRecord(BaseModel):
+    """What a method cost until it reached a target, means over the seeds that did."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seeds: int
+    reached: int
+    round: float | None = None
+    bytes: float | None = None
+    client_seconds: float | None = None
+    peak_memory_mib: float | None = None
+
+
+class TargetRecord(BaseModel):
+    """A score, and what every method cost until it reached it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    score: float
+    methods: dict[str, CostRecord]
+
+
 class ComparisonFile(BaseModel):
     """compare.json, as far as reports read it."""
 
@@ -82,6 +104,7 @@ class ComparisonFile(BaseModel):
     environment: dict[str, Any] = {}
     experiment: dict[str, Any] = {}
     tuned_on_validation: dict[str, dict[str, float | None]] = {}
+    cost_to_target: dict[str, TargetRecord] = {}
     runs: dict[str, list[RunResult]]
 
     @field_validator("runs")
@@ -150,6 +173,7 @@ class ReportRecord:
     settings: dict[str, Any]
     environment: dict[str, Any]
     tuned: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    targets: dict[str, TargetRecord] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -10,7 +10,6 @@ from fedpeft.config import Experiment
 from fedpeft.engines.base import Outcome
 from fedpeft.environment import MIB, keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
-from fedpeft.federation.deployment import list_model_choices
 from fedpeft.federation.message import Message, wire_size
 from fedpeft.runs.build import RunContext, assemble, default_workers, load_model
 from fedpeft.runs.result import count_parameters
@@ -82,6 +81,5 @@ def _estimate(experiment: Experiment, context: RunContext, outcome: Outcome, eva
     federation, training = context.federation, experiment.training
     clients, evaluated = len(federation.select(1)), len(federation.evaluation_clients)
     workers = min(experiment.workers or default_workers(experiment.model), clients)
-    candidates = len(list_model_choices(training, federation.method))
-    evaluations = count_evaluations(training, training.rounds, candidates)
+    evaluations = count_evaluations(training, federation.method, training.rounds, with_end=True)
     return (training.rounds * clients * outcome.seconds + evaluations * evaluated * evaluate_seconds) / workers

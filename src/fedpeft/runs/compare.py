@@ -15,10 +15,11 @@ from fedpeft.federation.deployment import ModelChoice
 from fedpeft.runs.build import load_model, require_startable
 from fedpeft.runs.differences import compute_differences
 from fedpeft.runs.files import Files
-from fedpeft.runs.grid import RunGrid
+from fedpeft.runs.grid import Results, RunGrid
 from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.stored import StoredComparison
+from fedpeft.runs.targets import compute_target_costs, find_byte_front
 from fedpeft.tasks.load import load_task
 
 FILE = "compare.json"
@@ -61,8 +62,7 @@ def compare(
             "experiment": experiment.model_dump(),
             "tuned_on_validation": grid.tuned,
             "best_rate_at_edge": grid.edges,
-            "rows": [summarise_method(label, runs) for label, runs in results.items()],
-            "differences": compute_differences(results),
+            **compare_results(results, experiment.target),
             "runs": results,
         }
         if gone := [label for label in earlier if label not in labels]:
@@ -94,6 +94,17 @@ def require_comparable(experiment: Experiment, labels: Sequence[str], base: Path
             require_startable(experiment, method, data, backbone)
         except UserError as error:
             raise UserError(f"methods.{label}: {error}") from error
+
+
+def compare_results(results: Results, target: float | None) -> dict[str, Any]:
+    """What a comparison concludes from its runs: a row for each method, their differences, what a score costs."""
+    rows = [summarise_method(label, runs) for label, runs in results.items()]
+    return {
+        "rows": rows,
+        "differences": compute_differences(results),
+        "cost_to_target": compute_target_costs(results, target),
+        "accuracy_bytes_front": find_byte_front(rows),
+    }
 
 
 def summarise_method(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,10 +6,16 @@ from typing import Any
 from pydantic import Field
 
 from fedpeft.errors import UserError
-from fedpeft.runs.compare import FILE, compute_differences, summarise_method
+from fedpeft.runs.compare import FILE, compare_results
 from fedpeft.runs.files import Files
 from fedpeft.runs.run_files import RunFiles
 from fedpeft.runs.stored import StoredModel, StoredResult, Text, upgrade_result
+
+
+class StoredTarget(StoredModel):
+    """The score whose cost an experiment asks for."""
+
+    target: float | None = None
 
 
 class StoredRuns(StoredModel):
@@ -18,6 +24,7 @@ class StoredRuns(StoredModel):
     name: Text
     scenario: Text | None = None
     seeds: list[int]
+    experiment: StoredTarget = Field(default_factory=lambda: StoredTarget())
     runs: dict[Text, list[StoredResult]] = Field(min_length=1)
 
 
@@ -34,7 +41,8 @@ def read_finished(path: Path) -> dict[str, Any]:
         contents = files.read_json(name, StoredRuns, "give a folder that `fedpeft run` or `fedpeft compare` wrote")
         runs = {label: [upgrade_result(result) for result in results] for label, results in contents["runs"].items()}
         seeds, scenario = contents["seeds"], contents.get("scenario")
-        return _make_comparison(contents["name"], seeds, scenario, {k: v for k, v in runs.items() if v})
+        target = contents.get("experiment", {}).get("target")
+        return _make_comparison(contents["name"], seeds, scenario, {k: v for k, v in runs.items() if v}, target)
     if files.has("experiment.yaml"):
         result = RunFiles(folder).require_result()
         return _make_comparison(folder.resolve().name, [result["seed"]], None, {result["label"]: [result]})
@@ -44,14 +52,18 @@ def read_finished(path: Path) -> dict[str, Any]:
 
 
 def _make_comparison(
-    name: str, seeds: list[int], scenario: str | None, runs: dict[str, list[dict[str, Any]]]
+    name: str,
+    seeds: list[int],
+    scenario: str | None,
+    runs: dict[str, list[dict[str, Any]]],
+    target: float | None = None,
 ) -> dict[str, Any]:
     return {
         "name": name,
         "scenario": scenario,
         "seeds": seeds,
-        "rows": [summarise_method(label, results) for label, results in runs.items()],
-        "differences": compute_differences(runs),
+        "experiment": {"target": target},
+        **compare_results(runs, target),
         "runs": runs,
     }
 

@@ -12,6 +12,7 @@ from fedpeft.errors import UserError, printable
 from fedpeft.federation.deployment import DeployRule, ModelChoice, select_deployed
 from fedpeft.federation.message import Message
 from fedpeft.runs.build import RunContext
+from fedpeft.runs.curve import read_curve
 from fedpeft.runs.folder import RunFolder
 from fedpeft.tasks.examples import SPLITS
 from fedpeft.tasks.summary import label_distribution
@@ -68,6 +69,7 @@ def summarise(
         "test": {model: average(by_client, metric) for model, by_client in test.items()},
         "test_by_client": test,
         "validation": log.validation,
+        "curve": read_curve(folder, metric, deployment.rule),
         "adapter_parameters": adapter,
         "head_parameters": head,
         "bytes_down": log.bytes_down,

@@ -11,6 +11,7 @@ from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.deployment import ModelChoice, choose_models, list_model_choices
+from fedpeft.federation.method import Method
 from fedpeft.federation.record import RoundRecord
 from fedpeft.federation.training_config import TrainingConfig
 from fedpeft.runs.build import RunContext, build
@@ -98,11 +99,18 @@ def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
         return result
 
 
-def count_evaluations(training: TrainingConfig, rounds: int, candidates: int = 0) -> int:
-    """How often each client is scored in the first `rounds` rounds and, after the last, with so many candidates: on its
+def count_evaluations(training: TrainingConfig, method: Method[Any], rounds: int, with_end: bool) -> int:
+    """How often each client is scored in the first `rounds` rounds and, after the last, with its candidates: on its
     validation rows and then on its test rows."""
     validations = sum(_is_validated(training, round_) for round_ in range(1, rounds + 1))
-    return validations + 2 * candidates
+    at_end = 2 * len(list_model_choices(training, method)) if with_end else 0
+    return validations * len(_list_validated(training, method)) + at_end
+
+
+def _list_validated(training: TrainingConfig, method: Method[Any]) -> list[ModelChoice]:
+    """The models that are scored in every round that is validated."""
+    candidates = list_model_choices(training, method) if training.validate_candidates else ()
+    return ["received", *(choice for choice in candidates if choice != "received")]
 
 
 def _is_validated(training: TrainingConfig, round_: int) -> bool:
@@ -149,14 +157,15 @@ class _Rounds:
         while federation.round < training.rounds:
             record = federation.step(self.observer.client_finished)
             is_due = _is_validated(training, federation.round)
-            validation = self._evaluate("validation", "received") if is_due else {}
+            models = _list_validated(training, federation.method) if is_due else []
+            validation = {model: self._evaluate("validation", model) for model in models}
             self.seconds["train"] += record.train_seconds
             self.seconds["aggregate"] += record.aggregate_seconds
             self.folder.append("metrics.jsonl", _make_metric_lines(record, validation))
             self.folder.append("timings.jsonl", [_make_timing_line(record)])
             self.seconds["total"] = earlier + time.perf_counter() - began
             self._checkpoint()
-            self.observer.round_finished(record, validation)
+            self.observer.round_finished(record, validation.get("received", {}))
 
     def deploy(self) -> Deployment:
         """The model that each client deploys after the last round, chosen before the test split is read, once."""
@@ -170,14 +179,10 @@ class _Rounds:
         scored = self._require_scored(test)
         choices = {client: choice for client, choice in choices.items() if client in scored}
         self.seconds["total"] += self.seconds["evaluate"] - before
-        lines = [
-            {"round": federation.round, "split": split, "model": choice, "client": client, **scores}
-            for split, by_choice in (("validation", validation), ("test", test))
-            for choice, by_client in by_choice.items()
-            if (split, choice) != ("validation", "received")  # the last round's: they are there
-            for client, scores in by_client.items()
-        ]
-        self.folder.append("metrics.jsonl", lines)
+        validated = _list_validated(training, federation.method)  # the last round's are there
+        others = {choice: by_client for choice, by_client in validation.items() if choice not in validated}
+        lines = _make_score_lines(federation.round, "validation", others)
+        self.folder.append("metrics.jsonl", lines + _make_score_lines(federation.round, "test", test))
         return Deployment(training.deploy, choices, validation, test)
 
     def _require_scored(self, by_choice: dict[ModelChoice, dict[str, Scores]]) -> list[str]:
@@ -211,13 +216,17 @@ class _Rounds:
         return scores
 
 
-def _make_metric_lines(record: RoundRecord, validation: dict[str, Scores]) -> list[dict[str, Any]]:
+def _make_metric_lines(record: RoundRecord, validation: dict[ModelChoice, dict[str, Scores]]) -> list[dict[str, Any]]:
     trained = [record.describe_client(client) for client in sorted(record.bytes_down)]
-    validated = [
-        {"round": record.round, "split": "validation", "model": "received", "client": client, **scores}
-        for client, scores in validation.items()
+    return trained + _make_score_lines(record.round, "validation", validation)
+
+
+def _make_score_lines(round_: int, split: str, scores: dict[ModelChoice, dict[str, Scores]]) -> list[dict[str, Any]]:
+    return [
+        {"round": round_, "split": split, "model": model, "client": client, **values}
+        for model, by_client in scores.items()
+        for client, values in by_client.items()
     ]
-    return trained + validated
 
 
 def _make_timing_line(record: RoundRecord) -> dict[str, Any]:
@@ -225,5 +234,6 @@ def _make_timing_line(record: RoundRecord) -> dict[str, Any]:
         "round": record.round,
         "train_seconds": round(record.train_seconds, 4),
         "aggregate_seconds": round(record.aggregate_seconds, 4),
+        "peak_memory_mib": round(read_peak_mib(), 1),
         "client_seconds": {client: round(s, 4) for client, s in sorted(record.client_seconds.items())},
     }

@@ -42,7 +42,7 @@ class RunSpec:
         return _find_difference(self._decisive(), other._decisive())
 
     def _decisive(self) -> dict[str, Any]:
-        experiment = self.as_dict()["experiment"] | {"tuning": None}  # which decides what other runs there are
+        experiment = self.as_dict()["experiment"] | {"tuning": None, "target": None}  # of a comparison
         device_type = self.experiment.model.devices[0].partition(":")[0]  # results do not depend on their number
         return experiment | {"workers": None, "flower": None, "model": experiment["model"] | {"device": device_type}}
 

@@ -76,6 +76,24 @@ class StoredLeftOut(StoredModel):
     reason: Text
 
 
+class StoredPoint(StoredModel):
+    """Where a run stood after a round."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    round: int
+    score: float
+    bytes: float
+    client_seconds: float
+    peak_memory_mib: float | None = None
+
+
+class StoredCurve(StoredModel):
+    """Validation score and costs by round."""
+
+    points: list[StoredPoint]
+
+
 class StoredResult(StoredModel):
     """The fields of result.json that tables and comparisons read."""
 
@@ -90,6 +108,7 @@ class StoredResult(StoredModel):
     test: StoredScores
     test_by_client: dict[str, dict[ClientId, dict[str, float | None]]] = Field(default_factory=dict)
     validation: dict[str, StoredAverages]
+    curve: StoredCurve | None = None
     adapter_parameters: float
     head_parameters: float
     bytes_down: float

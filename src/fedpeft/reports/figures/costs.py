@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from statistics import mean
 
+from fedpeft.analysis.cost_to_target import find_front
 from fedpeft.analysis.rate_search import find_edge
 from fedpeft.environment import MIB
 from fedpeft.reports.figures.base import Figure, Section, average, count, describe_choice, get_score_unit
@@ -25,6 +26,7 @@ def make_costs(record: ReportRecord) -> Section:
         words = "parameters of adapter and head that a client trains, mean over clients"
         figures.append(_make_tradeoff(record, methods, "parameters", "trained parameters", trained, words,
             add_parameters))  # fmt: skip
+        figures += [_make_target(record)] if record.targets else []
     if methods:
         figures += [_make_seconds(methods), _make_memory(methods)]
     if record.tuned:
@@ -64,15 +66,36 @@ def _make_tradeoff(
     )
 
 
-def find_front(points: list[tuple[float | None, float | None]]) -> list[bool]:
-    """Which (cost, score) points no other one matches or beats in both; a point that lacks one is never on it."""
-
-    def is_beaten(cost: float, score: float) -> bool:
-        return any(
-            c is not None and s is not None and c <= cost and s >= score and (c, s) != (cost, score) for c, s in points
-        )
-
-    return [cost is not None and score is not None and not is_beaten(cost, score) for cost, score in points]
+def _make_target(record: ReportRecord) -> Figure:
+    """Costs until the highest final validation score that a method has, or the experiment's own target."""
+    own = record.settings.get("target")
+    name = next((key for key in record.targets if own is not None and key == f"{own:g}"), "")
+    name = name or max(record.targets, key=lambda key: record.targets[key].score)
+    target, unit = record.targets[name], get_score_unit(record)
+    columns = (
+        Column("method"),
+        Column("seeds that reach it"),
+        Column("rounds", digits=1),
+        Column("bytes of all clients", "MiB", 3, 1 / MIB, "bytes"),
+        Column("client seconds", "s", 1),
+        Column("peak", "MiB", 0),
+    )
+    rows = tuple(
+        (label, f"{own.reached}/{own.seeds}", own.round, own.bytes, own.client_seconds, own.peak_memory_mib)
+        for label, own in target.methods.items()
+    )
+    reached = sum(own.reached == own.seeds for own in target.methods.values())
+    return Figure(
+        "cost-to-target",
+        "Cost to target",
+        f"{reached} of {count(len(rows), 'method')} reach {unit.write(target.score)} with every seed.",
+        f"What each method cost until its validation {record.metric} first reached {unit.write(target.score)}"
+        + (f", {name}'s in its last round, seed by seed" if name in target.methods else "")
+        + "; means over the seeds that reach it. Bytes down and up and seconds of all clients, from the first round "
+        "on; peak memory of the whole process. compare.json holds the same for every method's final score.",
+        Table(columns, rows),
+        is_open=True,
+    )
 
 
 def _make_seconds(methods: list[MethodRecord]) -> Figure:
