@@ -14,13 +14,13 @@ from statistics import mean, stdev
 
 import torch
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Tensors
 from fedpeft.methods import find_method, register_method
 from fedpeft.runs.grid import get_or_run
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.spec import RunSpec
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def cell(experiment, label: str, seeds: int, data: Path, out: Path) -> dict:
     accuracy, stopped = [], []
     for seed in range(seeds):
         try:
-            result = get_or_run(RunSpec(experiment, label, seed, None, data.parent), out, NullObserver())
+            result = get_or_run(RunSpec(experiment, label, seed, None, data.parent), out, RunCallback())
             accuracy.append(honest_accuracy(result))
         except UserError as error:
             stopped.append(str(error).split(" (")[0])

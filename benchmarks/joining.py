@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.runs.join import join
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.config import PartitionConfig
@@ -76,9 +76,9 @@ def one_seed(kind: str, label: str, data: Path, out: Path, seed: int) -> dict[st
     experiment = load_experiment(HERE / "experiments/joining.yaml", [f"task.source={source}"])
     path = out / kind / f"{label}-{seed}"
     if (path / "experiment.yaml").exists():
-        result = resume(path, NullObserver())
+        result = resume(path, RunCallback())
     else:
-        result = start(RunSpec(experiment, label, seed, None, out), path, NullObserver())
+        result = start(RunSpec(experiment, label, seed, None, out), path, RunCallback())
     found: dict[str, Any] = {"federation": result["test"]["deployed"]["by_client"]}
     for epochs in EPOCHS:
         scores = []

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import Experiment, load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.federation.checkpoint import load_checkpoint
 from fedpeft.runs.compare import summarise_method
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 
@@ -62,8 +62,8 @@ def finished(experiment: Experiment, label: str, seed: int, lr: float | None, ou
     """One run with its checkpoint kept: the clusters are in it."""
     path = out / label / f"lr{lr:g}-seed{seed}"
     if (path / "experiment.yaml").exists():
-        return resume(path, NullObserver())
-    return start(RunSpec(experiment, label, seed, lr, out), path, NullObserver())
+        return resume(path, RunCallback())
+    return start(RunSpec(experiment, label, seed, lr, out), path, RunCallback())
 
 
 def rand_index(path: Path, groups: int) -> float | None:

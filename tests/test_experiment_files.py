@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.runs.compare import compare
-from fedpeft.runs.observer import NullObserver
 from fedpeft.tasks.load import load_task
 
 FILES = sorted((Path(__file__).parent.parent / "papers").glob("*.yaml"))
@@ -91,7 +91,7 @@ def test_a_file_runs_on_a_small_model(file, data, tiny_model, tiny_decoder, tmp_
     labels = [label for label in load_experiment(file, overrides).methods if label != "zero_shot"]
     overrides += [f"methods.{label}.adapter.r=8" for label in labels]  # its layers are narrower than published ranks
     experiment = load_experiment(file, overrides)
-    comparison = compare(experiment, list(experiment.methods), 1, tmp_path, tmp_path / "out", NullObserver())
+    comparison = compare(experiment, list(experiment.methods), 1, tmp_path, tmp_path / "out", RunCallback())
     assert [row["label"] for row in comparison["rows"]] == list(experiment.methods)
     rows = comparison["rows"]
     assert all(row["quarantined"] == 0 and row["metric"] == rows[0]["metric"] for row in rows)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from helpers.commands import refused
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
 
@@ -248,7 +248,7 @@ def finished(tmp_path_factory, tiny_model, tiny_data):
     }  # fmt: skip
     (folder / E).write_text(yaml.safe_dump(settings))
     spec = RunSpec(load_experiment(folder / E), "fedit", 0, None, folder)
-    start(spec, folder / "runs/tiny-fedit-0", NullObserver())
+    start(spec, folder / "runs/tiny-fedit-0", RunCallback())
     return folder
 
 

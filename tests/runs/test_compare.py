@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.observers import Notes
+from helpers.callbacks import Notes
 
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError

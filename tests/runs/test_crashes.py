@@ -14,13 +14,13 @@ import pytest
 import torch
 from helpers.crashes import run_and_kill, run_on_full_disk
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.runs.compare import compare
 from fedpeft.runs.fingerprint import Fingerprint
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.join import join
 from fedpeft.runs.lock import LOCK, lock_folder
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 
@@ -96,9 +96,9 @@ def test_every_point_of_a_runs_folder(tmp_path, run, points):
 
 def go_on(spec, path):
     if (path / "experiment.yaml").exists():
-        resume(path, NullObserver())
+        resume(path, RunCallback())
     else:
-        start(spec, path, NullObserver())
+        start(spec, path, RunCallback())
 
 
 @pytest.fixture
@@ -113,13 +113,13 @@ def make_spec(experiment_file, tmp_path):
 
 def try_run(spec, tmp_path, points=None, run=run_and_kill):
     whole, path = tmp_path / "whole", tmp_path / "run"
-    start(spec, whole, NullObserver())
+    start(spec, whole, RunCallback())
 
     def check():
         go_on(spec, path)
         assert read_bits(path) == read_bits(whole)
 
-    return try_points(path, lambda: start(spec, path, NullObserver()), check, points, run=run)
+    return try_points(path, lambda: start(spec, path, RunCallback()), check, points, run=run)
 
 
 def test_some_points_of_a_whole_run(make_spec, tmp_path):
@@ -146,7 +146,7 @@ def test_every_point_of_a_comparison(make_spec, tmp_path):
     spec, whole, path = make_spec("fedit"), tmp_path / "whole", tmp_path / "out"
 
     def run(out):
-        return compare(spec.experiment, ["fedit", "local"], 1, tmp_path, out, NullObserver())
+        return compare(spec.experiment, ["fedit", "local"], 1, tmp_path, out, RunCallback())
 
     run(whole)
 
@@ -165,7 +165,7 @@ def test_every_point_of_a_comparison(make_spec, tmp_path):
 def test_every_point_of_a_client_that_joins(make_spec, tmp_path):
     finished, whole, path = tmp_path / "finished", tmp_path / "whole", tmp_path / "run"
     spec = make_spec("fedreft")
-    start(spec, finished, NullObserver())
+    start(spec, finished, RunCallback())
     data = tmp_path / "late.jsonl"
     rows = [line for line in Path(spec.experiment.task.source).read_text().splitlines() if '"site1"' in line]
     data.write_text("\n".join(rows))

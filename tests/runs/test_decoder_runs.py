@@ -8,11 +8,11 @@ import torch
 import yaml
 
 from fedpeft.budgets.resolve_budgets import resolve_budgets
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.methods import list_built_in
 from fedpeft.runs.compare import compare
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
@@ -62,7 +62,7 @@ def choice_file(tmp_path, tiny_decoder):
 
 def run(file, label, out, overrides=()):
     experiment = load_experiment(file, list(overrides))
-    return start(RunSpec(experiment, label, 0, None, file.parent), out, NullObserver())
+    return start(RunSpec(experiment, label, 0, None, file.parent), out, RunCallback())
 
 
 def test_the_score_is_named_and_the_matrix_holds_every_model_on_every_test_set(choice_file, tmp_path):
@@ -89,11 +89,11 @@ def test_training_lowers_the_answer_loss_below_zero_shot(choice_file, tmp_path):
 
 def test_a_run_resumes_to_the_bit(choice_file, tmp_path, monkeypatch):
     whole = run(choice_file, "fedreft", tmp_path / "whole")
-    monkeypatch.setattr(NullObserver, "round_finished", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(RunCallback, "on_round_end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(choice_file, "fedreft", tmp_path / "broken")
-    monkeypatch.setattr(NullObserver, "round_finished", lambda *_: None)
-    again = resume(tmp_path / "broken", NullObserver())
+    monkeypatch.setattr(RunCallback, "on_round_end", lambda *_: None)
+    again = resume(tmp_path / "broken", RunCallback())
     assert again["test_by_client"] == whole["test_by_client"]
     assert again["cross"] == whole["cross"]
 
@@ -153,7 +153,7 @@ def test_generation_learns_a_text_and_reads_the_number_in_it(tmp_path, tiny_deco
     }
     file = tmp_path / "sums.yaml"
     file.write_text(yaml.safe_dump(settings))
-    comparison = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", NullObserver())
+    comparison = compare(load_experiment(file), ["fedit", "zero_shot"], 1, tmp_path, tmp_path / "out", RunCallback())
     assert [row["metric"] for row in comparison["rows"]] == ["exact_match", "exact_match"]
     trained, untouched = (comparison["runs"][label][0]["test"]["deployed"] for label in ("fedit", "zero_shot"))
     assert trained["loss"] < untouched["loss"] - 0.5

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.cli import main
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
@@ -16,13 +17,12 @@ from fedpeft.runs.fingerprint import Fingerprint
 from fedpeft.runs.folder import CHECKPOINT, LOGS, RunFolder
 from fedpeft.runs.join import join
 from fedpeft.runs.lock import lock_folder
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 
 
-class Stops(NullObserver):
-    def round_finished(self, record, validation):
+class Stops(RunCallback):
+    def on_round_end(self, record, validation):
         if record.round == 2:
             raise KeyboardInterrupt
 
@@ -45,7 +45,7 @@ def run(experiment_file, tmp_path, templates):
                 shutil.copy(load_experiment(experiment_file).task.source, data)
             spec = RunSpec(experiment, "fedit", 0, None, tmp_path)
             if kind == "finished":
-                start(spec, templates[kind], NullObserver())
+                start(spec, templates[kind], RunCallback())
             else:
                 with pytest.raises(KeyboardInterrupt):
                     start(spec, templates[kind], Stops())
@@ -79,11 +79,11 @@ def test_a_damaged_result_is_one_line(run, content):
     finished = run("finished")
     whole = (finished / "result.json").read_bytes()
     (finished / "result.json").write_bytes(content)
-    require_refusal(lambda: resume(finished, NullObserver()), finished, "result.json", "remove it", "fedpeft resume")
+    require_refusal(lambda: resume(finished, RunCallback()), finished, "result.json", "remove it", "fedpeft resume")
     require_refusal(lambda: join(finished, finished / "metrics.jsonl", "late"), finished, "result.json")
     if content == b"":
         (finished / "result.json").unlink()  # as the line says
-        for key, value in resume(finished, NullObserver()).items():
+        for key, value in resume(finished, RunCallback()).items():
             assert key in ("seconds", "peak_memory_mib") or value == json.loads(whole)[key]
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_result_is_one_line(run, content):
 def test_damaged_settings_are_one_line(run, content):
     finished = run("finished")
     (finished / "experiment.yaml").write_text(content)
-    require_refusal(lambda: resume(finished, NullObserver()), finished, "experiment.yaml", "start the run again")
+    require_refusal(lambda: resume(finished, RunCallback()), finished, "experiment.yaml", "start the run again")
     require_refusal(lambda: RunFolder(finished / "clients").settings, finished, "no run at")
 
 
@@ -116,19 +116,17 @@ def test_a_log_that_lost_lines_is_one_line_and_nothing_is_touched(run, log, left
     (broken / log).unlink()
     if left is not None:
         (broken / log).write_bytes(content[:left])
-    require_refusal(
-        lambda: resume(broken, NullObserver()), broken, log, f"at {len(content)} bytes", "put the file back"
-    )
+    require_refusal(lambda: resume(broken, RunCallback()), broken, log, f"at {len(content)} bytes", "put the file back")
     if left == -1:
         (broken / log).write_bytes(content)  # as the line says
-        assert resume(broken, NullObserver())["rounds"] == 3
+        assert resume(broken, RunCallback())["rounds"] == 3
 
 
 def test_a_log_that_is_missing_before_the_first_checkpoint_is_one_line(run):
     broken = run("broken")
     (broken / "checkpoint.safetensors").unlink()
     (broken / "metrics.jsonl").unlink()
-    require_refusal(lambda: resume(broken, NullObserver()), broken, "metrics.jsonl is missing")
+    require_refusal(lambda: resume(broken, RunCallback()), broken, "metrics.jsonl is missing")
 
 
 @pytest.mark.parametrize("kept", [0, 7, 2000])
@@ -136,9 +134,7 @@ def test_a_cut_checkpoint_is_one_line(run, kept):
     broken = run("broken")
     whole = (broken / "checkpoint.safetensors").read_bytes()
     (broken / "checkpoint.safetensors").write_bytes(whole[:kept])
-    require_refusal(
-        lambda: resume(broken, NullObserver()), broken, "checkpoint.safetensors is not a fedpeft checkpoint"
-    )
+    require_refusal(lambda: resume(broken, RunCallback()), broken, "checkpoint.safetensors is not a fedpeft checkpoint")
 
 
 def test_ls_lists_an_unreadable_run_and_goes_on(run, tmp_path, monkeypatch, capsys):
@@ -177,7 +173,7 @@ def test_a_result_that_tables_cannot_show_is_one_line(run, key, value):
     result = json.loads((finished / "result.json").read_text()) | {key: value}
     (finished / "result.json").write_text(json.dumps(result))
     require_refusal(
-        lambda: resume(finished, NullObserver()), finished, f"result.json is damaged ({key}", "fedpeft resume"
+        lambda: resume(finished, RunCallback()), finished, f"result.json is damaged ({key}", "fedpeft resume"
     )
 
 
@@ -218,7 +214,7 @@ def test_a_checkpoint_names_the_two_logs_and_no_other_file(run, logs):
     broken = run("broken")
     (broken.parent / "victim").write_text("mine")
     change_checkpoint(broken, logs=logs)
-    require_refusal(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "is no checkpoint of this run", "logs")
+    require_refusal(lambda: resume(broken, RunCallback()), broken, CHECKPOINT, "is no checkpoint of this run", "logs")
     assert (broken.parent / "victim").read_text() == "mine"
 
 
@@ -242,7 +238,7 @@ def test_a_checkpoint_that_holds_something_else_is_one_line(run, changes, proble
     broken = run("broken")
     change_checkpoint(broken, **changes)
     require_refusal(
-        lambda: resume(broken, NullObserver()), broken, "is no checkpoint of this run", problem, "start the run"
+        lambda: resume(broken, RunCallback()), broken, "is no checkpoint of this run", problem, "start the run"
     )
 
 
@@ -261,7 +257,7 @@ def test_the_checkpoint_of_another_run_is_refused(run, group, key, value, differ
     if group and key == "method":
         settings["experiment"]["methods"][group] = {"method": value, "lr": 0.005}
     change_checkpoint(broken, settings=settings)
-    require_refusal(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, f"other settings ({difference})")
+    require_refusal(lambda: resume(broken, RunCallback()), broken, CHECKPOINT, f"other settings ({difference})")
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_to_the_same_bits(run):
@@ -276,7 +272,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_to_the_same_bits(run):
     data = (broken / CHECKPOINT).read_bytes()
     assert data.count(b'"digest"') == 1
     (broken / CHECKPOINT).write_bytes(data.replace(b'"digest"', b'"ignore"'))
-    resume(broken, NullObserver())
+    resume(broken, RunCallback())
     assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert not (broken / "fingerprint.json").exists()
 
@@ -286,7 +282,7 @@ def test_any_flipped_bit_of_a_tensor_is_noticed(run):
     content = bytearray((broken / CHECKPOINT).read_bytes())
     content[-3] ^= 16
     (broken / CHECKPOINT).write_bytes(content)
-    require_refusal(lambda: resume(broken, NullObserver()), broken, CHECKPOINT, "it is damaged: its digest is another")
+    require_refusal(lambda: resume(broken, RunCallback()), broken, CHECKPOINT, "it is damaged: its digest is another")
 
 
 @pytest.mark.parametrize("name", ["experiment.yaml", "fingerprint.json", *LOGS, CHECKPOINT, "clients", "clients/site0"])
@@ -302,7 +298,7 @@ def test_links_in_a_run_folder_are_refused_and_lead_nowhere(run, name):
     (broken / name).symlink_to(victim)
     before = files(victim) if victim.is_dir() else victim.read_bytes()
     with pytest.raises(UserError, match=f"{name} is a link"):
-        resume(broken, NullObserver())
+        resume(broken, RunCallback())
     assert (files(victim) if victim.is_dir() else victim.read_bytes()) == before
     assert (broken / name).is_symlink()
 
@@ -310,7 +306,7 @@ def test_links_in_a_run_folder_are_refused_and_lead_nowhere(run, name):
 def test_the_folder_itself_may_be_reached_by_a_link(run):
     finished = run("finished")
     (finished.parent / "latest").symlink_to(finished)
-    assert resume(finished.parent / "latest", NullObserver())["rounds"] == 3
+    assert resume(finished.parent / "latest", RunCallback())["rounds"] == 3
 
 
 def test_a_joining_client_is_written_into_no_link(run, tmp_path):
@@ -327,9 +323,9 @@ def test_a_run_that_another_process_works_on_is_left_alone(run, kind):
     path = run(kind)
     with lock_folder(path):
         if kind == "broken":
-            require_refusal(lambda: resume(path, NullObserver()), path, "is in use by process", "wait until that ends")
+            require_refusal(lambda: resume(path, RunCallback()), path, "is in use by process", "wait until that ends")
         else:
-            resume(path, NullObserver())  # its result is read, and nothing written
+            resume(path, RunCallback())  # its result is read, and nothing written
             require_refusal(lambda: join(path, path / "metrics.jsonl", "late"), path, "is in use by process")
 
 
@@ -355,7 +351,7 @@ def test_a_run_does_not_go_on_when_its_data_changed(run, tmp_path, change, words
     change_checkpoint(broken, settings=settings)
     change(data)
     require_refusal(
-        lambda: resume(broken, NullObserver()), broken, "is a run on other data or another model", words, "put back"
+        lambda: resume(broken, RunCallback()), broken, "is a run on other data or another model", words, "put back"
     )
 
 
@@ -373,7 +369,7 @@ def test_a_folder_that_cannot_be_created_or_read_is_one_line(tmp_path):
         with pytest.raises(UserError, match=words):
             RunFolder.create(tmp_path / name, {}, None)
     with pytest.raises(UserError, match="File name too long"):
-        resume(tmp_path / ("x" * 300), NullObserver())
+        resume(tmp_path / ("x" * 300), RunCallback())
 
 
 @pytest.mark.parametrize("file", ["environment.json", "timings.jsonl", "experiment.yaml"])

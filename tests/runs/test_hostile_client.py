@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.engines.local import LocalEngine
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
 
@@ -37,7 +37,7 @@ def test_a_client_that_overdoes_it_is_cut_down_and_one_that_sends_rubbish_is_lef
 
     monkeypatch.setattr(LocalEngine, "train", train)
     spec = RunSpec(load_experiment(experiment_file, FIVE), label, 0, None, tmp_path)
-    result = start(spec, tmp_path / "run", NullObserver(), export=False)
+    result = start(spec, tmp_path / "run", RunCallback(), export=False)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     train_lines = [line for line in lines if line["split"] == "train"]
     assert result["quarantined"] == 1

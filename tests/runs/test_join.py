@@ -9,6 +9,7 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
@@ -18,7 +19,6 @@ from fedpeft.methods.fedhft import FedHft, FedHftState
 from fedpeft.methods.fedreft import FedReftState
 from fedpeft.runs import join as joining
 from fedpeft.runs.join import join
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
@@ -54,7 +54,7 @@ def trained(experiment_file, tmp_path, finished):
         if key not in finished:
             finished[key] = finished["folder"] / str(len(finished))
             experiment = load_experiment(experiment_file, list(overrides))
-            start(RunSpec(experiment, label, 0, None, tmp_path), finished[key], NullObserver())
+            start(RunSpec(experiment, label, 0, None, tmp_path), finished[key], RunCallback())
         return shutil.copytree(finished[key], tmp_path / "run")
 
     return run

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from runs.test_runner import StoppingObserver, contents, settings
+from runs.test_runner import StoppingCallback, contents, settings
 
 from fedpeft.runs.runner import resume, start
 
@@ -34,11 +34,11 @@ def test_fifty_clients_of_three_classes(experiment_file, three_classes, tmp_path
         "partition={kind: dirichlet, clients: 50, alpha: 0.1, min_size: 4}",
         "training={rounds: 4, batch_size: 4, participation: 0.2, evaluate_every: 0}",
     ]
-    result = start(settings(experiment_file, label, overrides), tmp_path / "run", StoppingObserver())
+    result = start(settings(experiment_file, label, overrides), tmp_path / "run", StoppingCallback())
     assert len(result["clients"]) == 50 and result["head_parameters"] == 3 * 33
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(sum(x["split"] == "train" and x["round"] == r for x in lines) == 10 for r in (1, 2, 3, 4))
     with pytest.raises(KeyboardInterrupt):
-        start(settings(experiment_file, label, overrides), tmp_path / "broken", StoppingObserver(3))
-    resume(tmp_path / "broken", StoppingObserver())
+        start(settings(experiment_file, label, overrides), tmp_path / "broken", StoppingCallback(3))
+    resume(tmp_path / "broken", StoppingCallback())
     assert contents(tmp_path / "broken") == contents(tmp_path / "run")

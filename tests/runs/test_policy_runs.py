@@ -6,18 +6,18 @@ import time
 from collections import Counter
 
 import pytest
-from runs.test_runner import StoppingObserver, contents, settings
+from runs.test_runner import StoppingCallback, contents, settings
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
 from fedpeft.methods.fedit import FedIt
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 
 EXCLUDING = ["training.rounds=6", "training.exclude_after=1", "training.readmit_after=2", "training.evaluate_every=0"]
 
 
-class Stopping(StoppingObserver):
-    def client_finished(self, outcome):
+class Stopping(StoppingCallback):
+    def on_client_end(self, outcome):
         pass
 
 
@@ -49,10 +49,10 @@ def test_an_exclusion_outlives_a_break_and_the_log_the_result_and_the_table_tell
     experiment_file, tmp_path, fail, monkeypatch
 ):
     fail(lambda message, attempt: message.client == "site1" and message.round <= 4)
-    whole = start(settings(experiment_file, "fedit", EXCLUDING), tmp_path / "whole", NullObserver())
+    whole = start(settings(experiment_file, "fedit", EXCLUDING), tmp_path / "whole", RunCallback())
     with pytest.raises(KeyboardInterrupt):
         start(settings(experiment_file, "fedit", EXCLUDING), tmp_path / "broken", Stopping(2))
-    resumed = resume(tmp_path / "broken", NullObserver())
+    resumed = resume(tmp_path / "broken", RunCallback())
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
     marks = read_train_lines(tmp_path / "whole", "excluded_until", "readmitted", "failed")
     assert marks["excluded_until"] == [("site1", 1, 3), ("site1", 4, 6)] and marks["readmitted"] == [("site1", 4, True)]
@@ -67,13 +67,13 @@ def test_a_checkpoint_of_an_earlier_version_excludes_nobody(experiment_file, tmp
     tree = load_checkpoint(file)
     assert tree.pop("standings") == {}
     save_checkpoint(file, tree)
-    assert resume(tmp_path / "run", NullObserver())["excluded"] == {}
+    assert resume(tmp_path / "run", RunCallback())["excluded"] == {}
 
 
 def test_a_client_that_is_asked_again_leaves_what_it_would_have_left_at_once(experiment_file, tmp_path, fail):
-    start(settings(experiment_file, "fedit"), tmp_path / "well", NullObserver())
+    start(settings(experiment_file, "fedit"), tmp_path / "well", RunCallback())
     fail(lambda message, attempt: message.client == "site1" and attempt < 3)
-    result = start(settings(experiment_file, "fedit", ["training.retries=2"]), tmp_path / "ill", NullObserver())
+    result = start(settings(experiment_file, "fedit", ["training.retries=2"]), tmp_path / "ill", RunCallback())
     assert result["retried"] == 2 * 3 and result["quarantined"] == 0
     (well, adapters), (ill, same_adapters) = contents(tmp_path / "well"), contents(tmp_path / "ill")
     assert adapters == same_adapters and ill.count('"retried": 2') == 3
@@ -93,7 +93,7 @@ def test_a_client_that_hangs_costs_its_deadline_and_then_nothing(experiment_file
     monkeypatch.setattr(FedIt, "train", train)
     overrides = [*EXCLUDING, "training.readmit_after=9", "training.deadline_seconds=2", "workers=2"]
     began = time.monotonic()
-    result = start(settings(experiment_file, "fedit", overrides), tmp_path / "run", NullObserver(), export=False)
+    result = start(settings(experiment_file, "fedit", overrides), tmp_path / "run", RunCallback(), export=False)
     assert time.monotonic() - began < 40
     release.set()
     assert result["excluded"] == {"site1": [[2, 6]]} and result["left_out"]["site1"]["rounds"] == [1]

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from fedpeft.acceleration import PrefixCache
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs.compare import compare
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
 
@@ -17,7 +17,7 @@ CACHED = [*UPPER, "prefix_cache.limit_mib=4"]
 
 
 def run(file, out, label, overrides):
-    return start(RunSpec(load_experiment(file, overrides), label, 0, None, file.parent), out, NullObserver())
+    return start(RunSpec(load_experiment(file, overrides), label, 0, None, file.parent), out, RunCallback())
 
 
 def scores(result):
@@ -39,7 +39,7 @@ def test_one_cache_serves_all_runs_of_a_comparison_of_one_seed(experiment_file, 
     real = PrefixCache.__init__
     monkeypatch.setattr(PrefixCache, "__init__", lambda self, **a: (caches.append(self), real(self, **a))[1])
     compare(
-        load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", NullObserver()
+        load_experiment(experiment_file, CACHED), ["fedit", "fedreft"], 2, tmp_path, tmp_path / "out", RunCallback()
     )
     assert len(caches) == 2
     rows = len(_texts(experiment_file))

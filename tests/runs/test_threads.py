@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.spec import RunSpec
 
 
 @pytest.mark.parametrize(
     ("module", "function", "step", "arguments"),
     [
-        ("runner", "start", "build", lambda spec: (spec, Path("no-such-folder"), NullObserver())),
-        ("runner", "resume", "RunFolder", lambda spec: (Path("no-such-folder"), NullObserver())),
+        ("runner", "start", "build", lambda spec: (spec, Path("no-such-folder"), RunCallback())),
+        ("runner", "resume", "RunFolder", lambda spec: (Path("no-such-folder"), RunCallback())),
         ("join", "join", "RunFolder", lambda spec: (Path("no-such-folder"), Path("rows.jsonl"), "new")),
         ("bench", "bench", "load_task", lambda spec: (spec.experiment, spec.label, spec.base, print)),
     ],

@@ -152,7 +152,7 @@ def _compare(
 
     hint = f"the same command goes on where this one was, in {out}"
     with hint_on_interrupt(out, hint), ProgressDisplay(console) as display:
-        comparison = compare_methods(experiment, labels, seeds, base, out, display, display.planned, scenario, keep)
+        comparison = compare_methods(experiment, labels, seeds, base, out, display, scenario, keep)
     _show_comparison(comparison)
     print_line(f"written to {out}/compare.json" + f"; adapters in {out}/METHOD/RUN/clients" * keep)
     print_line(f"report: {_write_report(out)}")

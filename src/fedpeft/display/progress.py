@@ -2,18 +2,17 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from statistics import mean
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fedpeft.callbacks import RunCallback, RunInfo
 from fedpeft.engines.base import Outcome, Scores
 from fedpeft.environment import MIB
 from fedpeft.errors import printable
 from fedpeft.federation.record import RoundRecord
-from fedpeft.runs.build import RunContext
-from fedpeft.runs.observer import NullObserver
-from fedpeft.runs.runner import count_evaluations
 
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 PERIOD = 600.0  # seconds over which the time left is estimated: a round's steps are unlike in length
@@ -21,7 +20,7 @@ WIDE = 100  # columns from which there is room for a bar
 STAGES = {"validation": "validating", "test": "testing", "cross": "cross-evaluating"}
 
 
-class ProgressDisplay(NullObserver):
+class ProgressDisplay(RunCallback):
     """A progress line per run. A step is one client's local training in a round, or its evaluation on a split."""
 
     def __init__(self, console: Console) -> None:
@@ -51,47 +50,42 @@ class ProgressDisplay(NullObserver):
         if self.progress.live.is_started:  # else it would print an empty line
             self.progress.stop()
 
-    def planned(self, label: str, done: int, total: int) -> None:
-        """Which of several runs comes next."""
-        self.heading = f"[{done + 1}/{total}] "
-
-    def started(self, label: str, context: RunContext, rounds: int, completed: int) -> None:
+    def on_run_start(self, run: RunInfo) -> None:
         self.progress.start()  # not before: a mistake found first would have an empty line above it
         for task in self.progress.task_ids:
             self.progress.remove_task(task)
-        for note in context.data.notes:
-            self.noted(note)
-        self.label, self.last_line = label, time.monotonic()
+        for note in run.notes:
+            self.on_note(note)
+        self.heading = f"[{run.number}/{run.count}] " if run.count > 1 else ""
+        self.label, self.last_line = run.label, time.monotonic()
         self.left_out.clear()
         self.retried.clear()
-        self.bytes, self.rounds, self.metric = 0, rounds, context.task.metric
-        trained, evaluated = len(context.federation.select(1)), len(context.federation.evaluation_clients)
-        training = context.federation.training
-        method = context.federation.method
+        self.bytes, self.rounds, self.metric = 0, run.rounds, run.metric
+        trained, evaluated = run.clients_per_round, len(run.clients)
         self.steps, self.steps_done = trained, 0
         self.task = self.progress.add_task(
-            f"{self.heading}{label}",
-            total=rounds * trained + count_evaluations(training, method, rounds, with_end=True) * evaluated,
-            completed=completed * trained + count_evaluations(training, method, completed, with_end=False) * evaluated,
+            f"{self.heading}{run.label}",
+            total=run.rounds * trained + run.evaluations * evaluated,
+            completed=run.completed * trained + run.evaluations_done * evaluated,
             stage="",
             validation="",
             sent="",
         )
-        self._show_round(completed + 1)
+        self._show_round(run.completed + 1)
 
-    def client_finished(self, outcome: Outcome) -> None:
+    def on_client_end(self, outcome: Outcome) -> None:
         self.steps_done += 1
         self.progress.advance(self.task)
 
-    def evaluation_started(self, split: str, clients: int) -> None:
+    def on_evaluation_start(self, split: str, clients: int) -> None:
         self.progress.update(self.task, stage=STAGES.get(split, split))
         if split == "cross":  # only some methods' runs have it
             self.progress.update(self.task, total=(self.progress.tasks[0].total or 0) + clients)
 
-    def evaluation_finished(self, split: str, clients: int) -> None:
+    def on_evaluation_end(self, split: str, clients: int) -> None:
         self.progress.advance(self.task, clients)
 
-    def round_finished(self, record: RoundRecord, validation: dict[str, Scores]) -> None:
+    def on_round_end(self, record: RoundRecord, validation: Mapping[str, Scores]) -> None:
         self.bytes += sum(record.bytes_down.values()) + sum(record.bytes_up.values())
         score = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %" if validation else ""
         if score:
@@ -124,7 +118,7 @@ class ProgressDisplay(NullObserver):
         for client, line in sorted(lines.items()):
             self._print(f"{self.label}, round {record.round}: client {client} {line}", "yellow")
 
-    def noted(self, line: str) -> None:
+    def on_note(self, line: str) -> None:
         """Says something once, however many runs of a comparison have it to say."""
         if line not in self.notes:
             self._print(line, "dim")

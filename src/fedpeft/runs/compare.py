@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from fedpeft.atomic_files import write_atomically
+from fedpeft.callbacks import CallbackGroup, RunCallback
 from fedpeft.config import Experiment
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
@@ -17,7 +18,6 @@ from fedpeft.runs.differences import compute_differences
 from fedpeft.runs.files import Files
 from fedpeft.runs.grid import Results, RunGrid
 from fedpeft.runs.lock import lock_folder
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.stored import StoredComparison
 from fedpeft.runs.targets import compute_target_costs, find_byte_front
 from fedpeft.tasks.load import load_task
@@ -31,18 +31,17 @@ def compare(
     seeds: int,
     base: Path,
     out: Path,
-    observer: NullObserver,
-    planned: Callable[[str, int, int], None] = lambda label, done, total: None,
+    callback: RunCallback,
     scenario: str | None = None,
     keep: bool = False,
 ) -> dict[str, Any]:
     """Runs what is missing under `out` and returns the comparison; it is also written to `out/compare.json`.
 
-    `planned` hears of each run as it begins: its label, how many came before it and how many there are.
     `scenario` is the name under which the experiment was changed; it is kept in the comparison. `keep` has every
     run export its clients' adapters and keep its checkpoint, for `predict` and `join`. Raises UserError,
     before any run trains, where one that is there is of other settings, data or model, or another process writes here.
     """
+    callbacks = CallbackGroup([callback])
     labels = list(dict.fromkeys(labels))
     for label in labels:
         experiment.get_method_name(label)
@@ -52,8 +51,8 @@ def compare(
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
         require_comparable(experiment, labels, base)
     with lock_folder(out):
-        earlier = _read_earlier_labels(out, observer)
-        results = grid.run(out, observer, planned)
+        earlier = _read_earlier_labels(out, callbacks)
+        results = grid.run(out, callbacks)
         comparison = {
             "name": experiment.name,
             "scenario": scenario,
@@ -65,13 +64,13 @@ def compare(
             **compare_results(results, experiment.target),
             "runs": results,
         }
-        if gone := [label for label in earlier if label not in labels]:
-            observer.noted(f"{out / FILE} no longer holds {', '.join(gone)}; their finished runs are still beside it")
+        if gone := ", ".join(label for label in earlier if label not in labels):
+            callbacks.on_note(f"{out / FILE} no longer holds {gone}; their finished runs are still beside it")
         write_atomically(out / FILE, json.dumps(comparison, indent=1).encode())
     return comparison
 
 
-def _read_earlier_labels(out: Path, observer: NullObserver) -> list[str]:
+def _read_earlier_labels(out: Path, callback: RunCallback) -> list[str]:
     """The labels of the comparison that is at `out` so far; of a damaged one, which is noted, none."""
     files = Files(out)
     if not files.has(FILE):
@@ -79,7 +78,7 @@ def _read_earlier_labels(out: Path, observer: NullObserver) -> list[str]:
     try:
         return [row["label"] for row in files.read_json(FILE, StoredComparison, "it is written anew")["rows"]]
     except UserError as error:
-        observer.noted(str(error))
+        callback.on_note(str(error))
         return []
 
 

@@ -192,7 +192,7 @@ class RunFolder(RunFiles):
 
     def discard_if_empty(self) -> None:
         """Takes back what `create` wrote where no round was completed: there is nothing to resume."""
-        if self.has(CHECKPOINT):
+        if self.has(CHECKPOINT) or self.has("result.json"):
             return
         # in this order: it stops being a run first
         for name in ("experiment.yaml", "environment.json", "fingerprint.json", *LOGS):

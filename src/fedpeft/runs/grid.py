@@ -13,11 +13,11 @@ from typing import Any
 
 from fedpeft.acceleration import Acceleration, make_accelerations
 from fedpeft.analysis.rate_search import Score, convert_to_rate, find_edge, propose_position
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import Experiment
 from fedpeft.errors import NoQuorum, UserError
 from fedpeft.runs.fingerprint import take_fingerprint
 from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.load import load_task
@@ -56,9 +56,8 @@ class RunGrid:
                 for _, folder in present:
                     folder.require_fingerprint(now)
 
-    def run(self, out: Path, observer: NullObserver, planned: Callable[[str, int, int], None]) -> Results:
-        """The results of every method with its best rate. `planned` hears of each run as it begins: its label, how many
-        came before it and how many there are. Raises NoQuorum where a method fails at every rate."""
+    def run(self, out: Path, callback: RunCallback) -> Results:
+        """The results of every method with its best rate. Raises NoQuorum where a method fails at every rate."""
         total = sum(self._count_trials(label) - 1 + len(self.seeds) for label in self.rates)
         begun = 0
         done: dict[tuple[str, int, float | None], dict[str, Any]] = {}
@@ -68,15 +67,15 @@ class RunGrid:
             nonlocal begun
             key = (label, seed, lr)
             if key not in done:
-                planned(label, begun, total)
                 begun += 1
                 if seed not in shared:
                     shared.clear()  # another seed divides the examples otherwise: nothing that a cache keeps is found
                     shared[seed] = make_accelerations(self.experiment.get_requested_accelerations())
-                done[key] = get_or_run(self._make_spec(*key), out, observer, shared[seed], self.keep)
+                spec = self._make_spec(*key)
+                done[key] = get_or_run(spec, out, callback, shared[seed], self.keep, (begun, total))
             return done[key]
 
-        best = {label: self._tune(label, get_result, observer) for label in self.rates}
+        best = {label: self._tune(label, get_result, callback) for label in self.rates}
         results: Results = {label: [] for label in self.rates}
         for seed in self.seeds:  # seed by seed, so that a table broken off still compares like with like
             for label in self.rates:
@@ -84,7 +83,7 @@ class RunGrid:
         return results
 
     def _tune(
-        self, label: str, get_result: Callable[[str, int, float | None], dict[str, Any]], observer: NullObserver
+        self, label: str, get_result: Callable[[str, int, float | None], dict[str, Any]], callback: RunCallback
     ) -> float | None:
         """The best of a method's rates."""
         first = self.rates[label][0]
@@ -95,7 +94,7 @@ class RunGrid:
             try:
                 return _read_validation(get_result(label, self.seeds[0], lr))
             except NoQuorum as error:
-                observer.noted(f"{label}: the learning rate {lr:g} is out: {error}")
+                callback.on_note(f"{label}: the learning rate {lr:g} is out: {error}")
                 return None
 
         if self.experiment.is_rate_searched(label):
@@ -110,7 +109,7 @@ class RunGrid:
         best = max(known, key=known.__getitem__)
         if edge := find_edge(scores, best):
             self.edges[label] = edge
-            observer.noted(
+            callback.on_note(
                 f"{label}: the best learning rate, {best:g}, is the {edge} of the {len(scores)} tried, so that a "
                 f"{'higher' if edge == 'highest' else 'lower'} one may be better; {self._advise(label)}"
             )
@@ -139,9 +138,10 @@ class RunGrid:
 def get_or_run(
     spec: RunSpec,
     out: Path,
-    observer: NullObserver,
+    callback: RunCallback,
     accelerations: Sequence[Acceleration] | None = None,
     keep: bool = False,
+    position: tuple[int, int] = (1, 1),
 ) -> dict[str, Any]:
     """The result of one run under `out`: read, resumed or run; `keep` exports adapters and keeps the checkpoint.
 
@@ -151,9 +151,11 @@ def get_or_run(
     if folder.has("experiment.yaml"):
         _require_same_settings(spec, folder)
         if keep and folder.has("result.json") and not folder.exported_clients:
-            observer.noted(f"{folder.path} was finished without adapters, which cannot be made afterwards; --fresh can")
-        return resume(folder.path, observer, export=keep, accelerations=accelerations)
-    return start(spec, folder.path, observer, export=keep, accelerations=accelerations)
+            callback.on_note(
+                f"{folder.path} was finished without adapters, which cannot be made afterwards; --fresh can"
+            )
+        return resume(folder.path, callback, export=keep, accelerations=accelerations, position=position)
+    return start(spec, folder.path, callback, export=keep, accelerations=accelerations, position=position)
 
 
 def find_folder(spec: RunSpec, out: Path) -> RunFolder:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft.acceleration import Acceleration
+from fedpeft.callbacks import CallbackGroup, RunCallback, RunInfo
 from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
@@ -20,7 +21,6 @@ from fedpeft.runs.failure_log import FailureLog
 from fedpeft.runs.fingerprint import Fingerprint, take_fingerprint
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.lock import lock_folder
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.result import Deployment, compute_cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
 from fedpeft.runs.stored_checkpoint import RunCheckpoint
@@ -30,12 +30,13 @@ from fedpeft.runs.stored_checkpoint import RunCheckpoint
 def start(
     spec: RunSpec,
     path: Path,
-    observer: NullObserver,
+    callback: RunCallback,
     export: bool = True,
     accelerations: Sequence[Acceleration] | None = None,
+    position: tuple[int, int] = (1, 1),
 ) -> dict[str, Any]:
     """Runs in the new folder `path`; returns the result. `export` writes adapters and keeps the checkpoint;
-    `accelerations` are those that other runs share.
+    `accelerations` are those that other runs share; `position` is its number among so many runs.
 
     Nothing is written before model and data are found to be in order, and nothing stays where the first round fails.
     """
@@ -46,7 +47,7 @@ def start(
     with lock_folder(path):
         folder = RunFolder.create(path, spec.as_dict(), fingerprint)
         try:
-            return _run(_Rounds(folder, context, spec, fingerprint, observer), export)
+            return _run(_Rounds(folder, context, spec, fingerprint, callback), export, position)
         except UserError:
             folder.discard_if_empty()
             raise
@@ -54,7 +55,11 @@ def start(
 
 @keep_threads()
 def resume(
-    path: Path, observer: NullObserver, export: bool = True, accelerations: Sequence[Acceleration] | None = None
+    path: Path,
+    callback: RunCallback,
+    export: bool = True,
+    accelerations: Sequence[Acceleration] | None = None,
+    position: tuple[int, int] = (1, 1),
 ) -> dict[str, Any]:
     """Continues a run from its last checkpoint; returns its result, at once if it has one.
 
@@ -73,30 +78,44 @@ def resume(
             return result
         context = build(spec, accelerations)
         fingerprint = take_fingerprint(context.data, spec.experiment.model.name)
-        return _run(_Rounds(folder, context, spec, fingerprint, observer), export)
+        return _run(_Rounds(folder, context, spec, fingerprint, callback), export, position)
 
 
-def _run(rounds: "_Rounds", export: bool) -> dict[str, Any]:
-    folder, context, spec, observer = rounds.folder, rounds.context, rounds.spec, rounds.observer
-    with closing(context.engine), closing(FailureLog(folder.path)):
+def _run(rounds: "_Rounds", export: bool, position: tuple[int, int]) -> dict[str, Any]:
+    callbacks = rounds.callbacks
+    with closing(rounds.context.engine), closing(FailureLog(rounds.folder.path)):
         rounds.restore()
-        observer.started(spec.label, context, spec.experiment.training.rounds, context.federation.round)
-        rounds.run()
-        deployment = rounds.deploy()
-        result = summarise(rounds.settings["experiment"], context, deployment, folder, rounds.seconds, read_peak_mib())
-        if spec.is_crossed:
-            clients = len(context.federation.evaluation_clients)
-            observer.evaluation_started("cross", clients)
-            result["cross"] = compute_cross_matrix(context, deployment.choices)
-            observer.evaluation_finished("cross", clients)
-        if export:
-            card = make_card(spec.experiment, context.data.labels)
-            messages, clients_folder = context.federation.deployment_messages(), folder.make_clients_folder()
-            context.engine.export(messages, clients_folder, card, deployment.choices)
-        folder.write_result(result)
-        if not export:
-            folder.drop_checkpoint()
+        callbacks.on_run_start(rounds.describe(position))
+        callbacks.raise_failure(rounds.describe_progress())
+        try:
+            rounds.run()
+            result = _finish(rounds, export)
+        except BaseException as error:  # trackers close their books after an interrupt, too
+            callbacks.on_run_error(error)
+            raise
+        callbacks.on_run_end(result)
+        callbacks.raise_failure(f"the run is finished, its result is in {rounds.folder.path}")
         return result
+
+
+def _finish(rounds: "_Rounds", export: bool) -> dict[str, Any]:
+    """Scores the models after the last round and writes what is kept of the run; returns its result."""
+    folder, context, spec = rounds.folder, rounds.context, rounds.spec
+    deployment = rounds.deploy()
+    result = summarise(rounds.settings["experiment"], context, deployment, folder, rounds.seconds, read_peak_mib())
+    if spec.is_crossed:
+        clients = len(context.federation.evaluation_clients)
+        rounds.callbacks.on_evaluation_start("cross", clients)
+        result["cross"] = compute_cross_matrix(context, deployment.choices)
+        rounds.callbacks.on_evaluation_end("cross", clients)
+    if export:
+        card = make_card(spec.experiment, context.data.labels)
+        messages, clients_folder = context.federation.deployment_messages(), folder.make_clients_folder()
+        context.engine.export(messages, clients_folder, card, deployment.choices)
+    folder.write_result(result)
+    if not export:
+        folder.drop_checkpoint()
+    return result
 
 
 def count_evaluations(training: TrainingConfig, method: Method[Any], rounds: int, with_end: bool) -> int:
@@ -122,11 +141,41 @@ class _Rounds:
     """The loop over rounds, with what it must remember: seconds so far, and where the logs stand."""
 
     def __init__(
-        self, folder: RunFolder, context: RunContext, spec: RunSpec, fingerprint: Fingerprint, observer: NullObserver
+        self, folder: RunFolder, context: RunContext, spec: RunSpec, fingerprint: Fingerprint, callback: RunCallback
     ) -> None:
-        self.folder, self.context, self.spec, self.observer = folder, context, spec, observer
+        self.folder, self.context, self.spec = folder, context, spec
+        self.callbacks = CallbackGroup([callback])
         self.settings, self.fingerprint = spec.as_dict(), fingerprint
         self.seconds = {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "total": 0.0}
+
+    def describe(self, position: tuple[int, int]) -> RunInfo:
+        """The run as callbacks are told of it."""
+        context, federation, label = self.context, self.context.federation, self.spec.label
+        training = federation.training
+        return RunInfo(
+            folder=self.folder.path,
+            label=label,
+            method=self.spec.experiment.get_method_name(label),
+            seed=self.spec.seed,
+            experiment=self.spec.experiment,
+            options=federation.method.options.model_dump(),
+            metric=context.task.metric,
+            clients=tuple(spec.id for spec in federation.evaluation_clients),
+            clients_per_round=len(federation.select(1)),
+            evaluations=count_evaluations(training, federation.method, training.rounds, with_end=True),
+            evaluations_done=count_evaluations(training, federation.method, federation.round, with_end=False),
+            completed=federation.round,
+            notes=context.data.notes,
+            number=position[0],
+            count=position[1],
+        )
+
+    def describe_progress(self) -> str:
+        """What is kept of a run that stops now, as the end of an error's line."""
+        round_, path = self.context.federation.round, self.folder.path
+        if round_ == 0:
+            return "no round was completed"
+        return f"round {round_} is kept: `fedpeft resume {path}` goes on from it"
 
     def restore(self) -> None:
         """Goes back to the last checkpoint, to the start without one. Raises UserError where it will not do."""
@@ -155,7 +204,7 @@ class _Rounds:
         federation, training = self.context.federation, self.context.federation.training
         earlier, began = self.seconds["total"], time.perf_counter()
         while federation.round < training.rounds:
-            record = federation.step(self.observer.client_finished)
+            record = federation.step(self.callbacks.on_client_end)
             is_due = _is_validated(training, federation.round)
             models = _list_validated(training, federation.method) if is_due else []
             validation = {model: self._evaluate("validation", model) for model in models}
@@ -165,7 +214,8 @@ class _Rounds:
             self.folder.append("timings.jsonl", [_make_timing_line(record)])
             self.seconds["total"] = earlier + time.perf_counter() - began
             self._checkpoint()
-            self.observer.round_finished(record, validation.get("received", {}))
+            self.callbacks.on_round_end(record, validation.get("received", {}))
+            self.callbacks.raise_failure(self.describe_progress())
 
     def deploy(self) -> Deployment:
         """The model that each client deploys after the last round, chosen before the test split is read, once."""
@@ -208,11 +258,11 @@ class _Rounds:
 
     def _evaluate(self, split: str, choice: ModelChoice) -> dict[str, Scores]:
         clients = len(self.context.federation.evaluation_clients)
-        self.observer.evaluation_started(split, clients)
+        self.callbacks.on_evaluation_start(split, clients)
         began = time.perf_counter()
         scores = self.context.federation.evaluate(split, choice)
         self.seconds["evaluate"] += time.perf_counter() - began
-        self.observer.evaluation_finished(split, clients)
+        self.callbacks.on_evaluation_end(split, clients)
         return scores
 
 

@@ -7,9 +7,9 @@ import torch
 import yaml
 from helpers.heads import TableModel, WordTokenizer
 
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import start
 from fedpeft.runs.spec import RunSpec
@@ -81,7 +81,7 @@ def file(tmp_path, tiny_model):
 
 
 def test_a_federation_learns_numbers(file, tmp_path):
-    result = start(RunSpec(load_experiment(file), "fedit", 0, None, tmp_path), tmp_path / "run", NullObserver())
+    result = start(RunSpec(load_experiment(file), "fedit", 0, None, tmp_path), tmp_path / "run", RunCallback())
     assert result["metric"] == "correlation"
     assert result["test"]["deployed"]["by_client"] > 0.5
     low, high = predict(tmp_path / "run", "client-0", ["bad bad bad", "good good good"])
@@ -92,4 +92,4 @@ def test_a_label_that_is_no_number_is_one_line(file, tmp_path):
     rows = (tmp_path / "rows.jsonl").read_text().replace('"label": 2.0', '"label": "two"', 1)
     (tmp_path / "rows.jsonl").write_text(rows)
     with pytest.raises(UserError, match="expected a number as label, received 'two'"):
-        start(RunSpec(load_experiment(file), "fedit", 0, None, tmp_path), tmp_path / "run", NullObserver())
+        start(RunSpec(load_experiment(file), "fedit", 0, None, tmp_path), tmp_path / "run", RunCallback())
