@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LOWEST = $(VENV)-lowest
 
-.PHONY: demo test test-lowest test-crash fuzz lint clean
+.PHONY: demo docs test test-lowest test-crash fuzz lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
@@ -26,6 +26,13 @@ fuzz: $(READY)
 # A kill at every file operation of runs, of a comparison and of a client that joins: some minutes.
 test-crash: $(READY)
 	FEDPEFT_CRASH_POINTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/runs/test_crashes.py
+
+# The site, in docs/_build/html, offline: a warning is an error, and so is a link to a page that is not there.
+docs: $(READY)
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b linkcheck docs docs/_build/linkcheck
+	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Commands, pretty_exceptions_enable=False)
 # A terminal and COLUMNS have a width; a file or a pipe gets one in which captions are read well. What is shown may be
 # anybody's text, so that nothing in square brackets is markup.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140, markup=False)
