@@ -4,6 +4,7 @@ keys.md       every key of the experiment file, from the typed models
 methods.md    every method with its options and its paper, from the classes
 commands.md   every command with its options, from the command line
 results.md    the measured tables, from benchmarks/results
+paper_table.md   part of a page: every method and its paper
 """
 
 import inspect
@@ -41,6 +42,7 @@ def write_pages(folder: Path) -> None:
     """Writes the pages; those that are already as they would be are left alone, so that a second build is quick."""
     folder.mkdir(exist_ok=True)
     pages = {"keys": make_keys(), "methods": make_methods(), "commands": make_commands(), "results": make_results()}
+    pages["paper_table"] = make_paper_table()
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
         file = folder / f"{name}.md"
@@ -82,6 +84,15 @@ def make_methods() -> Iterator[str]:
         yield f"\n## {name}\n"
         yield f"{_escape(inspect.cleandoc(module.__doc__ or ''))}\n"
         yield from _make_table(method.Options)
+
+
+def make_paper_table() -> Iterator[str]:
+    """The first line of every method's file, which names its paper."""
+    yield "| method | what it is, and whose |\n| --- | --- |"
+    for name in list_built_in():
+        first_line = inspect.cleandoc(inspect.getmodule(find_method(name)).__doc__ or "").splitlines()[0]
+        linked = re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", first_line)
+        yield f"| `{name}` | {linked} |"
 
 
 def make_commands() -> Iterator[str]:
