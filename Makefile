@@ -13,10 +13,15 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-# Adapters, configuration, commands and a run under the lowest versions that pyproject.toml allows.
+# What older libraries break first, under the lowest versions that pyproject.toml allows: adapters registered, saved and
+# loaded, PEFT's behaviours, configuration, commands, predict and two whole runs. LOWEST_TESTS=tests takes all.
+RUN = tests/runs/test_runner.py::test_every_method_learns_the_task_and_exports_every_client
+LOWEST_TESTS ?= tests/test_lowest_versions.py tests/adapters/test_register.py tests/adapters/test_load.py \
+  tests/adapters/test_export.py tests/adapters/test_peft_behaviour.py tests/adapters/lora \
+  tests/adapters/reft/test_model.py tests/adapters/reft/test_retraction.py tests/config/test_load.py \
+  tests/cli/test_entry.py tests/runs/test_predict.py '$(RUN)[fedreft]' '$(RUN)[fedhft]'
 test-lowest: $(LOWEST)/.ready
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal \
-	  tests/adapters tests/config tests/cli tests/runs/test_predict.py
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal $(LOWEST_TESTS)
 
 # Readers of foreign input, each on EXAMPLES inputs (make fuzz EXAMPLES=1000000); `make test` has a short form of it.
 EXAMPLES ?= 20000
