@@ -5,9 +5,10 @@ import time
 
 import pytest
 import torch
-from helpers.engines import LIKE, LORA, built, classifier, made
+from helpers.engines import LIKE, LORA, RANKS, built, classifier, made
 from helpers.tasks import make_classification
 
+from fedpeft.adapters import AdaptedModel
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message
 from fedpeft.tasks.kinds.classification import Classification
@@ -50,3 +51,25 @@ def test_an_abandoned_client_stops_at_its_next_forward():
     start = time.monotonic()
     engine.close()
     assert ended.wait(1) and time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize(("label", "resources"), [("flora", LIKE), ("hetlora", RANKS)])
+def test_clients_of_one_template_are_exported_from_one_model_as_each_alone(label, resources, tmp_path, monkeypatch):
+    method = made(label, **LORA)
+    engine, state = built(method, classifier(), make_classification(), resources)
+    outcomes = list(engine.train(send(method, engine, state)))
+    state = method.aggregate(state, [outcome.reply for outcome in outcomes])
+    messages = send(method, engine, state, 2)
+    choices = {message.client: "trained" if message.client == "c1" else "received" for message in messages}
+    for message in messages:
+        engine.export([message], tmp_path / "alone", {}, choices)
+    clones, clone = [], AdaptedModel.clone
+    monkeypatch.setattr(AdaptedModel, "clone", lambda model: clones.append(id(model)) or clone(model))
+    engine.export(messages, tmp_path / "together", {}, choices)
+    engine.close()
+    templates = [id(template) for template in engine.templates.values()]
+    assert sum(clones.count(template) for template in set(templates)) == len(set(templates)) < len(templates)
+    files = sorted((tmp_path / "alone").rglob("*.safetensors"))
+    assert len(files) == len(messages)
+    for file in files:
+        assert (tmp_path / "together" / file.relative_to(tmp_path / "alone")).read_bytes() == file.read_bytes()

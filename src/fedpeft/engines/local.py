@@ -142,8 +142,12 @@ class LocalEngine(Engine):
         self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any], choices: Mapping[str, ModelChoice]
     ) -> None:
         folder.mkdir(exist_ok=True)
+        models: dict[int, AdaptedModel] = {}  # by template, as clients may differ in rank and layers
         for message in messages:
-            model = self.templates[message.client].clone()  # its own: clients may differ in rank and layers
+            template = self.templates[message.client]
+            if id(template) not in models:
+                models[id(template)] = template.clone()  # without the hooks and accelerations of the workers' models
+            model = models[id(template)]
             self._load_into(model, message, choices[message.client])
             save_adapter(model, folder / message.client, card)
 
