@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fedpeft.errors import UserError
+from fedpeft.tasks import prompts
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.examples import Example
 from fedpeft.tasks.prompts import encode_prompts, make_prompt_function
@@ -53,6 +54,15 @@ def test_a_strangers_chat_template_that_fails_is_one_line(tokenizer, template, r
     chat = make_prompt(tokenizer, template="chat")
     with pytest.raises(UserError, match=rf"^task\.template: the chat template of this model {reason}"):
         chat(Example("one", 0))
+
+
+def test_a_strangers_chat_template_without_an_end_is_one_line(tokenizer, monkeypatch):
+    tokenizer = copy.deepcopy(tokenizer)
+    monkeypatch.setattr(prompts, "TEMPLATE_SECONDS", 0.2)
+    loops = "".join(f"{{% for i{depth} in range(99999) %}}" for depth in range(3))  # the sandbox allows 100,000 each
+    tokenizer.chat_template = loops + "{% endfor %}" * 3 + "{{ messages[0].content }}"
+    with pytest.raises(UserError, match=r"fails \(TimeoutError: it takes more than 0\.2 s\)"):
+        make_prompt(tokenizer, template="chat")(Example("one", 0))
 
 
 HOSTILE = (

@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 from fedpeft.errors import UserError
 from fedpeft.tasks.encode import Encoded
 from fedpeft.tasks.examples import Example
+from fedpeft.tasks.time_limit import call_within
 
 if TYPE_CHECKING:
     from fedpeft.tasks.config import TaskConfig
+
+TEMPLATE_SECONDS = (
+    10.0  # for one text, where a template takes less than a millisecond; a sandbox's loops may be endless
+)
 
 
 def make_prompt_function(task: "TaskConfig", tokenizer: Any) -> Callable[[Example], str]:
@@ -21,11 +26,15 @@ def make_prompt_function(task: "TaskConfig", tokenizer: Any) -> Callable[[Exampl
     if not tokenizer.chat_template:
         raise UserError("task.template: this model's tokenizer has no chat template; write one with {text} in it")
 
+    apply = tokenizer.apply_chat_template
+
     def render_chat(example: Example) -> str:
         text = example.text if example.text_pair is None else f"{example.text}\n{example.text_pair}"
         turns = [{"role": "user", "content": text}]
         try:
-            prompt = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            prompt = str(
+                call_within(TEMPLATE_SECONDS, lambda: apply(turns, tokenize=False, add_generation_prompt=True))
+            )
         except Exception as error:  # the model's author wrote a program, which runs in a sandbox and fails in any way
             reason = f"fails ({type(error).__name__}: {error})"
         else:
