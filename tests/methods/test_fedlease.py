@@ -1,5 +1,7 @@
 """FedLEASE: warm-up alone, clusters, an expert for each, and a client that trains its own among all."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.local_clients import make_classifier, make_clients, train_client
@@ -109,6 +111,9 @@ def test_a_cluster_without_a_reply_stays_and_strangers_join_the_largest():
     after = method.aggregate(state, [make_reply("joining", make_tensors(5), 1, 2)])
     assert are_equal(after.experts[1], state.experts[1]) and are_equal(after.experts[0], make_tensors(5))
     assert after.clusters == GROUPS | {"joining": 0}
+    for order in (["c1", "c0"], ["c0", "c1"]):  # of equal ones the first, in whatever order a checkpoint has them
+        halves = replace(state, clusters={client: GROUPS[client] for client in order})
+        assert are_equal(method.send(halves, JOINING), method.send(state, specs[0]))
 
 
 def test_a_client_holds_all_experts_and_their_number():

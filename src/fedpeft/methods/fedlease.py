@@ -101,8 +101,8 @@ class FedLease(Method[FedLeaseState]):
         return FedLeaseState(state.start, {}, clusters, tuple(mean | routers for mean in means))
 
     def _find_cluster(self, state: FedLeaseState, client: str) -> int:
-        largest, _ = Counter(state.clusters.values()).most_common(1)[0]
-        return state.clusters.get(client, largest)
+        sizes = Counter(state.clusters.values())
+        return state.clusters.get(client, max(sizes, key=lambda j: (sizes[j], -j)))
 
     # ---- client
 
