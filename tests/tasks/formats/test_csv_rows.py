@@ -21,6 +21,7 @@ def read(tmp_path, content):
         '\r\ntext,label,\r\n"one, two",a,\r\nthree,b,\r\n',  # a spreadsheet's column without a name
         'text,label,,\n"one, two",a,,\nthree,b,,\n',
         "text;label\none, two;a\nthree;b\n",
+        "text|label\none, two|a\nthree|b\n",
         "text\tlabel\none, two\ta\nthree\tb\n",
         '"te""xt";text;"label"\n;one, two;a\n;three;b\n',
         '\ufefftext,label\r"one, two",a\rthree,b\r',  # the ends of lines of an old spreadsheet

@@ -1,4 +1,4 @@
-"""CSV whose fields are separated by commas, or by semicolons or tabs where the header has no comma."""
+"""CSV whose fields are separated by commas, or by semicolons, tabs or bars where the header has no comma."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from fedpeft.tasks.formats.header import require_distinct
 from fedpeft.tasks.formats.lines import read_lines
 from fedpeft.tasks.limits import SizeLimit
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 csv.field_size_limit(2**31 - 1)  # the module's 131,072 characters would refuse a long text; `SizeLimit` bounds it
 
 
