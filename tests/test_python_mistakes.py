@@ -7,6 +7,7 @@ from helpers.mistakes import require_line
 
 from fedpeft.adapters import LoReftConfig
 from fedpeft.backbones import load_backbone, load_decoder, load_tokenizer
+from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment, parse_experiment
 from fedpeft.engines import find_engine
 from fedpeft.methods import find_method, register_method
@@ -14,7 +15,6 @@ from fedpeft.methods.fedit import FedIt
 from fedpeft.reports import write_report, write_table
 from fedpeft.runs.compare import compare
 from fedpeft.runs.finished import read_finished
-from fedpeft.runs.observer import NullObserver
 from fedpeft.runs.predict import predict
 from fedpeft.runs.runner import resume
 from fedpeft.tasks.sources import read_source
@@ -36,7 +36,7 @@ MISTAKES = {
     "positions that are none": (lambda: LoReftConfig(positions="f0"), "positions", "'f0'"),
     "data that are not there": (lambda: read_source("none.csv", NONE), "none.csv", "mend the path"),
     "a run that is not there": (lambda: predict(NONE, "a", ["b"]), "no run at none", "`fedpeft ls`"),
-    "a run to resume that is not there": (lambda: resume(NONE, NullObserver()), "no run at none"),
+    "a run to resume that is not there": (lambda: resume(NONE, RunCallback()), "no run at none"),
     "a report of nothing": (lambda: write_report(NONE), "no run and no comparison at none"),
     "a table of nothing": (lambda: write_table([NONE], "csv"), "no run and no comparison at none"),
     "a table in an unknown form": (lambda: write_table([NONE], "excel"), "--format: use one of csv, latex, markdown"),
@@ -55,7 +55,7 @@ def test_each_is_one_line(mistake, tmp_path, monkeypatch):
 def test_a_label_that_is_no_method_is_told_before_anything_is_read(experiment_file, tmp_path):
     experiment = load_experiment(experiment_file)
     require_line(
-        lambda: compare(experiment, ["fedreff"], 1, NONE, tmp_path / "out", NullObserver()), "did you mean 'fedreft'?"
+        lambda: compare(experiment, ["fedreff"], 1, NONE, tmp_path / "out", RunCallback()), "did you mean 'fedreft'?"
     )
     assert not (tmp_path / "out").exists()
 
