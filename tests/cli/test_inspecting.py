@@ -44,3 +44,10 @@ def test_mistakes(fedpeft, tmp_path):
     refused(fedpeft("inspect", file, "--set", "a=1", cwd=tmp_path), "--set is for experiment files")
     refused(fedpeft("inspect", file, "--model", "./none", cwd=tmp_path), "no such folder")
     refused(fedpeft("inspect", "none.yaml", cwd=tmp_path), "no such experiment file: none.yaml")
+
+
+def test_labels_that_look_wrong_are_told(fedpeft, tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "pos"}\n{"text": "b", "label": "pos"}')
+    assert "one label only: there is nothing to learn" in fedpeft("inspect", "d.jsonl", cwd=tmp_path).stdout
+    (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "pos"}\n{"text": "b", "label": "Positive"}')
+    assert "labels that may be one and the same" in fedpeft("inspect", "d.jsonl", cwd=tmp_path).stdout

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from fedpeft.display.labels import choose_evenly, make_bar
 from fedpeft.tasks.inspect import WHOLE, Inspection, compute_skew, count_repetitions, get_quantile, make_histogram
+from fedpeft.tasks.label_warnings import find_label_problems
 
 _BAR = 40  # characters of the longest bar
 _SHOWN = 12  # labels, and 3 pairs of clients, that a line names
@@ -49,6 +50,9 @@ def _describe_labels(inspection: Inspection) -> Iterator[str]:
         return
     shown = ", ".join(f"{name!r} {count:,}" for name, count in labels.most_common(_SHOWN))
     yield f"labels: {shown}" + f" and {len(labels) - _SHOWN:,} more" * (len(labels) > _SHOWN)
+    if len(labels) == 1:
+        yield "one label only: there is nothing to learn; name another column, or bring rows of other labels"
+    yield from find_label_problems(labels)
     skew = compute_skew(inspection.labels_by_client)
     if skew is not None:
         yield f"skew: {skew:.2f}, the mean distance of two clients' labels (0: all alike, 1: no two share a label)"
