@@ -261,6 +261,23 @@ def test_exported_adapters_are_the_deployed_models(make, tmp_path):
         assert (tmp_path / "clients" / client / "adapter" / "fedpeft.json").read_text()
 
 
+def test_under_fedhft_what_was_trained_is_exported_with_the_mixture_beside_it(make, tmp_path):
+    method = made("fedhft", **LORA)
+    engine, state = make(method)
+    replies = [outcome.reply for outcome in engine.train(send(method, engine, state))]
+    state = method.aggregate(state, sorted(replies, key=lambda reply: reply.client))
+    assert not any(outcome.failure for outcome in engine.train(send(method, engine, state, 2)))
+    choices = dict.fromkeys(NAMES_OF_CLIENTS, "trained")
+    engine.export(send(method, engine, state, 3), tmp_path / "clients", {"labels": ["a"]}, choices)
+    model = engine.templates["c1"].clone()
+    model.restore(engine.save(2)["c1"].trained)
+    assert model.frozen_delta  # the mixture of the second round
+    weights = load_file(tmp_path / "clients/c1/adapter/adapter_model.safetensors")
+    for module, (A, B) in model.effective_factors.items():
+        a, b = (next(t for n, t in weights.items() if n == f"{module}.lora_{x}.weight") for x in "AB")
+        torch.testing.assert_close(b.double() @ a.double(), B.double() @ A.double(), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_do_not_depend_on_the_workers(make, workers):
     method = made("local", **LORA)
