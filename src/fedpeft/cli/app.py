@@ -88,6 +88,7 @@ def print_line(text: str, style: str | None = None) -> None:
     """Prints lines as long as they are, so that a path can be copied; control characters as their escapes."""
     shown = "\n".join(printable(line, len(line) * 10) for line in text.split("\n"))
     console.print(shown, style=style, highlight=False, soft_wrap=True)
+    console.file.flush()  # whoever reads a service's log wants the line now
 
 
 def print_note(line: str) -> None:

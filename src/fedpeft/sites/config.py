@@ -24,6 +24,10 @@ class SiteConfig(BaseModel):
         None, description="the model here, in place of the experiment's: a hub id, a local folder or package:NAME"
     )
     memory_mib: float | None = Field(None, gt=0, le=2.0**30, description="what training may take; null: no bound")
+    superlink: str | None = Field(None, description="host:port of the server, for this site's node")
+    root_certificates: str | None = Field(None, description="PEM file of the authority that signed the server's")
+    node_key: str | None = Field(None, description="this site's private key, which the server knows the public half of")
+    insecure: bool = Field(False, description="plain text, without keys: for trials on one machine only")
     device: str | None = Field(None, description="where it trains: cpu, cuda ...; null: as the experiment says")
 
 
@@ -40,6 +44,11 @@ def load_site(path: Path) -> SiteConfig:
         raise UserError(f"{path}: {first_error(error, SiteConfig)}") from error
     base = path.parent.resolve()
     own = {name: str(base / getattr(site, name)) for name in ("source", "folder", "socket")}
+    own |= {
+        name: str(base / value)
+        for name in ("root_certificates", "node_key")
+        if (value := getattr(site, name)) is not None
+    }
     if site.model is not None:
         own["model"] = locate_model(site.model, base)
     return site.model_copy(update={**own, "id": require_client_id(site.id, str(path))})

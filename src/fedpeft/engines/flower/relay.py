@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,4 +145,10 @@ def read_answer(data: bytes) -> Answer:
 def start_process(command: Sequence[str], folder: Path, **environment: str) -> "subprocess.Popen[bytes]":
     """A child process whose output goes to `folder`'s flower.log."""
     with (folder / "flower.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **QUIET, **environment})
+        return subprocess.Popen(command, stdout=log, stderr=log, env=make_environment(**environment))
+
+
+def make_environment(**environment: str) -> dict[str, str]:
+    """This process's environment for one of Flower's: quiet, and with the programs beside this Python on its path."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return {**os.environ, **QUIET, "PATH": path, **environment}
