@@ -122,6 +122,20 @@ def test_init_writes_a_file_that_is_valid(fedpeft, tmp_path):
     refused(fedpeft("init", cwd=tmp_path), "exists already")
 
 
+def test_init_takes_data_of_ones_own(fedpeft, tmp_path, tiny_data, tiny_model):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/my rows.jsonl").write_text(tiny_data.read_text().replace('"site"', '"who: #1"'))
+    done = fedpeft("init", "mine.yaml", "--data", "sub/my rows.jsonl", "--client", "who: #1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    assert (settings["name"], settings["task"]["source"]) == ("my-rows", "sub/my rows.jsonl")
+    assert "# options by label" in (tmp_path / "mine.yaml").read_text().lower()  # the comments are still there
+    done = fedpeft("validate", "mine.yaml", "--set", f"model.name={tiny_model}", cwd=tmp_path)
+    assert done.returncode == 0 and "site2" in done.stdout, done.stderr
+    refused(fedpeft("init", "b.yaml", "--data", "none.csv", cwd=tmp_path), "--data: no such file or folder: none.csv")
+    assert not (tmp_path / "b.yaml").exists()
+
+
 def test_validate_tries_the_model_where_asked(fedpeft, experiment_file, tmp_path):
     done = fedpeft("validate", experiment_file, "--model", "--set", "methods={fedit: {lr: 1e-3}}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,7 @@
 """Commands that train nothing: write an experiment file, check one, list runs."""
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +25,14 @@ if TYPE_CHECKING:
     from fedpeft.config import Experiment
 
 
-def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.yaml")) -> None:
-    """Write a commented experiment file to start from."""
+def init(
+    path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.yaml"),
+    data: Annotated[Path | None, typer.Option(help="a table of your own, in place of the small data set")] = None,
+    text: Annotated[str, typer.Option(help="of --data: the column of the text")] = "text",
+    label: Annotated[str, typer.Option(help="of --data: the column of the label")] = "label",
+    client: Annotated[str, typer.Option(help="of --data: the column whose values are the clients")] = "client",
+) -> None:
+    """Write a commented experiment file to start from, on your own data where --data names them."""
     from fedpeft.atomic_files import write_atomically
 
     try:
@@ -32,10 +40,28 @@ def init(path: Annotated[Path, typer.Argument(help="the file to write")] = Path(
             raise UserError(f"{path} exists already; give another name or remove it")
         if not path.parent.is_dir():
             raise UserError(f"no such folder: {path.parent}; create it first")
-        write_atomically(path, read_template())
+        if data is not None and not data.exists():
+            raise UserError(f"--data: no such file or folder: {data}; mend the path")
+        columns = {"text": text, "label": label, "client": client}
+        write_atomically(path, read_template() if data is None else _fill_in_data(path, data, columns))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; give a file in another folder") from error
     print_line(f"wrote {path}\nnext: fedpeft validate {path}")
+
+
+def _fill_in_data(path: Path, data: Path, columns: dict[str, str]) -> bytes:
+    """The commented file with the data, their columns and a name of their own; the path starts at the file."""
+    source = data.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name.split(".")[0]).strip("-._") or "mine"
+    if source.is_relative_to(path.parent.resolve()):
+        source = source.relative_to(path.parent.resolve())
+    values = {"name": name, "  source": str(source), "  text": columns["text"], "  label": columns["label"]}
+    lines = read_template().decode().splitlines()
+    for key, value in (values | {"  column": columns["client"]}).items():
+        place = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
+        comment = lines[place].partition("#")[2]
+        lines[place] = f"{key}: {json.dumps(value, ensure_ascii=False)}" + (f"  #{comment}" if comment else "")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def validate(
