@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -15,6 +16,7 @@ from transformers.utils import find_adapter_config_file
 
 from fedpeft.backbones.locate import PACKAGE_PREFIX, quote, resolve_source
 from fedpeft.backbones.quantized import make_quantization_config, make_shareable_
+from fedpeft.backbones.sizes import require_stored_sizes
 from fedpeft.backbones.vocabulary import require_vocabulary
 from fedpeft.errors import UserError, printable
 
@@ -47,9 +49,9 @@ def load_pretrained(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: use one of {', '.join(DTYPES)}. Received: {dtype!r}")
-    target = parse_device(device)
     if device_map is not None and device != "cpu":
         raise UserError(f"device_map: it places the model, leave device out. Received: device {device!r}")
+    target = parse_device(device)
     options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None or device_map is not None:
         options["device_map"] = {"": target} if device_map is None else device_map
@@ -83,6 +85,8 @@ def _read_files(factory: Any, name: str, source: str, options: dict[str, Any]) -
     with _report_unreadable(name):
         if find_adapter_config_file(source, local_files_only=is_local) is not None:
             raise ValueError("it is an adapter, not a model.")  # transformers would load the model that it names
+        if os.path.isdir(source):
+            require_stored_sizes(factory, Path(source))
         tokenizer = AutoTokenizer.from_pretrained(source, **files)
         model, report = factory.from_pretrained(source, **files, **reporting, **options)
     return model, tokenizer, report
