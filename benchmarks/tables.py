@@ -177,6 +177,27 @@ def ablation(clients: int) -> str:
     return "\n\n".join([title, note, markdown(["", "as they are", "with noise"], rows)])
 
 
+def attacks() -> str:
+    found = json.loads((RESULTS / "attacks.json").read_text())
+    note = (
+        f"Test accuracy (%) of the four honest clients, {found['seeds']} seeds, a tiny model and task; in brackets how "
+        f"many of the attacker's replies were left out and cut down. {machine(found)}"
+    )
+    parts = ["## attacks: one hostile client of five", note]
+    for rounds, by_method in found["table"].items():
+        names = list(next(iter(by_method.values())))
+        rows = [
+            [name, *(describe_attack(cells[name], name == names[0]) for cells in by_method.values())] for name in names
+        ]
+        parts.append(markdown([rounds, *by_method], rows))
+    return "\n\n".join(parts)
+
+
+def describe_attack(cell: dict, is_honest: bool) -> str:
+    text = "-" if cell["accuracy"] is None else f"{100 * cell['accuracy']:.1f}"
+    return text if is_honest else f"{text} ({cell['left_out']}, {cell['cut_down']})"
+
+
 def accuracy(cell: dict) -> str:
     text = f"{100 * cell['mean']:.1f} ± {100 * cell['sd']:.1f}" if cell["accuracy"] else "-"
     return text + (f" ({len(cell['stopped'])} runs stopped: no usable replies)" if cell["stopped"] else "")
@@ -189,6 +210,8 @@ def main() -> None:
     ]
     parts += [comparison(name) for name in ("reviews", "sst2", "masks") if (RESULTS / f"{name}.json").exists()]
     parts += [ablation(n) for n in (4, 8) if (RESULTS / f"ablation_{n}_clients.json").exists()]
+    if (RESULTS / "attacks.json").exists():
+        parts.append(attacks())
     parts += [planted(file.stem) for file in sorted(RESULTS.glob("planted_*.json"))]
     if any((RESULTS / f"resources_{name}.json").exists() for name in RESOURCES):
         parts.append(resources())
