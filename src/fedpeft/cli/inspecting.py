@@ -70,9 +70,6 @@ def _inspect_experiment(path: Path, overrides: list[str] | None) -> "tuple[Inspe
 
 def _inspect_source(path: Path, columns: dict[str, str], text_pair: str | None, model: str | None) -> "Inspection":
     """What a file or folder holds, in the model's tokens where one is named."""
-    from fedpeft.backbones import load_tokenizer
-    from fedpeft.tasks.encode import encode
-    from fedpeft.tasks.examples import Example
     from fedpeft.tasks.inspect import Inspection, make_samples
     from fedpeft.tasks.sources import read_source
 
@@ -93,6 +90,10 @@ def _inspect_source(path: Path, columns: dict[str, str], text_pair: str | None, 
     samples = make_samples(rows, texts, known["label"], known["client"])
     if model is None:
         return Inspection(samples)
+    from fedpeft.backbones import load_tokenizer
+    from fedpeft.tasks.encode import encode
+    from fedpeft.tasks.examples import Example
+
     pairs: list[Any] = [sample.texts if len(sample.texts) > 1 else (*sample.texts, None) for sample in samples]
     encoded = encode([Example(first, 0, second) for first, second in pairs], load_tokenizer(model), _UNCUT)
     return Inspection(samples, [row.length for row in encoded])
