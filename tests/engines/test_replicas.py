@@ -89,14 +89,37 @@ def test_without_devices_a_template_is_its_own():
     assert Replicas(()).get(engine.templates["c0"], 5) is engine.templates["c0"]
 
 
+@pytest.mark.parametrize("name", ["local", "batched"])
+@pytest.mark.parametrize(("devices", "backbones"), [(("cpu",), 1), (("cpu", "cpu"), 2)])
+def test_every_worker_trains_on_its_devices_own_backbone(name, devices, backbones):
+    method, addresses = made("fedit", **LORA), {}
+    engine, state = build(name, method, devices)
+    clone = engine._clone
+
+    def note_backbone(template):
+        model = clone(template)
+        embedding = next(p for p in model.base.parameters() if not p.requires_grad)
+        addresses.setdefault(engine._own.number, set()).add(embedding.data_ptr())
+        return model
+
+    engine._clone = note_backbone
+    rounds(method, engine, state, count=1)
+    assert addresses.keys() == {0, 1} and all(len(own) == 1 for own in addresses.values())
+    assert len(addresses[0] | addresses[1]) == backbones
+
+
 def test_who_takes_the_place_of_an_abandoned_worker_takes_its_device():
-    numbers, release = [], threading.Event()
+    numbers, release, barrier = [], threading.Event(), threading.Barrier(2)
+
+    def hang_in_the_second(item):
+        barrier.wait(20)
+        if threading.current_thread().number == 1:
+            release.wait(20)
+
     workers = Workers(2, prepare=numbers.append)
-    ended = list(workers.run(lambda item: release.wait(20) if item == 0 else item, range(5), deadline=0.3))
-    assert len(ended) == 5
-    barrier = threading.Barrier(2)
+    assert len(list(workers.run(hang_in_the_second, range(2), deadline=1))) == 2
     list(workers.run(lambda item: barrier.wait(20), range(2)))
-    assert sorted(numbers) in ([0, 0, 1], [0, 1, 1])
+    assert sorted(numbers) == [0, 1, 1]
     release.set()
     workers.close()
 

@@ -216,3 +216,9 @@ def test_when_the_time_for_all_is_over_every_item_has_ended(workers, release, de
     assert time.monotonic() - started < 5 and len(begun) == 1 + workers.count
     assert ended[0].result == 0 and isinstance(ended[1].error, RoundOver)
     assert [one.result for one in workers.run(lambda item: item, [7], round_deadline=20)] == [7]
+
+
+@pytest.mark.parametrize(("deadline", "round_deadline", "most"), [(None, 0.2, 0.2), (20, 0.2, 0.2), (0.3, 20, 0.3)])
+def test_the_wait_ends_when_the_first_deadline_may_pass(deadline, round_deadline, most):
+    job = module._Job(print, [1, 2], deadline, lambda item: 1, round_deadline)
+    assert 0 <= job.get_patience() <= most
