@@ -28,7 +28,7 @@ def test_a_device_that_is_missing_is_one_line_before_anything_is_written(experim
 
 def test_each_device_is_looked_at_before_the_start(experiment_file, tmp_path):
     with pytest.raises(UserError, match=r"device: use cpu, cuda, cuda:1 \.\.\. Received: 'cpu:x'"):
-        start(settings(experiment_file, "fedit", ["model.device=[cpu, 'cpu:x']"]), tmp_path / "r", StoppingObserver())
+        start(settings(experiment_file, "fedit", ["model.device=[cpu, 'cpu:x']"]), tmp_path / "r", StoppingCallback())
 
 
 @pytest.mark.skipif(torch.cuda.device_count() != 1, reason="this torch does not see just one GPU")
