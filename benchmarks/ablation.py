@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     wanted = parser.parse_args()
     for name in ("fedavg_loreft", "fedreft"):
-        register_method(f"{name}-noise", noisy(find_method(name)))
+        register_method(f"{name}-noise")(noisy(find_method(name)))
     for clients in wanted.clients:
         table = {}
         for attack in ("", "-noise"):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedpeft.config import ModelConfig
 from fedpeft.runs import fingerprint
 from fedpeft.runs.fingerprint import find_model_files, take_fingerprint
 from fedpeft.tasks.examples import ClientData, Example, FederatedData
@@ -22,9 +23,9 @@ def model(tmp_path):
 
 
 def test_equal_data_and_models_have_equal_fingerprints_whatever_else_is_said_of_them(model):
-    first = take_fingerprint(make_data(), str(model))
+    first = take_fingerprint(make_data(), ModelConfig(name=str(model)))
     (model / "README.md").write_text("news")
-    second = take_fingerprint(replace(make_data(), notes=("a note",)), str(model))
+    second = take_fingerprint(replace(make_data(), notes=("a note",)), ModelConfig(name=str(model)))
     assert first == second and first.digest == second.digest
     assert first.find_difference(second) == ""
 
@@ -43,7 +44,8 @@ def test_equal_data_and_models_have_equal_fingerprints_whatever_else_is_said_of_
     ],
 )
 def test_a_change_of_data_is_named(model, change, words):
-    before, now = take_fingerprint(make_data(), str(model)), take_fingerprint(make_data(**change), str(model))
+    config = ModelConfig(name=str(model))
+    before, now = take_fingerprint(make_data(), config), take_fingerprint(make_data(**change), config)
     assert before.find_difference(now) == words
     assert before.digest != now.digest and before.find_model_difference(now) == ""
 
@@ -51,7 +53,8 @@ def test_a_change_of_data_is_named(model, change, words):
 def test_what_moves_from_one_split_to_another_is_noticed():
     (client,) = make_data().clients
     swapped = replace(client, validation=client.test, test=client.validation)
-    before, now = (take_fingerprint(replace(make_data(), clients=(c,)), "none/such") for c in (client, swapped))
+    config = ModelConfig(name="none/such")
+    before, now = (take_fingerprint(replace(make_data(), clients=(c,)), config) for c in (client, swapped))
     assert before.find_difference(now) == "the examples of client 'c0' are others"
 
 
@@ -65,9 +68,9 @@ def test_what_moves_from_one_split_to_another_is_noticed():
     ],
 )
 def test_a_change_of_a_models_file_is_named(model, name, part):
-    before = take_fingerprint(make_data(), str(model))
+    before = take_fingerprint(make_data(), ModelConfig(name=str(model)))
     (model / name).write_text(name.upper())
-    now = take_fingerprint(make_data(), str(model))
+    now = take_fingerprint(make_data(), ModelConfig(name=str(model)))
     assert before.find_difference(now) == before.find_model_difference(now) == f"the {part}'s files are others"
 
 
@@ -81,15 +84,16 @@ def test_a_large_file_is_read_in_parts_from_its_first_byte_to_its_last(model, mo
         if changed is not None:
             data[changed] = 1
         (model / "model.safetensors").write_bytes(data)
-        seen.append(take_fingerprint(make_data(), str(model)).model)
+        seen.append(take_fingerprint(make_data(), ModelConfig(name=str(model))).model)
     assert len(set(seen)) == 4
     (model / "model.safetensors").write_bytes(content + b"\0")
-    assert take_fingerprint(make_data(), str(model)).model not in seen
+    assert take_fingerprint(make_data(), ModelConfig(name=str(model))).model not in seen
 
 
 def test_a_model_that_is_not_on_this_machine_has_no_files_and_is_no_difference(model):
     assert find_model_files("nobody/has-this-model") == find_model_files("~no: such model") == []
-    here, elsewhere = take_fingerprint(make_data(), str(model)), take_fingerprint(make_data(), "nobody/has-this-model")
+    here = take_fingerprint(make_data(), ModelConfig(name=str(model)))
+    elsewhere = take_fingerprint(make_data(), ModelConfig(name="nobody/has-this-model"))
     assert (elsewhere.model, elsewhere.tokenizer) == (None, None)
     assert here.find_difference(elsewhere) == elsewhere.find_difference(here) == ""
 

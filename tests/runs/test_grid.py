@@ -116,7 +116,7 @@ def held(experiment_file, tmp_path):
     data = shutil.copy(experiment.task.source, tmp_path / "rows.jsonl")
     experiment = load_experiment(experiment_file, [f"task.source={data}"])
     spec = RunSpec(experiment, "fedit", 0, None, tmp_path)
-    saw = take_fingerprint(load_task(experiment.task, experiment.partition, 0, tmp_path), experiment.model.name)
+    saw = take_fingerprint(load_task(experiment.task, experiment.partition, 0, tmp_path), experiment.model)
     folder = RunFolder.create(find_folder(spec, tmp_path).path, spec.as_dict(), saw)
     return make_grid(experiment, tmp_path, ["fedit"]), folder, data
 

@@ -35,6 +35,12 @@ def load_decoder(
     model, tokenizer = load_pretrained(
         AutoModelForCausalLM, name, dtype=dtype, device=device, quantization=quantization, device_map=device_map
     )
+    prepare_decoder_(model, tokenizer)
+    return model, tokenizer
+
+
+def prepare_decoder_(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes a model decode greedily by default with unrounded logits, and its tokenizer pad on the left."""
     tokenizer.padding_side = "left"
     recommended = model.generation_config
     # Defaults that a model ships with (a repetition penalty, top-p) would apply wherever the caller sets nothing, and
@@ -47,4 +53,3 @@ def load_decoder(
     output = model.get_output_embeddings()
     if type(output) is nn.Linear:
         output.__class__ = OutputLinear  # the same module under the same name: tied weights stay tied
-    return model, tokenizer

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedpeft.config.experiment import Experiment, ModelConfig, PrefixCacheConfig, ResourceLevel
-    from fedpeft.config.load import load_experiment, parse_experiment, rename_old_keys
+    from fedpeft.config.load import apply_values, load_experiment, parse_experiment, rename_old_keys
     from fedpeft.config.yaml_reader import parse_yaml, read_yaml
 
 _NAMES = {
     "experiment": ("Experiment", "ModelConfig", "PrefixCacheConfig", "ResourceLevel"),
-    "load": ("load_experiment", "parse_experiment", "rename_old_keys"),
+    "load": ("apply_values", "load_experiment", "parse_experiment", "rename_old_keys"),
     "yaml_reader": ("parse_yaml", "read_yaml"),
 }
 
@@ -22,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "PrefixCacheConfig",
     "ResourceLevel",
+    "apply_values",
     "load_experiment",
     "parse_experiment",
     "parse_yaml",

@@ -46,6 +46,23 @@ class ModelConfig(BaseModel):
         None, description="places the model on several devices, as in transformers; auto: it chooses"
     )
 
+    _module: Any = PrivateAttr(None)
+
+    def give_module(self, module: Any, tokenizer: Any) -> None:
+        """Sets the model that a program gives, with its tokenizer, in place of one that is loaded by name."""
+        self.name, self._module = "in-memory", (module, tokenizer)
+        self.device = str(next(module.parameters()).device)
+
+    @property
+    def module(self) -> Any:
+        """The model and the tokenizer that a program gave, or None. Raises UserError where they are missing."""
+        if self.name == "in-memory" and self._module is None:
+            raise UserError(
+                "model.name: in-memory, the model was given by a program; give it again with its tokenizer: "
+                "fedpeft.run(..., model=..., tokenizer=...), fedpeft.resume(folder, model=..., tokenizer=...)"
+            )
+        return self._module
+
     @model_validator(mode="after")
     def _require_devices_of_one_type(self) -> "ModelConfig":
         if isinstance(self.device, str) and self.device != ALL_GPUS:
@@ -158,6 +175,15 @@ class Experiment(BaseModel):
         None, ge=1, le=1_024, description="clients trained at once; default: the machine's cores; on GPUs one each"
     )
     _notes: tuple[str, ...] = PrivateAttr(())
+
+    def __new__(cls, **values: Any) -> "Experiment":
+        """Raises UserError, one line, where pydantic's own error of `Experiment(...)` would have many."""
+        if values:  # pydantic itself makes objects without
+            try:
+                cls.model_validate(values)
+            except ValidationError as error:
+                raise UserError(f"Experiment: {first_error(error, cls)}") from None
+        return super().__new__(cls)
 
     @model_validator(mode="after")
     def _apply_default_length(self) -> "Experiment":

@@ -1,6 +1,7 @@
 """From an experiment file and `--set` to a checked experiment, or one line that says where the mistake is."""
 
 import re
+from collections.abc import Callable, Mapping
 from os.path import exists
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,25 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     *groups, last = key.split(".")
     if not equals or not all((*groups, last)) or len(groups) > MAX_DEPTH:
         raise UserError(f"--set takes KEY=VALUE, e.g. training.rounds=3, received {preview(override)}")
+    where = f"--set {printable(override, 200)}"
+    _set_value(raw, key, lambda: parse_yaml(value, where), where)
+
+
+def apply_values(raw: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Puts values under their dotted keys ("training.rounds"), in place. Raises UserError for a key that cannot be."""
+    for key, value in values.items():
+        if not isinstance(key, str) or not all(key.split(".")) or key.count(".") > MAX_DEPTH:
+            raise UserError(f"overrides: keys are like 'training.rounds', received {preview(key)}")
+        _set_value(raw, key, lambda value=value: value, f"overrides[{key!r}]")  # type: ignore[misc]
+
+
+def _set_value(raw: dict[str, Any], key: str, read: Callable[[], Any], where: str) -> None:
+    *groups, last = key.split(".")
     node = raw
     for group in groups:
         if node.get(group) is None:
             node[group] = {}
         node = node[group]
         if not isinstance(node, dict):
-            raise UserError(f"--set {printable(override, 200)}: {group!r} holds a value, not a group of settings")
-    node[last] = parse_yaml(value, f"--set {printable(override, 200)}")
+            raise UserError(f"{where}: {group!r} holds a value, not a group of settings")
+    node[last] = read()

@@ -23,8 +23,8 @@ STAGES = {"validation": "validating", "test": "testing", "cross": "cross-evaluat
 class ProgressDisplay(RunCallback):
     """A progress line per run. A step is one client's local training in a round, or its evaluation on a split."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console = console or Console(markup=False)
         self.heading = self.label = self.metric = ""
         self.last_line = time.monotonic()  # when a line was last written where there is no terminal
         self.notes: set[str] = set()

@@ -12,14 +12,18 @@ Provenance marks in docstrings and comments say where a rule comes from:
 - [choice], [ours]: ours, because the sources are silent or because it serves our users better
 """
 
+import re
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from fedpeft.discovery import find_class, list_files
-from fedpeft.errors import UserError
+from fedpeft.errors import UserError, preview
 from fedpeft.federation.method import Method
 
 GROUP = "fedpeft.methods"  # of entry points
+M = TypeVar("M", bound=Method[Any])
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _registered: dict[str, type[Method[Any]]] = {}
 
 
@@ -35,11 +39,26 @@ def list_methods() -> list[str]:
     return built_in + sorted(others - set(built_in))
 
 
-def register_method(name: str, kind: type[Method[Any]]) -> None:
-    """Makes a method of this program known by a name. Raises ValueError for the name of a method in this folder."""
+def register_method(name: str) -> Callable[[type[M]], type[M]]:
+    """Decorator that makes a subclass of `Method` in this program the method of a name.
+
+    A name may be registered anew. Raises UserError for the name of a method in this folder, and for another class.
+
+        @fedpeft.register_method("plain_mean")
+        class PlainMean(fedpeft.Method): ...
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(f"register_method takes a name of letters, digits, '_' and '-', received {preview(name)}")
     if name in list_built_in():
-        raise ValueError(f"A registered method must not take the name of a built-in one. Received: {name!r}.")
-    _registered[name] = kind
+        raise UserError(f"register_method: {name!r} is a method of fedpeft's own; give another name")
+
+    def register(kind: type[M]) -> type[M]:
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            raise UserError(f"register_method({name!r}): expected a subclass of Method, received {preview(kind)}")
+        _registered[name] = kind
+        return kind
+
+    return register
 
 
 def find_method(name: str) -> type[Method[Any]]:

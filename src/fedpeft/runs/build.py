@@ -10,6 +10,7 @@ from torch import nn
 from fedpeft.acceleration import Acceleration, make_accelerations, require_checkpointing
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import load_backbone, load_decoder
+from fedpeft.backbones.given import adopt_decoder, adopt_encoder
 from fedpeft.backbones.positions import require_positions
 from fedpeft.backbones.pretrained import parse_device
 from fedpeft.budgets.levels import assign_resources, minimum_config
@@ -76,12 +77,16 @@ def load_model(model: ModelConfig, task: TaskConfig, num_labels: int, seed: int)
     for device in others:  # a worker would find it missing in the middle of a round
         parse_device(device)
     if find_kind(task.kind).is_decoder:
-        decoder, tokenizer = load_decoder(model.name, **where)
+        given = model.module
+        decoder, tokenizer = adopt_decoder(*given) if given else load_decoder(model.name, **where)
         require_positions(decoder, model.max_length, "model.max_length")
         require_positions(decoder, model.max_length + task.max_new_tokens, "model.max_length + task.max_new_tokens")
         return decoder, tokenizer
     with use_seed(seed, "head"):
-        encoder, tokenizer = load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
+        if model.module:
+            encoder, tokenizer = adopt_encoder(*model.module, num_labels=num_labels, pooling=model.pooling)
+        else:
+            encoder, tokenizer = load_backbone(model.name, num_labels=num_labels, pooling=model.pooling, **where)
     require_positions(encoder, model.max_length, "model.max_length")
     return encoder, tokenizer
 

@@ -6,12 +6,16 @@ Another fingerprint is another run: its rounds and its table are never mixed wit
 import hashlib
 from os.path import exists
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from fedpeft.backbones.locate import PACKAGE_PREFIX, find_package_model
+from fedpeft.config import ModelConfig
 from fedpeft.tasks.examples import SPLITS, FederatedData
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -67,8 +71,8 @@ class Fingerprint(BaseModel):
         return ""
 
 
-def take_fingerprint(data: FederatedData, model: str) -> Fingerprint:
-    """The fingerprint of a run over these examples and the model of this name, as an experiment gives it."""
+def take_fingerprint(data: FederatedData, model: ModelConfig) -> Fingerprint:
+    """The fingerprint of a run over these examples and the model that an experiment names, or a program gave."""
     clients = {}
     for client in data.clients:
         digest = hashlib.sha256()
@@ -78,12 +82,33 @@ def take_fingerprint(data: FederatedData, model: str) -> Fingerprint:
                 digest.update(repr(vars(example)).encode(errors="backslashreplace"))
         examples = {split: len(getattr(client, split)) for split in SPLITS}
         clients[client.id] = ClientPrint(examples=examples, digest=digest.hexdigest()[:32])
-    files = find_model_files(model)
+    if model.module:
+        digests = _digest_module(model.module[0]), _digest_tokenizer(model.module[1])
+        return Fingerprint(labels=list(data.labels), clients=clients, model=digests[0], tokenizer=digests[1])
+    files = find_model_files(model.name)
     tokenizer = [file for file in files if file.name.endswith(_TOKENIZER)]
     others = [file for file in files if file not in tokenizer]
     return Fingerprint(
         labels=list(data.labels), clients=clients, model=_digest_files(others), tokenizer=_digest_files(tokenizer)
     )
+
+
+def _digest_module(module: nn.Module) -> str:
+    """Of a module's structure, names, shapes and values; of a large tensor evenly spaced values."""
+    digest = hashlib.sha256(f"{module}".encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // _PART)
+        digest.update(flat[::step].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _digest_tokenizer(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    special = getattr(tokenizer, "special_tokens_map", {})
+    return hashlib.sha256(f"{rules}{special}".encode()).hexdigest()[:32]
 
 
 def find_model_files(name: str) -> list[Path]:

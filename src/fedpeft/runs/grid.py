@@ -52,7 +52,7 @@ class RunGrid:
                 _require_same_settings(spec, folder)
             if present:
                 data = load_task(self.experiment.task, self.experiment.partition, seed, self.base)
-                now = take_fingerprint(data, self.experiment.model.name)
+                now = take_fingerprint(data, self.experiment.model)
                 for _, folder in present:
                     folder.require_fingerprint(now)
 

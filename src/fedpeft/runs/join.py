@@ -97,7 +97,7 @@ def _build(folder: RunFolder, spec: RunSpec, others: list[str], data: Path, clie
     except UserError as error:  # of a source that is not the experiment's
         raise UserError(str(error).replace("task.source", "--data", 1)) from error
     joining = FederatedData((own,), tuple(labels), ())
-    before, now = folder.fingerprint, take_fingerprint(joining, experiment.model.name)
+    before, now = folder.fingerprint, take_fingerprint(joining, experiment.model)
     if before and (difference := before.find_model_difference(now)):
         raise UserError(f"{folder.path} was trained on another model: {difference}; put back what the run saw")
     method = spec.make_method()

@@ -1,7 +1,7 @@
 """Predictions of one client's exported adapter: labels, numbers or texts."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedpeft.adapters.load import read_adapter
+from fedpeft.config import ModelConfig
 from fedpeft.errors import UserError
 from fedpeft.runs.build import load_model
 from fedpeft.runs.export import get_adapter_folder, make_damage_error, read_card
@@ -27,16 +28,19 @@ def predict(
     pairs: list[str] | None = None,
     temperature: float | None = None,
     new_tokens: int | None = None,
+    prepare: Callable[[ModelConfig], None] = lambda model: None,
 ) -> list[dict[str, Any]]:
     """What one client's exported model says of each text: `label` and `probability`, a `number`, or the text `written`.
 
     `pairs` are the second texts, one for each text, where the run's task has pairs; a decoder's may be empty. A decoder
     writes at most `new_tokens` (default: as the task says), greedily at temperature 0 or None, else sampled with
     torch's global generator. Raises UserError when the run exported no such client or its adapter is damaged or none of
-    ours, for an empty or a missing text, and for options that the task has no use for.
+    ours, for an empty or a missing text, and for options that the task has no use for. `prepare` gives the run's model
+    what a program had given it.
     """
     card = read_card(run, client)
     config, task_config = card.model, card.task
+    prepare(config)
     examples = _make_examples(task_config, texts, pairs)
     if not find_kind(task_config.kind).is_decoder:
         _require_unset(task_config, {"--temperature": temperature, "--max-new-tokens": new_tokens})

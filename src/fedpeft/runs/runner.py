@@ -1,13 +1,14 @@
 """One run from start to result: rounds, evaluation, logs, checkpoints, export. Resume continues to the same bit."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from fedpeft.acceleration import Acceleration
 from fedpeft.callbacks import CallbackGroup, RunCallback, RunInfo
+from fedpeft.config import Experiment
 from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
@@ -43,7 +44,7 @@ def start(
     RunFolder(path).require_free()
     reset_peak_memory()
     context = build(spec, accelerations)
-    fingerprint = take_fingerprint(context.data, spec.experiment.model.name)
+    fingerprint = take_fingerprint(context.data, spec.experiment.model)
     with lock_folder(path):
         folder = RunFolder.create(path, spec.as_dict(), fingerprint)
         try:
@@ -60,8 +61,11 @@ def resume(
     export: bool = True,
     accelerations: Sequence[Acceleration] | None = None,
     position: tuple[int, int] = (1, 1),
+    prepare: Callable[[Experiment], None] = lambda experiment: None,
 ) -> dict[str, Any]:
     """Continues a run from its last checkpoint; returns its result, at once if it has one.
+
+    `prepare` gives the experiment what a program had given it: its settings only say that it did.
 
     Raises UserError where the run's data or model are no longer what it saw, or another process works on it.
     """
@@ -73,11 +77,12 @@ def resume(
             folder.drop_checkpoint()  # killed just before it did so itself; of a run that was exported it stays
         return result
     reset_peak_memory()
+    prepare(spec.experiment)
     with lock_folder(path):
         if (result := folder.result) is not None:  # another process was faster
             return result
         context = build(spec, accelerations)
-        fingerprint = take_fingerprint(context.data, spec.experiment.model.name)
+        fingerprint = take_fingerprint(context.data, spec.experiment.model)
         return _run(_Rounds(folder, context, spec, fingerprint, callback), export, position)
 
 

@@ -2,11 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from fedpeft.errors import UserError, suggest
 from fedpeft.tasks.kinds import find_kind, list_kinds
 from fedpeft.tasks.limits import DEFAULT_MIB
+from fedpeft.tasks.own_metrics import list_own_metrics
 from fedpeft.tasks.presets import get_preset
 
 _FORMS = "a folder, a file, a list of files, files by split, or a hub data set"
@@ -49,6 +50,21 @@ class TaskConfig(BaseModel):
     generated: bool = Field(False, description="multiple_choice: score what the model writes, too")
     max_new_tokens: int = Field(32, ge=1, le=100_000, description="most tokens written when answers are generated")
 
+    _rows: Any = PrivateAttr(None)
+
+    def give_rows(self, rows: Any) -> None:
+        """Sets the rows by split of a source that a program gives."""
+        self.source, self._rows = "in-memory", rows
+
+    def get_rows(self) -> Any:
+        """A copy of the rows by split that a program gave. Raises UserError where they were not given."""
+        if self._rows is None:
+            raise UserError(
+                "task.source: in-memory, the data were given by a program; give them again: "
+                "fedpeft.run(..., data=...), fedpeft.resume(folder, data=...)"
+            )
+        return {split: [dict(row) for row in rows] for split, rows in self._rows.items()}
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_preset(cls, config: Any) -> Any:
@@ -82,9 +98,10 @@ class TaskConfig(BaseModel):
     @model_validator(mode="after")
     def _require_fitting_keys(self) -> "TaskConfig":
         kind = find_kind(self.kind)
-        if self.metric is not None and self.metric not in kind.metrics:
-            hint = suggest(self.metric, kind.metrics)
-            raise ValueError(f"{self.kind} has the metrics {', '.join(kind.metrics)}, not {self.metric!r}{hint}")
+        metrics = [*kind.metrics, *list_own_metrics()]
+        if self.metric is not None and self.metric not in metrics:
+            hint = suggest(self.metric, metrics)
+            raise ValueError(f"{self.kind} has the metrics {', '.join(metrics)}, not {self.metric!r}{hint}")
         kind.check_config(self)
         if self.template != "chat" and "{text}" not in self.template:
             raise ValueError("the template must hold {text}")

@@ -38,7 +38,7 @@ def read_hub(
             continue
         limit.add(table.data.nbytes + CELL * table.num_rows * (table.num_columns + 1), f"{source} {split}")
         names = {c: f.names for c, f in table.features.items() if isinstance(f, ClassLabel)}
-        rows = [_name_labels(row, names) | {"@where": f"{source} {split}, row {i}"} for i, row in enumerate(table, 1)]
+        rows = [name_labels(row, names) | {"@where": f"{source} {split}, row {i}"} for i, row in enumerate(table, 1)]
         if names and all(row[c] == -1 for row in rows for c in names):
             notes.append(f"{source}: the labels of split {split!r} are withheld; it is not used")
         else:
@@ -46,6 +46,6 @@ def read_hub(
     return tables, notes
 
 
-def _name_labels(row: Row, names: dict[str, list[str]]) -> dict[str, Any]:
+def name_labels(row: Row, names: dict[str, list[str]]) -> dict[str, Any]:
     """The row with class labels by their names; -1, a label withheld, stays."""
     return {c: names[c][v] if c in names and v is not None and v >= 0 else v for c, v in row.items()}

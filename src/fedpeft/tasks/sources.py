@@ -13,7 +13,7 @@ from fedpeft.tasks.tweets import read_tweets
 
 Tables = dict[str, list[Row]]  # by split: train, validation, test
 
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
+SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
            "dev": "validation", "test": "test"}  # fmt: skip
 _NO_FOLDERS = "task.tasks chooses among the folders of a folder"
 
@@ -59,19 +59,19 @@ def _read_named(source: str, base: Path, tasks: list[str] | None, limit: SizeLim
         return _read_folder(path, tasks, limit), []
     if path.exists():
         return {"train": read_file(path, limit)}, []
-    return read_hub(source, path, _SPLITS, limit)
+    return read_hub(source, path, SPLIT_NAMES, limit)
 
 
 def _read_splits(files: dict[str, str], base: Path, limit: SizeLimit) -> Tables:
     """One file for each split."""
-    unknown = sorted(set(files) - set(_SPLITS))
+    unknown = sorted(set(files) - set(SPLIT_NAMES))
     if unknown:
         raise UserError(f"task.source: splits are train, validation and test, received {unknown[0]!r}")
-    names = {split: [name for name in files if _SPLITS[name] == split] for split in _SPLITS.values()}
+    names = {split: [name for name in files if SPLIT_NAMES[name] == split] for split in SPLIT_NAMES.values()}
     repeated = next((split for split in names if len(names[split]) > 1), None)
     if repeated is not None:
         raise UserError(f"task.source: {' and '.join(names[repeated])} are one split, {repeated}; leave one out")
-    return {_SPLITS[split]: read_file(resolve_path(path, base), limit) for split, path in files.items()}
+    return {SPLIT_NAMES[split]: read_file(resolve_path(path, base), limit) for split, path in files.items()}
 
 
 def _read_clients(files: list[str], base: Path, limit: SizeLimit) -> list[Row]:
@@ -115,7 +115,7 @@ def _read_folder(folder: Path, tasks: list[str] | None, limit: SizeLimit) -> Tab
         raise UserError(f"task.tasks: no folder {unknown[0]!r} in {folder}; there are: {', '.join(folders) or 'none'}")
     for task in [folder, *folders.values()] if tasks is None else [folders[name] for name in tasks]:
         for file in sorted(task.iterdir()):
-            split = _SPLITS.get(_get_stem(file))
+            split = SPLIT_NAMES.get(_get_stem(file))
             if split and file.name.endswith(SUFFIXES):
                 rows = [{"task": task.name} | row for row in read_file(file, limit)]
                 tables.setdefault(split, []).extend(rows)

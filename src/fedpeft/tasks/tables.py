@@ -5,6 +5,7 @@ from pathlib import Path
 from fedpeft.errors import UserError, suggest
 from fedpeft.tasks.config import PartitionConfig, TaskConfig
 from fedpeft.tasks.formats import Row
+from fedpeft.tasks.given import IN_MEMORY
 from fedpeft.tasks.kinds import find_kind
 from fedpeft.tasks.sources import Tables, read_source
 
@@ -20,7 +21,11 @@ def read_tables(
 
     Raises UserError where a column or the training split is missing, and for anything unreadable.
     """
-    tables, notes = read_source(source, base, task.tasks, task.max_mib)
+    notes: list[str] = []
+    if source == IN_MEMORY:
+        tables = task.get_rows()
+    else:
+        tables, notes = read_source(source, base, task.tasks, task.max_mib)
     if partition.resplit:
         tables = {"train": [row for rows in tables.values() for row in rows]}
     answer_columns = find_kind(task.kind).list_answer_columns(task)

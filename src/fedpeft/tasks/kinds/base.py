@@ -8,6 +8,7 @@ from fedpeft.tasks.columns import read_text
 from fedpeft.tasks.examples import ClientData, Example
 from fedpeft.tasks.formats import Row
 from fedpeft.tasks.labels import LabelIndex
+from fedpeft.tasks.own_metrics import compute_own
 from fedpeft.tasks.sources import Tables
 from fedpeft.tasks.task import Task
 
@@ -92,6 +93,10 @@ class TaskKind(Task):
         return []
 
     # ---- the task of its clients: what else `Task` asks for is left to each kind
+
+    def score_own(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        """The score by the metric that a program registered, where the task's metric is one; else {}."""
+        return {} if self.metric in self.metrics else compute_own(self.metric, predictions, references)
 
     @property
     def metric(self) -> str:

@@ -84,6 +84,7 @@ class Classification(EncoderKind):
             labels += targets.tolist()
         return {
             **score_labels(predictions, labels, len(self.labels)),
+            **self.score_own([self.labels[i] for i in predictions], [self.labels[i] for i in labels]),
             "loss": loss / len(examples),
             "examples": len(examples),
         }

@@ -60,9 +60,10 @@ class Generation(DecoderKind):
         total = sum(float(compute_token_losses(model, batch).sum()) for batch in batches)
         loss = total / sum(count_labels(batch) for batch in batches)
         scores = {"loss": loss, "token_likelihood": math.exp(-loss), "examples": len(examples)}
-        if self.metric == "exact_match":
+        if self.metric != "token_likelihood":
             is_right = make_answer_rule(self.config.extract, self.config.choices or ())
             texts = generate(model, examples, padding, self.tokenizer, self.config.max_new_tokens)
             correct = sum(is_right(text, example.answer) for text, example in zip(texts, examples, strict=True))
             scores["exact_match"] = correct / len(examples)
+            scores |= self.score_own(texts, [example.answer for example in examples])
         return scores

@@ -60,13 +60,16 @@ class MultipleChoice(DecoderKind):
         `generated_accuracy` is by LoReFT's rule and `generated_first_choice` by LLM-Adapters'."""
         correct = tokens = 0
         loss = 0.0
+        chosen: list[str] = []
         for example, logs in zip(examples, compute_likelihoods(model, examples, padding), strict=True):
             gold = int(example.label)
             correct += not any(map(math.isnan, logs)) and logs.index(max(logs)) == gold
             loss -= logs[gold]
             tokens += len(example.choices[gold])
+            chosen.append(example.names[logs.index(max(logs))])
         count = len(examples)
         scores = {"likelihood_accuracy": correct / count, "loss": loss / tokens, "examples": count}
+        scores |= self.score_own(chosen, [example.answer for example in examples])
         return scores | self._score_written(model, examples, padding) if self.config.generated else scores
 
     def _score_written(self, model: TaskModel, examples: Sequence[Encoded], padding: Padding) -> dict[str, float]:

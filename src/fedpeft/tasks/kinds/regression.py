@@ -52,6 +52,7 @@ class Regression(EncoderKind):
         squares = [(p - v) ** 2 for p, v in zip(predictions, values, strict=True)]
         return {
             **score_numbers(predictions, values),
+            **self.score_own(predictions, values),
             "loss": sum(squares) / len(examples),
             "examples": len(examples),
         }
