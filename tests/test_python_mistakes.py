@@ -10,8 +10,7 @@ from fedpeft.backbones import load_backbone, load_decoder, load_tokenizer
 from fedpeft.callbacks import RunCallback
 from fedpeft.config import load_experiment, parse_experiment
 from fedpeft.engines import find_engine
-from fedpeft.methods import find_method, register_method
-from fedpeft.methods.fedit import FedIt
+from fedpeft.methods import find_method
 from fedpeft.reports import write_report, write_table
 from fedpeft.runs.compare import compare
 from fedpeft.runs.finished import read_finished
@@ -58,8 +57,3 @@ def test_a_label_that_is_no_method_is_told_before_anything_is_read(experiment_fi
         lambda: compare(experiment, ["fedreff"], 1, NONE, tmp_path / "out", RunCallback()), "did you mean 'fedreft'?"
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_the_name_of_a_built_in_method_is_not_given_away():
-    with pytest.raises(ValueError, match=r"must not take the name of a built-in one. Received: 'fedit'"):
-        register_method("fedit", FedIt)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedpeft.engines.base import Outcome
     from fedpeft.errors import UserError
     from fedpeft.federation.client import Client, ClientSpec
-    from fedpeft.federation.message import Message, Reply
+    from fedpeft.federation.message import Message, Reply, Tensors
     from fedpeft.federation.method import FederationInfo, Method, MethodOptions, example_weights
     from fedpeft.federation.record import RoundRecord
     from fedpeft.methods import register_method
@@ -58,6 +58,7 @@ _MODULES = {
     "ClientSpec": "federation.client",
     "Message": "federation.message",
     "Reply": "federation.message",
+    "Tensors": "federation.message",
     "LoraOptions": "adapters.lora.options",
     "ReftOptions": "adapters.reft.options",
     "aggregation": "aggregation",
@@ -80,6 +81,7 @@ __all__ = [
     "RunCallback",
     "RunInfo",
     "RunResult",
+    "Tensors",
     "UserError",
     "__version__",
     "aggregation",

@@ -68,6 +68,7 @@ def workspace(tmp_path, tiny_model, tiny_data, monkeypatch):
 def test_the_blocks_of_a_page_run(page, workspace, fedpeft, tiny_model, monkeypatch):
     names: dict[str, object] = {"__name__": page.stem}
     monkeypatch.setattr("fedpeft.methods._registered", {})
+    monkeypatch.setattr("fedpeft.tasks.own_metrics._functions", {})
     for block in read_blocks(page):
         if block.reason or block.language in SHOWN:
             continue
