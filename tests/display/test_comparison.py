@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from fedpeft.display import HEADINGS, format_cells, make_comparison_tables
-from fedpeft.display.comparison import describe_differences, describe_left_out, describe_policy
+from fedpeft.display.comparison import describe_differences, describe_left_out, describe_policy, list_resource_notes
 
 
 def make_row(label, quarantined=0, **changes):
@@ -133,3 +133,9 @@ def test_who_was_asked_again_and_who_sat_out_is_a_line_each():
     assert "client b excluded in rounds 9" in show(make_row("fedit"), runs={"fedit": [run]})
     many = {f"site{i:02d}": [[1, 2]] for i in range(20)}
     assert len(describe_policy({"fedit": [run | {"excluded": many}]})) == 11
+
+
+def test_what_a_method_does_not_follow_of_the_resources_is_a_line_and_other_notes_are_not():
+    note = "FedReft does not follow rank of `resources`"
+    runs = {"fedreft": [{"notes": ["3 rows are cut", note]}, {"notes": [note]}], "fedit": [{"notes": []}, {}]}
+    assert list_resource_notes(runs) == [f"fedreft: {note}"]

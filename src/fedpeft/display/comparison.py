@@ -11,6 +11,7 @@ from rich.text import Text
 from fedpeft.display.targets import CAPTION as TARGET_CAPTION
 from fedpeft.display.targets import make_target_table
 from fedpeft.environment import MIB
+from fedpeft.errors import printable
 
 HEADINGS = (
     "method", "lr", "deployed %", "worst client %", "chose trained", "received %", "trained %",
@@ -57,7 +58,7 @@ def make_comparison_tables(comparison: dict[str, Any]) -> Group:
         _take_columns(rows, _COSTS),
     )
     runs = comparison.get("runs", {})
-    lines = describe_left_out(runs) + describe_policy(runs)
+    lines = describe_left_out(runs) + describe_policy(runs) + list_resource_notes(runs)
     has_choice = any(row.get("trained") for row in rows)
     parts: list[Table | Text] = [scores, Text(caption, "dim")]
     parts += [candidates, Text(_CANDIDATES_CAPTION, "dim")] if has_choice else []
@@ -121,6 +122,14 @@ def describe_policy(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
                 rounds = ", ".join(f"{first}-{last}" if first < last else f"{first}" for first, last in spans)
                 lines.append(f"{label}, seed {run['seed']}: client {client} excluded in rounds {rounds}")
     return _shorten(lines)
+
+
+def list_resource_notes(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What of the experiment's resources a method did not follow, each once: its clients were not bound as others'."""
+    notes = (
+        printable(f"{label}: {note}") for label, own in runs.items() for run in own for note in run.get("notes", ())
+    )
+    return _shorten(list(dict.fromkeys(note for note in notes if "`resources`" in note)))
 
 
 def _shorten(lines: list[str]) -> list[str]:

@@ -116,6 +116,7 @@ class StoredResult(StoredModel):
     quarantined: int
     client_rounds: int = 0
     left_out: dict[ClientId, StoredLeftOut] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
     retried: int = 0
     excluded: dict[ClientId, list[list[int]]] = Field(default_factory=dict)
     peak_memory_mib: float
