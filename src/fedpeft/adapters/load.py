@@ -17,8 +17,8 @@ from torch import nn
 from fedpeft.adapters import kinds
 from fedpeft.adapters.adapted_model import AdaptedModel
 from fedpeft.errors import UserError, preview, printable
+from fedpeft.small_files import read_small_file
 
-_MAX_TEXT = 4 * 2**20  # bytes: ranks and scales by module are most of a large configuration
 _MAX_HEADER = 32 * 2**20  # bytes: 10,000 experts in the file need 3 MiB
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -105,15 +105,3 @@ def _describe(problem: ErrorDetails) -> str:
     what = problem["msg"][0].lower() + problem["msg"][1:]
     what = "is none that we write" if problem["type"] == "string_pattern_mismatch" else what
     return f"{where}: {what}. Received: {preview(problem['input'])}"
-
-
-def read_small_file(file: Path) -> bytes:
-    """The contents of a file of at most 4 MiB. Raises `UserError` for a larger one and where it cannot be read."""
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_TEXT + 1)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from error
-    if len(content) > _MAX_TEXT:
-        raise UserError(f"{file} has more than {_MAX_TEXT} bytes, which no file of ours has")
-    return content

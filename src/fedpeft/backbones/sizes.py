@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from fedpeft.small_files import read_small_file
+
 _WEIGHTS = (".safetensors", ".bin")
-_MAX_CONFIG = 4 << 20  # bytes
 _VALUES_PER_BYTE = 4  # of weights of two bits
 _FREE_VALUES = 1 << 26  # tables that are computed, not stored: positions, causal masks
 _COUNTS = re.compile(r"layer|expert|group|depth")  # what is built one by one
@@ -29,10 +30,8 @@ def require_stored_sizes(factory: Any, folder: Path) -> None:
     file = folder / "config.json"
     if not weights or not file.is_file():
         return  # then there is nothing to load either, and transformers says so
-    if file.stat().st_size > _MAX_CONFIG:
-        raise ValueError(f"config.json has more than {_MAX_CONFIG} bytes.")
     most = max(_FREE_COUNT, sum(map(_count_tensors, weights)))
-    for key, value in _list_numbers(json.loads(file.read_bytes())):
+    for key, value in _list_numbers(json.loads(read_small_file(file))):
         limit = _MAX_LABELS if key == "num_labels" else most if _COUNTS.search(key) else math.inf
         if value > limit:
             raise ValueError(f"config.json: {key} is {value:.6g}, far more than its weights hold.")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from fedpeft.errors import UserError, preview
+from fedpeft.small_files import read_small_file
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 20_000  # keys and values of a file: a list of as many data files; some ten MiB as YAML nodes
@@ -23,15 +24,7 @@ _PLAIN_KINDS = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float",
 
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds. Raises UserError, one line with the place, where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise UserError(
-            f"{path} holds more than {MAX_BYTES >> 20} MiB; experiment files are small: name data by folder"
-        )
+    data = read_small_file(path, MAX_BYTES, "experiment files are small: name data by folder")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -9,11 +9,11 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from pydantic import BaseModel, ValidationError
 
 from fedpeft.adapters.export import CARD
-from fedpeft.adapters.load import read_small_file
 from fedpeft.config import Experiment, ModelConfig
 from fedpeft.config.validation import first_error
 from fedpeft.errors import UserError
 from fedpeft.runs.folder import CHECKPOINT, RunFolder
+from fedpeft.small_files import read_small_file
 from fedpeft.tasks.config import TaskConfig
 
 
