@@ -9,6 +9,11 @@ from helpers.commands import refused
 
 from fedpeft.cli import files, training
 from fedpeft.cli.app import hint_on_interrupt
+from fedpeft.config import load_experiment
+from fedpeft.runs.fingerprint import Fingerprint
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.spec import RunSpec
+from fedpeft.scenarios import get_overrides
 
 
 @pytest.fixture
@@ -95,6 +100,18 @@ def test_a_scenario_list_is_checked_whole_before_the_first_trains(fedpeft, monke
     refused(fedpeft(*command, cwd=tmp_path), "scenario four-levels: methods.fedit: ", "same adapter")
     command[-1] = "all,distinct"
     refused(fedpeft(*command, cwd=tmp_path), "scenario distinct: ")
+
+
+def test_earlier_runs_of_every_scenario_are_checked_before_the_first_trains(
+    fedpeft, monkeypatch, experiment_file, tmp_path
+):
+    out = tmp_path / "out"
+    spec = RunSpec(load_experiment(experiment_file, get_overrides("all")), "fedit", 0, 5e-3, tmp_path)
+    saw_nothing = Fingerprint(labels=[], clients={}, model=None, tokenizer=None)
+    RunFolder.create(out / "all/fedit/lr0.005-seed0", spec.as_dict(), saw_nothing)
+    monkeypatch.setattr(training, "_compare", lambda *arguments: pytest.fail("it trains"))
+    command = ["compare", experiment_file, "--methods", "fedit", "--out", out, "--scenario", "uniform,all"]
+    refused(fedpeft(*command, "--set", "training.rounds=2", cwd=tmp_path), "scenario all: ", "training.rounds")
 
 
 def test_what_is_printed_has_no_control_characters(capsys):

@@ -99,7 +99,7 @@ def test_a_key_under_both_names_is_refused(experiment_file):
 
 
 def test_an_unknown_engine_is_one_line(experiment_file):
-    with pytest.raises(UserError, match="engine: no engine 'batchd', did you mean 'batched'\\?; known: batched, .*local"):
+    with pytest.raises(UserError, match=r"no engine 'batchd', did you mean 'batched'\?; known: batched, .*local"):
         load_experiment(experiment_file, ["engine=batchd"])
 
 

@@ -88,17 +88,19 @@ def compare(
     changes = {name: [] if name is None else get_overrides(name) for name in scenarios}
     loaded = {name: load(experiment, changes[name] + (overrides or []), engine) for name in scenarios}
     with gc_paused():
-        from fedpeft.runs.compare import require_comparable
+        from fedpeft.runs.compare import make_grid, require_comparable
 
+    root = out or Path("runs") / f"{loaded[scenarios[0]].name}-compare"
     labels = {name: _split(methods) if methods is not None else list(loaded[name].methods) for name in scenarios}
     resolved = {name: resolve_budgets(loaded[name]) for name in scenarios}
     if len(scenarios) > 1:  # of several, the last one's mistake would be found after the others' hours
         for name in scenarios:
             try:
                 require_comparable(resolved[name], labels[name], experiment.parent)
+                if name and not fresh:
+                    make_grid(resolved[name], labels[name], seeds, experiment.parent).require_same_runs(root / name)
             except UserError as error:
                 raise UserError(f"scenario {name}: {error}") from error
-    root = out or Path("runs") / f"{loaded[scenarios[0]].name}-compare"
     for name in scenarios:
         out = root / name if name else root
         if fresh:

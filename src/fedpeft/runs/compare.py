@@ -43,10 +43,7 @@ def compare(
     """
     callbacks = CallbackGroup([callback])
     labels = list(dict.fromkeys(labels))
-    for label in labels:
-        experiment.get_method_name(label)
-    rates = {label: experiment.list_learning_rates(label) for label in labels}
-    grid = RunGrid(experiment, rates, [experiment.seed + i for i in range(seeds)], base, keep)
+    grid = make_grid(experiment, labels, seeds, base, keep)
     grid.require_same_runs(out)
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
         require_comparable(experiment, labels, base)
@@ -68,6 +65,14 @@ def compare(
             callbacks.on_note(f"{out / FILE} no longer holds {gone}; their finished runs are still beside it")
         write_atomically(out / FILE, json.dumps(comparison, indent=1).encode())
     return comparison
+
+
+def make_grid(experiment: Experiment, labels: Sequence[str], seeds: int, base: Path, keep: bool = False) -> RunGrid:
+    """The runs of a comparison. Raises UserError for a label or a learning rate that will not do."""
+    for label in labels:
+        experiment.get_method_name(label)
+    rates = {label: experiment.list_learning_rates(label) for label in labels}
+    return RunGrid(experiment, rates, [experiment.seed + i for i in range(seeds)], base, keep)
 
 
 def _read_earlier_labels(out: Path, callback: RunCallback) -> list[str]:
