@@ -32,6 +32,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what writers that were killed left in a folder that nobody else writes to. Raises OSError."""
+    for file in folder.glob(f".*{TEMPORARY}"):
+        if not file.is_dir():
+            file.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

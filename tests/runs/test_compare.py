@@ -90,6 +90,14 @@ def test_a_damaged_comparison_is_noted_and_written_anew(compared, tmp_path, cont
     assert json.loads((tmp_path / "out" / FILE).read_text()) == comparison
 
 
+def test_what_a_killed_comparison_left_half_written_is_removed(compared, tmp_path):
+    compared("fedit")
+    (file,) = tmp_path.rglob("compare.json")
+    file.with_name(".compare.json.99999.tmp").touch()
+    compared("fedit")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_two_comparisons_do_not_write_one_folder(compared, tmp_path):
     with lock_folder(tmp_path / "out"), pytest.raises(UserError, match="is in use by process"):
         compared("fedit")

@@ -165,6 +165,7 @@ def test_resume_names_adapters_only_where_they_are(run, monkeypatch, capsys):
         ("clients", []),
         ("test", {"deployed": {"by_client": None}}),
         ("validation", {}),
+        ("deployment", None),
         ("cross", {"a": {"b": 1.0}}),
     ],
 )

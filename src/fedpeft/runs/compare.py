@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedpeft.atomic_files import write_atomically
+from fedpeft.atomic_files import remove_unfinished, write_atomically
 from fedpeft.callbacks import CallbackGroup, RunCallback
 from fedpeft.config import Experiment
 from fedpeft.environment import describe_environment
@@ -15,7 +15,7 @@ from fedpeft.errors import UserError
 from fedpeft.federation.deployment import ModelChoice
 from fedpeft.runs.build import load_model, require_startable
 from fedpeft.runs.differences import compute_differences
-from fedpeft.runs.files import Files
+from fedpeft.runs.files import Files, report_os_errors
 from fedpeft.runs.grid import Results, RunGrid
 from fedpeft.runs.lock import lock_folder
 from fedpeft.runs.stored import StoredComparison
@@ -48,6 +48,8 @@ def compare(
     if len(labels) > 1:  # of several, the last one's mistake would be found after the others' hours
         require_comparable(experiment, labels, base)
     with lock_folder(out):
+        with report_os_errors(f"write to {out}", "check its permissions"):
+            remove_unfinished(out)
         earlier = _read_earlier_labels(out, callbacks)
         results = grid.run(out, callbacks)
         comparison = {

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedpeft.atomic_files import TEMPORARY, write_atomically
+from fedpeft.atomic_files import remove_unfinished, write_atomically
 from fedpeft.config import read_yaml
 from fedpeft.config.validation import first_error
 from fedpeft.environment import describe_environment
@@ -150,9 +150,7 @@ class RunFolder(RunFiles):
         for log, length in lengths.items():
             self._require_log(log, length)
         with report_os_errors(f"write to {self.path}", "free some space or check its permissions, and resume"):
-            for stale in self.path.glob(f".*{TEMPORARY}"):
-                if not stale.is_dir():
-                    stale.unlink()
+            remove_unfinished(self.path)
             for log, length in lengths.items():
                 os.truncate(self.get_path(log), length)
 

@@ -123,6 +123,13 @@ class StoredResult(StoredModel):
     seconds: StoredSeconds
     cross: dict[ClientId, dict[ClientId, float]] = Field(default_factory=dict)
 
+    @field_validator("deployment", mode="before")
+    @classmethod
+    def _is_there(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("is null")
+        return value
+
     @model_validator(mode="after")
     def _is_whole(self) -> "StoredResult":
         if str(self.rounds) not in self.validation:
