@@ -33,7 +33,7 @@ def test_the_highest_final_score_is_the_target_or_the_number_asked_for():
     assert "81.2 %" in text and max(map(len, text.splitlines())) <= 80
     lines = [line.split() for line in text.splitlines()]
     assert ["fedit", "0/5", "-", "-", "-", "-"] in lines
-    assert ["[red]best[/red]", "4/5", "3.2", "3.0", "12.5", "900"] in lines
+    assert ["[red]best[/red]", "4/5", "3.2", "3.000", "12.5", "900"] in lines
     assert "50.0 %" in show(COSTS, 0.5)
 
 

@@ -33,8 +33,8 @@ def make_target_table(costs: Mapping[str, Mapping[str, Any]], target: float | No
     for heading in ("seeds\nthat reach it", "rounds", "MiB", "client s", "peak MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, own in costs[name]["methods"].items():
-        numbers = (own["round"], None if own["bytes"] is None else own["bytes"] / MIB, own["client_seconds"])
-        cells = ["-" if number is None else f"{number:.1f}" for number in numbers]
-        peak = "-" if own["peak_memory_mib"] is None else f"{own['peak_memory_mib']:.0f}"
-        table.add_row(Text(label), f"{own['reached']}/{own['seeds']}", *cells, peak)
+        mib = None if own["bytes"] is None else own["bytes"] / MIB
+        numbers = ((own["round"], 1), (mib, 3), (own["client_seconds"], 1), (own["peak_memory_mib"], 0))
+        cells = ["-" if number is None else f"{number:.{digits}f}" for number, digits in numbers]
+        table.add_row(Text(label), f"{own['reached']}/{own['seeds']}", *cells)
     return table
