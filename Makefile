@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LOWEST = $(VENV)-lowest
 
-.PHONY: demo docs test test-lowest test-crash fuzz lint clean
+.PHONY: demo docs test test-lowest test-crash test-flower fuzz lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
@@ -38,6 +38,10 @@ docs: $(READY)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b linkcheck docs docs/_build/linkcheck
 	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
+
+# Over Flower: Ray's processes and three sites behind a SuperLink give what the local engine gives. Some minutes.
+test-flower: $(READY)
+	FEDPEFT_FLOWER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engines/flower
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -62,7 +62,8 @@ def _join(
             f"{folder.path} keeps no checkpoint (`fedpeft compare` drops them); `fedpeft run` makes a run to join"
         )
     training = spec.experiment.training.model_copy(update=_FOR_ONE_ROUND | {"local_epochs": epochs})
-    experiment = spec.experiment.model_copy(update={"training": training, "workers": 1})
+    # Whatever engine the run had, the joining client's rows are here, and results are the same.
+    experiment = spec.experiment.model_copy(update={"training": training, "workers": 1, "engine": "local"})
     context = _build(folder, replace(spec, experiment=experiment), result["clients"], data, client)
     try:
         checkpoint.restore_server(context.federation)

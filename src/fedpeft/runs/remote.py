@@ -31,6 +31,8 @@ def build_remote(spec: RunSpec) -> RunContext:
     experiment, method = spec.experiment, spec.make_method()
     if method.pools_data:
         raise UserError(f"method {spec.label!r} pools everybody's data; over sites these stay home")
+    if spec.is_crossed:  # the engine would say so after the last round
+        raise UserError("cross_evaluation: over a network nobody's model goes to others; leave it out, or simulate")
     labels = require_labels(experiment.task)
     model, tokenizer = load_model(experiment.model, experiment.task, len(labels), spec.seed)
     task = make_task(experiment.task, labels, tokenizer, experiment.model.max_length, experiment.model.autocast_dtype)

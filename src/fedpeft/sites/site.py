@@ -86,7 +86,7 @@ class Site:
         """The run as the server says it, but for what is this site's own. Raises UserError."""
         fields = json.loads(json.dumps(settings))
         fields["base"] = "/"
-        fields["experiment"] |= {"engine": "local", "workers": 1}
+        fields["experiment"] |= {"engine": "local", "workers": 1, "prefix_cache": None}  # which names a folder
         spec = RunSpec.parse(fields, "the server's settings")
         model = spec.experiment.model
         if self.config.model is not None:

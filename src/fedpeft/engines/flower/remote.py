@@ -34,7 +34,9 @@ class RemoteEngine(Engine):
     ) -> Iterator[Outcome]:
         by_client, began = {message.client: message for message in messages}, time.perf_counter()
         limit = self.get_training_limit(deadline, round_deadline)
-        for client, answer in self._ask("train", messages, {"deadline": deadline}, limit):
+        # The round's time too, so that a client that hangs can be asked again when it is over.
+        fields = {"deadline": deadline, "round_deadline": round_deadline}
+        for client, answer in self._ask("train", messages, fields, limit):
             outcome = _read_outcome(client, answer, time.perf_counter() - began)
             if outcome.reply is not None:
                 self.keep_trained(by_client[client], answer)

@@ -25,7 +25,7 @@ def respond(engine: LocalEngine, header: dict[str, Any], parts: Sequence[bytes])
     state = decode_state(parts[1]) if len(parts) > 1 else ClientState()
     engine.restore(message.round, {message.client: vars(state)})
     if header["ask"] == "train":
-        return train(engine, message, header["deadline"])
+        return train(engine, message, header["deadline"], header["round_deadline"])
     if header["ask"] == "evaluate":
         return pack({"scores": engine.evaluate([message], header["split"], header["model"])[message.client]})
     if header["ask"] == "cross":
@@ -33,9 +33,9 @@ def respond(engine: LocalEngine, header: dict[str, Any], parts: Sequence[bytes])
     raise ValueError(f"nothing is known of {str(header['ask'])[:40]!r}")
 
 
-def train(engine: LocalEngine, message: Message, deadline: float | None) -> bytes:
+def train(engine: LocalEngine, message: Message, deadline: float | None, round_deadline: float | None) -> bytes:
     """The answer with a client's reply and its state after the round, or with the reason why there is none."""
-    (outcome,) = engine.train([message], deadline)
+    (outcome,) = engine.train([message], deadline, round_deadline)
     header = {"failure": outcome.failure, "seconds": outcome.seconds}
     if outcome.reply is None:
         return pack(header)
