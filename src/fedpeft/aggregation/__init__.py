@@ -27,6 +27,7 @@ from fedpeft.aggregation.median import (
     leave_one_out_medians,
 )
 from fedpeft.aggregation.named import mean_tensors
+from fedpeft.aggregation.similarity import leave_one_out_similarity_mix
 
 __all__ = [
     "DependentRowsError",
@@ -49,6 +50,7 @@ __all__ = [
     "leave_one_out_mean_mix",
     "leave_one_out_median_mix",
     "leave_one_out_medians",
+    "leave_one_out_similarity_mix",
     "mean_tensors",
     "measure_cosine_distances",
     "overlap_mean",

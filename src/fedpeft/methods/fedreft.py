@@ -10,7 +10,8 @@ each mixing step; with three clients the median of the two others is their mean.
 Ours [choice], where the paper is silent: one median per intervention and one for the head; equal weights of clients;
 `mixing="validation"` picks lambda_k on the client's own held-out examples, after the paper's idea of adapting at test
 time; `align` turns every client to a common gauge first, because (QR, QW, Qb) is the same intervention for every
-orthogonal Q; a client that was not drawn is remembered as it last was; what it deploys is phi_k after the last mixing.
+orthogonal Q; `abm="similarity"` weighs the others, intervention by intervention, by their likeness to the client; a
+client that was not drawn is remembered as it last was; what it deploys is phi_k after the last mixing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from fedpeft.aggregation import (
     gram,
     leave_one_out_mean_mix,
     leave_one_out_median_mix,
+    leave_one_out_similarity_mix,
     mean_tensors,
 )
 from fedpeft.federation.client import Client, ClientSpec
@@ -42,8 +44,10 @@ LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # [choice] holds 0, so that mixing never 
 class FedReftOptions(MethodOptions):
     lr: float = Field(4e-3, gt=0, description="learning rate of the first round")
     adapter: ReftOptions = Field(default_factory=ReftOptions, description="the interventions that every client trains")
-    abm: Literal["median", "mean"] = Field(
-        "median", description="what a client receives of all the others; up to three clients both are alike"
+    abm: Literal["median", "mean", "similarity"] = Field(
+        "median",
+        description="what a client receives of all the others; up to three clients median and mean are alike; "
+        "similarity: a mean in which those who are like it count for more",
     )
     mixing: Literal["fixed", "validation"] = Field(
         "fixed", description="lambda is `mixing_weight`, or each client chooses its own on its validation split"
@@ -123,10 +127,12 @@ class FedReft(Method[FedReftState]):
         count = len(points)
         if count == 1:  # nobody else yet: the client keeps its own, and a joining client takes it
             return torch.ones(2, 1, dtype=torch.float64)
+        uniform = torch.full((count,), 1 / count, dtype=torch.float64)
         if self.options.abm == "mean":
-            uniform = torch.full((count,), 1 / count, dtype=torch.float64)
             return torch.cat([leave_one_out_mean_mix(uniform), uniform[None]])
         inner = gram(points)  # (K, K) float64
+        if self.options.abm == "similarity":
+            return torch.cat([leave_one_out_similarity_mix(inner), uniform[None]])
         return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])
 
     def _mix(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
