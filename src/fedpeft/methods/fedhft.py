@@ -22,6 +22,10 @@ One round, numbered as in the code below:
 `masks: before` [ours] chooses the rows before training and trains only those, so gradients and optimiser state exist
 for them alone: half by the energy of the mixture received, half drawn anew each round, so that no row is left out for
 good.
+
+`fresh_a: shared` [ours] draws the A of a round from the run's seed, the same at every client and at the server, and
+freezes it: rows of B alone travel up, density x about half of LoRA's bytes, which `own` cannot reach because its A
+travels whole; and step 5 is exact in rank r.
 """
 
 from collections.abc import Sequence
@@ -67,6 +71,7 @@ from fedpeft.methods.common.row_masks import (
     draw_rows,
     get_trained_rows,
 )
+from fedpeft.methods.common.shared_a import draw_shared_lora, drop_a, fold_shared_a, restore_a
 
 MOST_CLUSTERS = 6  # [choice] the most that "auto" considers
 
@@ -88,6 +93,11 @@ class FedHftOptions(MixedRankOptions):
     )
     normalize: Literal["responsibility", "count"] = Field(
         "responsibility", description="a row's sum over clients is divided by their responsibilities, or by their count"
+    )
+    fresh_a: Literal["own", "shared"] = Field(
+        "own",
+        description="A of a round: each client draws and trains its own, or all have one from the seed, which stays "
+        "frozen and does not travel",
     )
     server_rank: int | None = Field(
         64, ge=1, description="rank at which the server keeps a cluster's update; null: exact"
@@ -150,8 +160,15 @@ class FedHft(Method[FedHftState]):
         model.set_frozen_delta(take_frozen_delta(message.tensors))
         if self.options.masks == "before":
             model.set_rows(draw_rows(model, message, client))
-        model.write(take_head(message.tensors) | draw_fresh_lora(model, client.generator("fresh", message.round)))
+        if self._sends_a:
+            fresh = draw_fresh_lora(model, client.generator("fresh", message.round))
+        else:
+            fresh = draw_shared_lora(model, client.seed, message.round)
+        model.write(take_head(message.tensors) | fresh)
         return {}
+
+    def trainable_names(self, model: AdaptedModel, message: Message) -> tuple[str, ...]:
+        return model.names if self._sends_a else tuple(drop_a(model.names))
 
     # ---- 2. to 4. the client's round
 
@@ -161,7 +178,8 @@ class FedHft(Method[FedHftState]):
         self.receive(model, message, client)
         gradients = RowGradients(model)  # 2.
         lr = self.lr(message, training)
-        trainer = LocalTrainer(model, client, model.names, lr, training, shuffle, message.round)
+        names = self.trainable_names(model, message)
+        trainer = LocalTrainer(model, client, names, lr, training, shuffle, message.round)
         loss = train_locally(trainer, observe=gradients.observe)
         client.local.trained = model.snapshot()
         trained = model.read()
@@ -171,17 +189,24 @@ class FedHft(Method[FedHftState]):
             by_gradient = self.options.importance == "fisher"
             importance = gradients.get_importance() if by_gradient else compute_row_energies(trained)
             rows = choose_rows(importance, client.spec.resources.density)
-        tensors = take_head(trained) | make_masked_upload(model, rows, trained)  # 4.
+        tensors = take_head(trained) | make_masked_upload(model, rows, trained, self._sends_a)  # 4.
         return Reply(message.client, message.round, tensors, {"examples": client.spec.examples, "loss": loss})
 
     def reply_layout(self, state: FedHftState, message: Message) -> Layout:
-        return get_layout(state.heads[0]) | make_upload_layout(state.modules[message.client])
+        return get_layout(state.heads[0]) | make_upload_layout(state.modules[message.client], self._sends_a)
+
+    @property
+    def _sends_a(self) -> bool:
+        return self.options.fresh_a == "own"
 
     def rejection_reason(self, state: FedHftState, reply: Reply) -> str | None:
         return find_wrong_bitmap(reply, state.modules[reply.client])
 
     def measure_adapter(self, reply: Reply) -> tuple[float, int]:
         names = map(get_upload_names, find_uploaded_modules(reply))
+        if not self._sends_a:  # one A for all: B alone says who goes how far
+            parts = [reply.tensors[b] for _, b, _ in names]
+            return measure_products((b, torch.eye(b.shape[1], device=b.device)) for b in parts)
         return measure_products((reply.tensors[b], reply.tensors[a]) for a, b, _ in names)
 
     def shrink_update(self, reply: Reply, baseline: Tensors, adapter: float, head: float) -> Tensors:
@@ -191,6 +216,8 @@ class FedHft(Method[FedHftState]):
     # ---- 5. and 6. the server's round
 
     def aggregate(self, state: FedHftState, replies: Sequence[Reply]) -> FedHftState:
+        if not self._sends_a:
+            replies = [restore_a(reply, state.modules[reply.client], state.seed) for reply in replies]
         responsibilities = torch.stack([state.get_responsibilities(reply.client) for reply in replies])
         weights = example_weights(replies)[:, None] * responsibilities  # (clients, clusters)
         if self.options.normalize == "count":
@@ -213,6 +240,8 @@ class FedHft(Method[FedHftState]):
             indices = find_replies_with(replies, module)
             parts = [read_masked_update(replies[i], module, size, self.options.adapter.scale) for i in indices]
             step = overlap_mean(parts, weights[indices], size["d_out"], self.options.normalize)
+            if not self._sends_a:
+                step = fold_shared_a(step, [part.A.shape[0] for part in parts])
             total = concat_factors([updates[module], step]) if module in updates else step
             limit = min(self.options.server_rank or size["d_in"], size["d_in"], size["d_out"])
             updates[module] = truncate(total, limit) if total[1].shape[0] > limit else total
@@ -255,7 +284,9 @@ class FedHft(Method[FedHftState]):
     # ---- a joining client [ours]: its responsibilities among the clusters there are; nobody else's change
 
     def add_client(self, state: FedHftState, reply: Reply) -> FedHftState:
-        modules = read_reply_modules(reply, state.modules)
+        modules = read_reply_modules(reply, state.modules, self._sends_a)
+        if not self._sends_a:
+            reply = restore_a(reply, modules, state.seed)
         state = replace(state, modules=state.modules | {reply.client: modules})
         state = replace(state, features=state.features | self._read_features(state, [reply]))
         if state.shares:

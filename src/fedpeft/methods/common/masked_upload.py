@@ -1,9 +1,11 @@
 """Masked LoRA on the wire: how the chosen rows of B are named and checked, and what the server reads back [ours].
 
 Per module travel A (r, d_in), the chosen rows of B (m, r), and a bitmap of which rows those are (ceil(d_out / 8),).
+Where everyone knows A (see `shared_a`), it does not travel.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,13 +34,14 @@ def read_client_modules(info: FederationInfo) -> dict[str, ModuleSizes]:
     }
 
 
-def read_reply_modules(reply: Reply, known: Mapping[str, ModuleSizes]) -> ModuleSizes:
+def read_reply_modules(reply: Reply, known: Mapping[str, ModuleSizes], with_a: bool = True) -> ModuleSizes:
     """The sizes of the modules in a reply: the layers' from the known clients, rank and rows from the reply."""
     sizes: ModuleSizes = {}
     for module, size in merge_modules(known).items():
         a, b, _ = get_upload_names(module)
-        if a in reply.tensors:
-            sizes[module] = size | {"rank": reply.tensors[a].shape[0], "rows": reply.tensors[b].shape[0]}
+        if (a if with_a else b) in reply.tensors:
+            rows, rank = reply.tensors[b].shape
+            sizes[module] = size | {"rank": rank, "rows": rows}
     return sizes
 
 
@@ -52,17 +55,20 @@ def get_upload_names(module: str) -> tuple[str, str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_masked_B", f"{module}.lora_row_bitmap"
 
 
-def make_upload_layout(modules: ModuleSizes) -> Layout:
+def make_upload_layout(modules: ModuleSizes, with_a: bool = True) -> Layout:
     """The layout of a masked LoRA's tensors."""
     result: Layout = {}
     for module, size in modules.items():
         shapes = (size["rank"], size["d_in"]), (size["rows"], size["rank"]), (-(-size["d_out"] // 8),)
         dtypes = torch.float32, torch.float32, torch.uint8
-        result |= {n: (d, torch.Size(s)) for n, d, s in zip(get_upload_names(module), dtypes, shapes, strict=True)}
+        layout = {n: (d, torch.Size(s)) for n, d, s in zip(get_upload_names(module), dtypes, shapes, strict=True)}
+        result |= layout if with_a else _drop_first(layout)
     return result
 
 
-def make_masked_upload(model: AdaptedModel, rows: Mapping[str, Tensor], trained: Tensors) -> Tensors:
+def make_masked_upload(
+    model: AdaptedModel, rows: Mapping[str, Tensor], trained: Tensors, with_a: bool = True
+) -> Tensors:
     """The masked LoRA as it travels; `rows` (m,) by module are rows of the whole B, only such as were trained."""
     masked, dimensions = model.get_rows(), model.get_dimensions()
     tensors: Tensors = {}
@@ -70,7 +76,8 @@ def make_masked_upload(model: AdaptedModel, rows: Mapping[str, Tensor], trained:
         chosen = rows[module]
         part = trained[b] if module in masked else trained[b][chosen]  # a masked module's B holds its rows only
         values = trained[a], part, pack_rows(chosen, dimensions[module][0])
-        tensors |= dict(zip(get_upload_names(module), values, strict=True))
+        named = dict(zip(get_upload_names(module), values, strict=True))
+        tensors |= named if with_a else _drop_first(named)
     return tensors
 
 
@@ -78,6 +85,11 @@ def read_masked_update(reply: Reply, module: str, size: Mapping[str, int], scale
     """One module of a reply, with the scale in B."""
     a, b, bitmap = (reply.tensors[name] for name in get_upload_names(module))
     return MaskedUpdate(unpack_rows(bitmap, size["d_out"]), scale * b, a)
+
+
+def _drop_first(named: dict[str, Any]) -> dict[str, Any]:
+    """All but A, the first of a module's names."""
+    return dict(list(named.items())[1:])
 
 
 def find_uploaded_modules(reply: Reply) -> list[str]:
@@ -88,7 +100,7 @@ def find_uploaded_modules(reply: Reply) -> list[str]:
 
 def find_replies_with(replies: Sequence[Reply], module: str) -> list[int]:
     """The indices of the replies whose clients adapt a module."""
-    return [i for i, reply in enumerate(replies) if get_upload_names(module)[0] in reply.tensors]
+    return [i for i, reply in enumerate(replies) if get_upload_names(module)[1] in reply.tensors]
 
 
 def find_wrong_bitmap(reply: Reply, modules: ModuleSizes) -> str | None:
