@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 LOWEST = $(VENV)-lowest
 
-.PHONY: demo docs test test-lowest test-crash test-flower fuzz lint clean
+.PHONY: demo docs test test-lowest test-crash test-flower fuzz deploy-demo lint clean
 
 demo: $(READY)
 	$(BIN)/fedpeft demo --fresh
@@ -42,6 +42,12 @@ docs: $(READY)
 # Over Flower: Ray's processes and three sites behind a SuperLink give what the local engine gives. Some minutes.
 test-flower: $(READY)
 	FEDPEFT_FLOWER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engines/flower
+
+# A SuperLink and three sites on this machine, TLS and node keys on: a run, its report, everything stopped again.
+DEPLOY = runs/deploy-demo
+deploy-demo: $(READY)
+	rm -rf $(DEPLOY)
+	$(BIN)/python benchmarks/deploy/demo.py $(DEPLOY)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ to Flower than its examples are.
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -19,10 +20,10 @@ app = ClientApp()
 @app.train()
 def train_client(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)  # an actor has one core
-    config = message.content["config"]
+    config: Any = message.content["config"]
     work = read(str(config["work"]))
     model = kept_model(str(config["work"])) if config["keep"] else work.model()
-    set_peft_model_state_dict(model, message.content["arrays"].to_torch_state_dict())
+    set_peft_model_state_dict(model, message.content.array_records["arrays"].to_torch_state_dict())
     client = sorted(work.rows)[int(context.node_config["partition-id"])]
     loss = train(model, work, client, int(config["server-round"]))
     metrics = MetricRecord({"loss": loss, "num-examples": len(work.rows[client])})

@@ -1,6 +1,7 @@
 """Flower's simulation: Ray actors with one core each, FedAvg over PEFT's state dict, a model made for each message."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from flower_client import app
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -29,7 +30,8 @@ class TimedOption(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         arrays, metrics = super().aggregate_train(server_round, replies)
         assert metrics is not None
-        self.rounds.end([float(metrics["loss"])])
+        loss: Any = metrics["loss"]
+        self.rounds.end([float(loss)])
         return arrays, metrics
 
 
@@ -44,7 +46,7 @@ def run(work: Work, rounds: Rounds, keep: bool = False) -> None:
         arrays = ArrayRecord(get_peft_model_state_dict(work.model()))
         strategy.start(grid, arrays, num_rounds=settings.rounds, train_config=config)
 
-    resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": settings.workers}}
+    resources: Any = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": settings.workers}}
     run_simulation(server, app, num_supernodes=settings.clients, backend_config=resources)
 
 
