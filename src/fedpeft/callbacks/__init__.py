@@ -2,5 +2,6 @@
 
 from fedpeft.callbacks.base import RunCallback, RunInfo
 from fedpeft.callbacks.group import CallbackGroup
+from fedpeft.callbacks.trackers import make_trackers
 
-__all__ = ["CallbackGroup", "RunCallback", "RunInfo"]
+__all__ = ["CallbackGroup", "RunCallback", "RunInfo", "make_trackers"]

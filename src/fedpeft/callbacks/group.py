@@ -63,7 +63,8 @@ class CallbackGroup(RunCallback):
                 getattr(callback, event)(*arguments)
             except Exception as error:  # the boundary to users' own code: the run's work must outlive its mistakes
                 name = f"callback {type(callback).__name__}.{event}"
-                log.exception("%s failed", name)
+                if not isinstance(error, UserError):
+                    log.exception("%s failed", name)
                 self._active.remove(callback)
                 # A tracker's own UserError says what to do; of other errors the type is part of the reason.
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

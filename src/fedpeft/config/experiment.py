@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from fedpeft.backbones import DTYPES
+from fedpeft.config.tracking import TrackingConfig
 from fedpeft.config.validation import first_error
 from fedpeft.engines import list_engines
 from fedpeft.engines.flower.config import FlowerConfig
@@ -173,6 +174,9 @@ class Experiment(BaseModel):
     )
     workers: int | None = Field(
         None, ge=1, le=1_024, description="clients trained at once; default: the machine's cores; on GPUs one each"
+    )
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig, description="trackers that hear of every round: tensorboard, mlflow, wandb"
     )
     _notes: tuple[str, ...] = PrivateAttr(())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpeft.acceleration import Acceleration
-from fedpeft.callbacks import CallbackGroup, RunCallback, RunInfo
+from fedpeft.callbacks import CallbackGroup, RunCallback, RunInfo, make_trackers
 from fedpeft.config import Experiment
 from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
@@ -149,7 +149,7 @@ class _Rounds:
         self, folder: RunFolder, context: RunContext, spec: RunSpec, fingerprint: Fingerprint, callback: RunCallback
     ) -> None:
         self.folder, self.context, self.spec = folder, context, spec
-        self.callbacks = CallbackGroup([callback])
+        self.callbacks = CallbackGroup([*make_trackers(spec.experiment.tracking), callback])
         self.settings, self.fingerprint = spec.as_dict(), fingerprint
         self.seconds = {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "total": 0.0}
 

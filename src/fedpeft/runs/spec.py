@@ -42,7 +42,8 @@ class RunSpec:
         return _find_difference(self._decisive(), other._decisive())
 
     def _decisive(self) -> dict[str, Any]:
-        experiment = self.as_dict()["experiment"] | {"tuning": None, "target": None}  # of a comparison
+        beside = {"tuning": None, "target": None, "tracking": None}  # of a comparison, or of who watches
+        experiment = self.as_dict()["experiment"] | beside
         device_type = self.experiment.model.devices[0].partition(":")[0]  # results do not depend on their number
         return experiment | {"workers": None, "flower": None, "model": experiment["model"] | {"device": device_type}}
 
