@@ -128,7 +128,7 @@ def main() -> None:
                 method = label
                 if name != "honest":
                     method = f"{label}-attack{number}"
-                    register_method(method, attack(find_method(label), ATTACKS[name]))
+                    register_method(method)(attack(find_method(label), ATTACKS[name]))
                 row = rows[name] = run_cell(label, method, rounds, options.seeds, options.out)
                 print(f"{rounds:3} {label:14} {name:24} {row['accuracy']}", flush=True)
                 figures = {"seeds": options.seeds, "table": table, "environment": describe_environment()}
