@@ -221,4 +221,4 @@ def test_when_the_time_for_all_is_over_every_item_has_ended(workers, release, de
 @pytest.mark.parametrize(("deadline", "round_deadline", "most"), [(None, 0.2, 0.2), (20, 0.2, 0.2), (0.3, 20, 0.3)])
 def test_the_wait_ends_when_the_first_deadline_may_pass(deadline, round_deadline, most):
     job = module._Job(print, [1, 2], deadline, lambda item: 1, round_deadline)
-    assert 0 <= job.get_patience() <= most
+    assert 0 <= job.get_patience() <= most + 1e-6  # of a clock that counts from long ago
