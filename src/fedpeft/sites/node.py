@@ -8,15 +8,14 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 from fedpeft.engines.flower.config import require_flower
-from fedpeft.engines.flower.relay import make_environment
-from fedpeft.engines.flower.transport import check_transport, split_address
-from fedpeft.errors import UserError, printable
+from fedpeft.engines.flower.relay import find_last_line, make_environment, stop_process
+from fedpeft.engines.flower.transport import check_transport, require_certificates, split_address
+from fedpeft.errors import UserError
 from fedpeft.sites.config import SiteConfig
 
 RETRY_SECONDS = 5.0
@@ -35,15 +34,9 @@ def require_node(site: SiteConfig) -> None:
     if site.superlink is None:
         raise UserError("superlink is missing in the site's file: host:port of the server")
     host, port = split_address(site.superlink, "superlink")
-    if site.root_certificates is None and not site.insecure:
-        raise UserError(
-            "root_certificates is missing in the site's file: the server's ca.pem; plain text, for trials on one "
-            "machine, must be asked for: insecure: true"
-        )
-    for name in ("root_certificates", "node_key"):
-        path = getattr(site, name)
-        if path is not None and not os.path.isfile(path):
-            raise UserError(f"{name}: no such file: {path}")
+    require_certificates(site.root_certificates, site.insecure)
+    if site.node_key is not None and not os.path.isfile(site.node_key):
+        raise UserError(f"node_key: no such file: {site.node_key}")
     if site.root_certificates is not None and site.node_key is None:
         raise UserError("node_key is missing in the site's file: the key that `fedpeft site init` made for this site")
     check_transport(host, port, None if site.insecure else site.root_certificates)
@@ -71,7 +64,7 @@ def run_node(site: SiteConfig, stopped: Event, report: Callable[[str], None]) ->
         while process.poll() is None and not stopped.wait(0.5):
             pass
         if process.poll() is None:
-            _stop(process)
+            stop_process(process)
             return
         reason = explain_end((folder / "node.log").read_text(errors="replace"))
         if reason != said:
@@ -86,17 +79,7 @@ def explain_end(log: str) -> str:
     for words, meaning in _REFUSALS.items():
         if words in lowered:
             return meaning
-    lines = [line.strip() for line in log.split("\n") if line.strip()]
-    return printable(lines[-1], 300) if lines else "it printed nothing"
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    until = time.monotonic() + 10
-    while process.poll() is None and time.monotonic() < until:
-        time.sleep(0.1)
-    if process.poll() is None:
-        process.kill()
+    return find_last_line(log, 300)
 
 
 def _find_port() -> int:

@@ -8,12 +8,12 @@ from typing import Any
 from fedpeft.budgets.levels import make_resources
 from fedpeft.budgets.resolve_budgets import get_probe_path, resolve_budgets
 from fedpeft.config import Experiment, ResourceLevel
-from fedpeft.engines.flower.exchange import encode_state, pack_resources, unpack_resources
+from fedpeft.engines.flower.exchange import pack_resources, unpack_resources
 from fedpeft.engines.flower.protocol import pack, unpack
-from fedpeft.engines.flower.responder import respond
+from fedpeft.engines.flower.responder import serve_request
 from fedpeft.engines.local import LocalEngine
 from fedpeft.errors import UserError
-from fedpeft.federation.message import decode
+from fedpeft.federation.message import Message, decode
 from fedpeft.resources import ClientResources
 from fedpeft.runs.build import RunContext, assemble, load_model
 from fedpeft.runs.export import make_card
@@ -56,14 +56,11 @@ class Site:
         state = states.load(_require_round(header["base"]))
         if header["ask"] == "export":
             engine.restore(message.round, {self.config.id: vars(state)})
-            return self._export(engine, header, parts)
-        answer = respond(engine, header, [parts[0], encode_state(self.config.id, state)])
-        if header["ask"] == "train":
-            reply_header, reply_parts = unpack(answer)
-            if reply_header["failure"] is None:
-                states.save(header["base"], message.round, engine.save(message.round)[self.config.id])
-            answer = pack(reply_header, reply_parts[:1])  # the state stays here
-        return answer
+            return self._export(engine, header, message)
+        response = serve_request(engine, header, message, state)
+        if response.state is not None:
+            states.save(header["base"], message.round, response.state)  # it stays here
+        return pack(response.header, response.parts)
 
     def _introduce(self, header: dict[str, Any]) -> bytes:
         """What the server may know: the id, the number of training examples, and what this site can carry."""
@@ -114,13 +111,13 @@ class Site:
         given = {self.config.id: resources}
         return assemble(experiment, spec.make_method(), spec.seed, data, backbone, resources=given)
 
-    def _export(self, engine: LocalEngine, header: dict[str, Any], parts: list[bytes]) -> bytes:
-        """Writes the adapter that this client deploys: `<folder>/<run>/adapter`."""
+    def _export(self, engine: LocalEngine, header: dict[str, Any], message: Message) -> bytes:
+        """Writes the adapter that this client deploys: `<folder>/<run>/clients/<id>/adapter`."""
         spec = self._read_spec(header["settings"])
         card = make_card(spec.experiment, require_labels(spec.experiment.task))
         folder = Path(self.config.folder) / str(header["run"])
         folder.mkdir(parents=True, exist_ok=True)
-        engine.export([decode(parts[0])], folder / "clients", card, {self.config.id: header["model"]})
+        engine.export([message], folder / "clients", card, {self.config.id: header["model"]})
         log.info("adapter written to %s", folder / "clients" / self.config.id / "adapter")
         return pack({"scores": {}})
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from fedpeft.config import read_yaml
 from fedpeft.config.validation import first_error
 from fedpeft.engines.flower.config import FlowerConfig, require_flower
-from fedpeft.engines.flower.relay import make_environment
+from fedpeft.engines.flower.relay import find_last_line, make_environment, stop_process
 from fedpeft.engines.flower.submit import write_connection
 from fedpeft.engines.flower.transport import split_address
 from fedpeft.errors import UserError, printable
@@ -56,9 +56,7 @@ def run_superlink(folder: Path, stopped: Event, report: Callable[[str], None]) -
             pass
         return process.poll() or 0
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(30)
+        stop_process(process, 30)
 
 
 def make_command(folder: Path, config: FlowerConfig, port: int) -> list[str]:
@@ -93,8 +91,9 @@ def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, folder
             return
         except OSError:
             time.sleep(0.2)
-    lines = (folder / "superlink.log").read_text(errors="replace").strip().split("\n")
-    raise UserError(f"the SuperLink did not start: {printable(lines[-1], 300)}; all of it: {folder / 'superlink.log'}")
+    log = folder / "superlink.log"
+    last_line = find_last_line(log.read_text(errors="replace"), 300)
+    raise UserError(f"the SuperLink did not start: {last_line}; all of it: {log}")
 
 
 def _register_keys(

@@ -1,6 +1,8 @@
 """How an experiment reaches its clients over Flower; results depend on none of it."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +27,11 @@ class FlowerConfig(BaseModel):
     gpus_per_client: float = Field(
         1.0, ge=0, le=64, description="flower-sim, model.device cuda: of a GPU, for each client that trains"
     )
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> "FlowerConfig":
+        """The `flower` group of a run's settings; the defaults where there is none."""
+        return cls.model_validate(settings["experiment"].get("flower") or {})
 
 
 def require_flower(engine: str, *others: str) -> None:

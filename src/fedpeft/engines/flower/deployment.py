@@ -45,7 +45,7 @@ class FlowerDeployment(RemoteEngine):
         assert setup.settings is not None
         self.settings = {key: value for key, value in setup.settings.items() if key != "base"}
         self.run = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
-        self.config = FlowerConfig.model_validate(setup.settings["experiment"].get("flower") or {})
+        self.config = FlowerConfig.read(setup.settings)
         if self.config.sites is None:
             raise UserError("engine flower: flower.sites is missing: how many sites take part; --set flower.sites=3")
         self.specs: dict[str, ClientSpec] = {}
@@ -149,8 +149,8 @@ class FlowerDeployment(RemoteEngine):
     def export(
         self, messages: Sequence[Message], folder: Path, card: Mapping[str, Any], choices: Mapping[str, ModelChoice]
     ) -> None:
-        """Every site writes its adapter into its own folder; nothing is written here."""
-        fields = {m.client: {"model": choices[m.client], "card": dict(card)} for m in messages if m.client in choices}
+        """Every site writes its adapter, with a card of its own, into its own folder; nothing is written here."""
+        fields = {m.client: {"model": choices[m.client]} for m in messages if m.client in choices}
         known = [message for message in messages if message.client in fields]
         _, failures = self.ask_for_scores("export", known, fields, self.config.wait_seconds)
         for client, reason in sorted(failures.items()):

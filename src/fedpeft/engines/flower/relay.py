@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fedpeft.engines.flower.protocol import pack, unpack
 from fedpeft.errors import UserError, printable
 
 POLL_SECONDS = 0.1  # between looks at what has come; Flower's own Grid waits 3
-START_SECONDS = 120.0
+START_SECONDS, END_SECONDS = 120.0, 10.0
 TIME_TO_LIVE = 30 * 24 * 3600.0  # of a message: deadlines are the run's affair
 MOST_PUSHED = 64  # messages in one request to the relay
 # Nobody is told of a run, and nothing is looked up or installed for it.
@@ -66,12 +67,20 @@ class Relay:
     def _read_log(self) -> str:
         """The last line that Flower printed, where its process is ours."""
         log = self._folder / "flower.log"
-        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-        return printable(next((line for line in reversed(lines) if line.strip()), "it printed nothing"), 200)
+        return find_last_line(log.read_text(errors="replace") if log.exists() else "", 200)
 
     def list_nodes(self) -> list[int]:
         """The nodes that are connected now, sorted."""
         return sorted(int(node) for node in self._call({"ask": "nodes"})[0]["nodes"])
+
+    def wait_for_nodes(self, count: int) -> list[int]:
+        """The nodes, sorted, once so many are connected. Raises UserError where they do not come."""
+        until = time.monotonic() + START_SECONDS
+        while len(nodes := self.list_nodes()) < count:
+            if time.monotonic() > until:
+                raise UserError(f"Flower has {len(nodes)} of {count} nodes after {START_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+        return nodes
 
     def ask(self, requests: Mapping[int, bytes], seconds: float | None = None) -> Iterator[tuple[int, Answer]]:
         """One request a node; yields what comes back, as it comes, until all have answered or the time is over."""
@@ -124,10 +133,9 @@ class Relay:
             self._connection.close()
             self._connection = None
         if self._process is not None:
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)  # it ends by itself where it can
+            stop_process(self._process)
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -152,3 +160,21 @@ def make_environment(**environment: str) -> dict[str, str]:
     """This process's environment for one of Flower's: quiet, and with the programs beside this Python on its path."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     return {**os.environ, **QUIET, "PATH": path, **environment}
+
+
+def stop_process(process: "subprocess.Popen[bytes]", seconds: float = END_SECONDS) -> None:
+    """Asks a child process to end, and makes it where it has not done so in time."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def find_last_line(log: str, most: int) -> str:
+    """The last line with words of what a process printed, printable and at most so long."""
+    lines = [line.strip() for line in log.split("\n") if line.strip()]
+    return printable(lines[-1], most) if lines else "it printed nothing"

@@ -35,7 +35,7 @@ class RemoteEngine(Engine):
         by_client, began = {message.client: message for message in messages}, time.perf_counter()
         limit = self.get_training_limit(deadline, round_deadline)
         # The round's time too, so that a client that hangs can be asked again when it is over.
-        fields = {"deadline": deadline, "round_deadline": round_deadline}
+        fields = {client: {"deadline": deadline, "round_deadline": round_deadline} for client in by_client}
         for client, answer in self._ask("train", messages, fields, limit):
             outcome = _read_outcome(client, answer, time.perf_counter() - began)
             if outcome.reply is not None:
@@ -59,7 +59,7 @@ class RemoteEngine(Engine):
         """Scores by client in the order of the messages, and why there are none of the others; `fields` by client."""
         scores: dict[str, Any] = {}
         failures = {message.client: "it did not answer" for message in messages}
-        for client, answer in self._ask(ask, messages, fields, limit, by_client=True):
+        for client, answer in self._ask(ask, messages, fields, limit):
             if answer.failure is None and isinstance(answer.header.get("scores"), dict):
                 scores[client] = answer.header["scores"]
                 del failures[client]
@@ -68,12 +68,7 @@ class RemoteEngine(Engine):
         return {message.client: scores[message.client] for message in messages if message.client in scores}, failures
 
     def _ask(
-        self,
-        ask: str,
-        messages: Sequence[Message],
-        fields: Mapping[str, Any],
-        limit: float | None,
-        by_client: bool = False,
+        self, ask: str, messages: Sequence[Message], fields: Mapping[str, Mapping[str, Any]], limit: float | None
     ) -> Iterator[tuple[str, Answer]]:
         nodes = self.find_nodes([message.client for message in messages])
         requests: dict[int, bytes] = {}
@@ -82,9 +77,9 @@ class RemoteEngine(Engine):
             if message.client not in nodes:
                 yield message.client, Answer({}, [], "no node of it is connected")
                 continue
-            own = fields[message.client] if by_client else fields
-            requests[nodes[message.client]] = self.make_request(ask, message, own)
-            clients[nodes[message.client]] = message.client
+            node = nodes[message.client]
+            requests[node] = self.make_request(ask, message, fields[message.client])
+            clients[node] = message.client
         for node, answer in self.relay.ask(requests, limit):
             yield clients[node], answer
 

@@ -34,7 +34,7 @@ class FlowerSimulation(RemoteEngine):
             )
         self.local = LocalEngine.make(replace(setup, workers=1))
         self.settings = setup.settings
-        config = FlowerConfig.model_validate(setup.settings["experiment"].get("flower") or {})
+        config = FlowerConfig.read(setup.settings)
         on_gpu = str(setup.devices[0] if setup.devices else "cpu").startswith("cuda")
         arguments = [str(len(setup.clients)), str(setup.workers), str(config.gpus_per_client if on_gpu else 0.0)]
         arguments += [] if config.ray_address is None else [config.ray_address]
@@ -45,7 +45,12 @@ class FlowerSimulation(RemoteEngine):
             return start_process(command, socket.parent, **home)
 
         self.relay = Relay(start)
-        self._nodes = dict(zip(sorted(self.local.by_id), self._wait_for_nodes(len(setup.clients)), strict=True))
+        try:
+            nodes = self.relay.wait_for_nodes(len(setup.clients))
+        except BaseException:
+            self.close()
+            raise
+        self._nodes = dict(zip(sorted(self.local.by_id), nodes, strict=True))
 
     @classmethod
     def make(cls, setup: EngineSetup) -> "FlowerSimulation":
@@ -53,12 +58,6 @@ class FlowerSimulation(RemoteEngine):
 
     def clients(self) -> list[ClientSpec]:
         return self.local.clients()
-
-    def _wait_for_nodes(self, count: int) -> list[int]:
-        nodes = self.relay.list_nodes()
-        while len(nodes) < count:  # the backend registers them all before its ServerApp has worked long
-            nodes = self.relay.list_nodes()
-        return nodes
 
     def find_nodes(self, clients: Sequence[str]) -> dict[str, int]:
         return {client: self._nodes[client] for client in clients}

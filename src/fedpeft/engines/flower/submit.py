@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedpeft.engines.flower.config import FlowerConfig
 from fedpeft.engines.flower.relay import make_environment
-from fedpeft.engines.flower.transport import check_transport, split_address
+from fedpeft.engines.flower.transport import check_transport, require_certificates, split_address
 from fedpeft.errors import UserError, printable
 
 _SUBMIT_SECONDS = 60
@@ -71,11 +71,5 @@ def require_superlink(config: FlowerConfig) -> None:
     Flower itself would wait for ever for a SuperLink that speaks the other one.
     """
     host, port = split_address(config.superlink, "flower.superlink")
-    if not config.insecure and config.root_certificates is None:
-        raise UserError(
-            "flower.root_certificates is missing: the PEM file that `fedpeft site init` wrote; plain text, for trials "
-            "on one machine, must be asked for: flower.insecure: true"
-        )
-    if config.root_certificates is not None and not Path(config.root_certificates).is_file():
-        raise UserError(f"flower.root_certificates: no such file: {config.root_certificates}")
+    require_certificates(config.root_certificates, config.insecure, "flower.")
     check_transport(host, port, None if config.insecure else config.root_certificates)

@@ -5,6 +5,7 @@ Flower itself retries for ever against one that speaks the other transport, and 
 
 import socket
 import ssl
+from pathlib import Path
 
 from fedpeft.errors import UserError, printable
 
@@ -15,6 +16,20 @@ def split_address(address: str, key: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"{key}: expected host:port, received {printable(address, 100)!r}")
     return host.strip("[]"), int(port)
+
+
+def require_certificates(certificates: str | None, insecure: bool, prefix: str = "") -> None:
+    """Raises UserError where settings, whose keys begin with `prefix`, name no authority and do not ask for plain text.
+
+    Also where the authority's file is not there.
+    """
+    if certificates is None and not insecure:
+        raise UserError(
+            f"{prefix}root_certificates is missing: the server's ca.pem, as `fedpeft site init` wrote it; plain text, "
+            f"for trials on one machine, must be asked for: {prefix}insecure: true"
+        )
+    if certificates is not None and not Path(certificates).is_file():
+        raise UserError(f"{prefix}root_certificates: no such file: {certificates}")
 
 
 def check_transport(host: str, port: int, certificates: str | None) -> None:
@@ -39,7 +54,7 @@ def check_transport(host: str, port: int, certificates: str | None) -> None:
         ) from error
     except OSError as error:
         raise UserError(
-            f"no SuperLink answers at {where} ({error.strerror or error}); start it, or change flower.superlink"
+            f"no SuperLink answers at {where} ({error.strerror or error}); start it, or correct the address"
         ) from error
 
 
