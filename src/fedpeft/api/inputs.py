@@ -57,12 +57,15 @@ def make_experiment(source: Any, overrides: Mapping[str, Any] | None, inputs: In
     apply_values(raw, overrides or {})
     if inputs.model is not None:
         _get_group(raw, "model", where)["name"] = IN_MEMORY
-    if inputs.data is not None:
-        _name_data(raw, where, is_by_client=read_given(inputs.data)[1])
+    given = None if inputs.data is None else read_given(inputs.data)
+    if given is not None:
+        _name_data(raw, where, is_by_client=given[1])
     experiment = parse_experiment(raw, [], where)
     if experiment.model.name != IN_MEMORY:
         experiment.model.name = locate_model(experiment.model.name, base)
-    inputs.prepare(experiment)
+    inputs.prepare_model(experiment.model)
+    if given is not None:
+        experiment.task.give_rows(given[0])
     return experiment, base
 
 
