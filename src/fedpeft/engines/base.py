@@ -55,6 +55,7 @@ class EngineSetup:
     devices: Sequence[str] = ()  # where workers train, in turn; the templates are on the first; (): where those are
     # What another process needs to build the same clients: `runs.spec.RunSpec.as_dict`. None: a program made them.
     settings: Mapping[str, Any] | None = None
+    metric: str = "loss"  # what a client's scores hold beside `loss` and `examples`
     # What clients of these ids are given, for an engine that finds them by itself (`holds_clients` False).
     assign: Callable[[list[str]], Mapping[str, ClientResources]] | None = None
 

@@ -46,6 +46,7 @@ def build_remote(spec: RunSpec) -> RunContext:
         (),
         1,
         settings=spec.as_dict(),
+        metric=task.metric,
         assign=lambda clients: assign_to_clients(experiment, method, clients, model, spec.seed),
     )
     engine = find_engine(experiment.engine).make(setup)

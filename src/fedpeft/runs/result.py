@@ -155,7 +155,8 @@ def average(by_client: dict[str, Scores], metric: str) -> dict[str, float]:
     """The metric over clients with equal weight, over examples, and of the worst client; every score over clients."""
     values = [scores[metric] for scores in by_client.values()]
     examples = sum(scores["examples"] for scores in by_client.values())
-    names = [name for name, value in next(iter(by_client.values())).items() if isinstance(value, float)]
+    first, *others = by_client.values()
+    names = [name for name, value in first.items() if isinstance(value, float) and all(name in o for o in others)]
     return {
         "by_client": mean(values),
         "by_example": sum(s[metric] * s["examples"] for s in by_client.values()) / examples,

@@ -1,5 +1,7 @@
 """A client's state and its resources, there and back."""
 
+import json
+
 import pytest
 import torch
 
@@ -36,6 +38,24 @@ def test_bytes_that_are_no_state_are_refused():
 
 def test_resources_come_back():
     for resources in (ClientResources(), ClientResources(4, (1, 2), 0.5, 8, True)):
-        assert unpack_resources(pack_resources(resources)) == resources
-    with pytest.raises(TypeError):
-        unpack_resources({"memory": 1})
+        assert unpack_resources(json.loads(json.dumps(pack_resources(resources)))) == resources
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"memory": 1}, "memory: Extra inputs are not permitted, received 1"),
+        ({"rank": 10**9}, "rank: Input should be less than or equal to 65536, received 1000000000"),
+        ({"rank": 0}, "rank: .* received 0"),
+        ({"rank": "4"}, "rank: .* received '4'"),
+        ({"layers": []}, "layers: "),
+        ({"layers": [-1]}, "layers.0: .* received -1"),
+        ({"density": float("nan")}, "density: .* received nan"),
+        ({"micro_batch": True}, "micro_batch: .* received True"),
+        ([1], "resources: .* received"),
+    ],
+)
+def test_resources_that_no_client_can_have_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        unpack_resources(fields)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300

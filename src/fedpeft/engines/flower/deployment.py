@@ -21,7 +21,7 @@ from fedpeft.engines.flower.config import FlowerConfig, require_flower
 from fedpeft.engines.flower.exchange import pack_resources, unpack_resources
 from fedpeft.engines.flower.protocol import pack
 from fedpeft.engines.flower.relay import Answer, Relay
-from fedpeft.engines.flower.remote import RemoteEngine, make_fields, make_request, read_scores
+from fedpeft.engines.flower.remote import MOST_EXAMPLES, RemoteEngine, make_fields, make_request, read_scores
 from fedpeft.engines.flower.submit import submit
 from fedpeft.errors import UserError, printable
 from fedpeft.federation.client import ClientSpec, ClientState
@@ -45,7 +45,7 @@ class FlowerDeployment(RemoteEngine):
         assert setup.settings is not None
         self.settings = {key: value for key, value in setup.settings.items() if key != "base"}
         self.run = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
-        self.config = FlowerConfig.read(setup.settings)
+        self.config, self.metric = FlowerConfig.read(setup.settings), setup.metric
         if self.config.sites is None:
             raise UserError("engine flower: flower.sites is missing: how many sites take part; --set flower.sites=3")
         self.specs: dict[str, ClientSpec] = {}
@@ -134,7 +134,7 @@ class FlowerDeployment(RemoteEngine):
         checked: dict[str, Scores] = {}
         for client, own in scores.items():
             try:
-                checked[client] = read_scores(own)
+                checked[client] = read_scores(own, self.metric)
             except ValueError as error:
                 failures[client] = str(error)
         for client, reason in sorted(failures.items()):
@@ -175,10 +175,10 @@ def _read_hello(answer: Answer) -> ClientSpec:
     name, examples, resources = (answer.header.get(key) for key in ("client", "examples", "resources"))
     if not isinstance(name, str) or not 0 < len(name) <= MOST_CHARACTERS or not name.isprintable():
         raise ValueError("it names no client")
-    if type(examples) is not int or not 1 <= examples <= 2**40:
+    if type(examples) is not int or not 1 <= examples <= MOST_EXAMPLES:
         raise ValueError(f"{name!r} says that it has {str(examples)[:40]} examples")
     try:
         given = ClientResources() if resources is None else unpack_resources(resources)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{name!r} says what it can carry in words that are none") from error
+    except ValueError as error:
+        raise ValueError(f"{name!r} says that it can carry {error}") from error
     return ClientSpec(name, examples, given)

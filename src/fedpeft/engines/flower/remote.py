@@ -8,8 +8,13 @@ from typing import Any
 from fedpeft.engines.base import Engine, Outcome, Scores, make_late_outcome, make_overdue_outcome
 from fedpeft.engines.flower.protocol import pack
 from fedpeft.engines.flower.relay import Answer, Relay
+from fedpeft.errors import printable
 from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.message import Message, decode, encode
+
+MOST_SCORES = 100  # of one client's model on one split
+MOST_EXAMPLES = 2**40
+LOG_FIELDS = ("round", "split", "model", "client")  # which stand beside the scores in metrics.jsonl
 
 
 class RemoteEngine(Engine):
@@ -99,10 +104,19 @@ def _read_outcome(client: str, answer: Answer, seconds: float) -> Outcome:
         return Outcome(client, None, f"its reply cannot be read: {error}", seconds)
 
 
-def read_scores(scores: Mapping[str, Any]) -> Scores:
-    """Scores that a client sent, numbers by name. Raises ValueError for anything else."""
-    if not all(isinstance(name, str) and type(value) in (int, float) for name, value in scores.items()):
+def read_scores(scores: Mapping[str, Any], metric: str) -> Scores:
+    """Scores that a client sent, numbers by name: `metric`, `loss`, the count of `examples`, and others.
+
+    Raises ValueError for anything else.
+    """
+    if len(scores) > MOST_SCORES or not all(type(value) in (int, float) for value in scores.values()):
         raise ValueError("its scores are not numbers by name")
+    if missing := [name for name in (metric, "loss", "examples") if name not in scores]:
+        raise ValueError(f"its scores lack {', '.join(missing)}")
+    if unusable := [name for name in scores if name in LOG_FIELDS or not name.isprintable() or len(name) > 100]:
+        raise ValueError(f"{printable(unusable[0], 60)!r} is no name of a score")
+    if type(scores["examples"]) is not int or not 1 <= scores["examples"] <= MOST_EXAMPLES:
+        raise ValueError(f"its scores are of {str(scores['examples'])[:40]} examples")
     return dict(scores)
 
 
