@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.replies import (
+    HEAD,
     TensorModel,
     are_equal,
     build_method,
@@ -41,6 +42,13 @@ def test_lambda_is_the_weight_of_the_others(weight):
     held, scalars = receive(build_method("fedreft", mixing_weight=weight))
     assert largest_difference(expected_mix(weight), held) < 1e-5
     assert scalars == {"mixing_weight": weight} and find_not_orthonormal(held) is None
+
+
+@pytest.mark.parametrize(("head", "of_head"), [(0.0, 0.0), (1.0, 1.0), (None, 0.25)])
+def test_the_head_may_have_a_lambda_of_its_own(head, of_head):
+    held, scalars = receive(build_method("fedreft", mixing_weight=0.25, head_mixing_weight=head))
+    expected = expected_mix(0.25) | {HEAD: expected_mix(of_head)[HEAD]}
+    assert largest_difference(expected, held) < 1e-5 and scalars == {"mixing_weight": 0.25}
 
 
 def test_half_is_the_default():

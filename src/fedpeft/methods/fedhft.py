@@ -26,6 +26,9 @@ good.
 `fresh_a: shared` [ours] draws the A of a round from the run's seed, the same at every client and at the server, and
 freezes it: rows of B alone travel up, density x about half of LoRA's bytes, which `own` cannot reach because its A
 travels whole; and step 5 is exact in rank r.
+
+`head: client` [ours] sends every client its own last head instead of a mixture: where labels are spread unevenly a mean
+head has to be taught again in every round. The head comes up as before, for clustering and for clients that join.
 """
 
 from collections.abc import Sequence
@@ -99,6 +102,9 @@ class FedHftOptions(MixedRankOptions):
         description="A of a round: each client draws and trains its own, or all have one from the seed, which stays "
         "frozen and does not travel",
     )
+    head: Literal["cluster", "client"] = Field(
+        "cluster", description="the head that a client is sent: the mixture of its clusters' heads, or its own last one"
+    )
     server_rank: int | None = Field(
         64, ge=1, description="rank at which the server keeps a cluster's update; null: exact"
     )
@@ -122,6 +128,7 @@ class FedHftState:
     shares: dict[str, Tensor] = field(default_factory=dict)  # P_k (clusters,) by client; old checkpoints have this name
     features: dict[str, Tensor] = field(default_factory=dict)  # the last known, by client
     mixtures: dict[str, Tensors] = field(default_factory=dict)  # D_k as it is sent, by client
+    client_heads: dict[str, Tensors] = field(default_factory=dict)  # the last known, by client, with `head: client`
 
     def get_responsibilities(self, client: str) -> Tensor:
         """P_k (clusters,); the mean of all others' for a client that has not trained yet, which is all we know."""
@@ -150,7 +157,7 @@ class FedHft(Method[FedHftState]):
 
     def send(self, state: FedHftState, client: ClientSpec) -> Tensors:
         responsibilities = state.get_responsibilities(client.id)
-        head = mix_tensors(state.heads, responsibilities)
+        head = state.client_heads.get(client.id) or mix_tensors(state.heads, responsibilities)
         if client.id in state.modules:
             return head | state.mixtures.get(client.id, {})
         ranks = dict.fromkeys(state.updates[0], self.options.adapter.r)
@@ -225,7 +232,7 @@ class FedHft(Method[FedHftState]):
         updates = tuple(self._add_step(state, j, replies, weights[:, j]) for j in range(len(state.updates)))
         heads = tuple(self._average_head(state, j, replies, weights[:, j]) for j in range(len(state.heads)))
         state = replace(state, updates=updates, heads=heads)
-        state = replace(state, features=state.features | self._read_features(state, replies))
+        state = self._remember(state, replies)
         if replies[0].round >= self.options.warmup:
             state = self._cluster(state)
         known = {client: state.get_responsibilities(client) for client in state.modules}
@@ -254,6 +261,12 @@ class FedHft(Method[FedHftState]):
         if self.options.normalize == "responsibility":
             return mean
         return {name: tensor * (float(weights.sum()) / len(replies)) for name, tensor in mean.items()}
+
+    def _remember(self, state: FedHftState, replies: Sequence[Reply]) -> FedHftState:
+        """The state with the newest feature, and where it is the client's own the head, of each client that replied."""
+        heads = {reply.client: take_head(reply.tensors) for reply in replies if self.options.head == "client"}
+        features = state.features | self._read_features(state, replies)
+        return replace(state, features=features, client_heads=state.client_heads | heads)
 
     def _read_features(self, state: FedHftState, replies: Sequence[Reply]) -> dict[str, Tensor]:
         if self.options.feature == "head" and state.heads[0]:
@@ -288,7 +301,7 @@ class FedHft(Method[FedHftState]):
         if not self._sends_a:
             reply = restore_a(reply, modules, state.seed)
         state = replace(state, modules=state.modules | {reply.client: modules})
-        state = replace(state, features=state.features | self._read_features(state, [reply]))
+        state = self._remember(state, [reply])
         if state.shares:
             own = self._cluster(state).shares[reply.client]  # (clusters,)
             state = replace(state, shares=state.shares | {reply.client: own})

@@ -9,9 +9,10 @@ Derived: averages leave the Stiefel manifold, so every R is replaced by its pola
 each mixing step; with three clients the median of the two others is their mean.
 Ours [choice], where the paper is silent: one median per intervention and one for the head; equal weights of clients;
 `mixing="validation"` picks lambda_k on the client's own held-out examples, after the paper's idea of adapting at test
-time; `align` turns every client to a common gauge first, because (QR, QW, Qb) is the same intervention for every
-orthogonal Q; `abm="similarity"` weighs the others, intervention by intervention, by their likeness to the client; a
-client that was not drawn is remembered as it last was; what it deploys is phi_k after the last mixing.
+time; `head_mixing_weight` is a lambda of the head alone; `align` turns every client to a common gauge first, because
+(QR, QW, Qb) is the same intervention for every orthogonal Q; `abm="similarity"` weighs the others, intervention by
+intervention, by their likeness to the client; a client that was not drawn is remembered as it last was; what it deploys
+is phi_k after the last mixing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,9 @@ class FedReftOptions(MethodOptions):
     )
     mixing_weight: float = Field(
         0.5, ge=0, le=1, description="lambda of fixed mixing: 0 keeps the client's own parameters, 1 takes the others'"
+    )
+    head_mixing_weight: float | None = Field(
+        None, ge=0, le=1, description="lambda of the head: 0 keeps the client's own; null: as the interventions'"
     )
     align: bool = Field(False, description="turn every client to a common gauge before aggregation and mixing")
 
@@ -136,7 +140,9 @@ class FedReft(Method[FedReftState]):
         return torch.cat([leave_one_out_median_mix(inner), geometric_median_mix(inner)[None]])
 
     def _mix(self, own: Tensors, others: Tensors, weight: float) -> Tensors:
-        return self._retract({name: torch.lerp(own[name], others[name], weight) for name in own}, own)
+        of_head = weight if self.options.head_mixing_weight is None else self.options.head_mixing_weight
+        mixed = {name: torch.lerp(own[name], others[name], of_head if is_head(name) else weight) for name in own}
+        return self._retract(mixed, own)
 
     def _retract(self, tensors: Tensors, last: Tensors) -> Tensors:
         return retract_r(tensors, last) if self.options.adapter.variant == "loreft" else tensors
