@@ -1,11 +1,16 @@
 """A finished run's export without its training: three clients whose adapters differ in rank and form."""
 
+import pytest
 import torch
 
 from fedpeft.adapters import find_lora_pairs, get_frozen_delta_names, make_lora_config
+from fedpeft.config import load_experiment
 from fedpeft.methods.local import Local
 from fedpeft.runs.build import assemble, load_model
 from fedpeft.runs.export import make_card
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.model_card import write_model_cards
+from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.load import load_task
 
 RANKS = {"site0": 1, "site1": 2, "site2": 3}
@@ -37,4 +42,15 @@ def export(experiment, method, folder):
         context.federation.deployment_messages(), folder / "clients", card, dict.fromkeys(RANKS, "received")
     )
     context.engine.close()
+    spec = RunSpec(experiment, "local", 0, None, folder)
+    write_model_cards(
+        RunFolder(folder), spec, context, dict.fromkeys(RANKS, "received"), {client: {} for client in RANKS}, others=2
+    )
     return context
+
+
+@pytest.fixture
+def exported(experiment_file, tmp_path):
+    """The run's folder, and the context of the run that has not trained."""
+    experiment = load_experiment(experiment_file, [])
+    return tmp_path, export(experiment, Odd(experiment.build_method("local", None).options), tmp_path)

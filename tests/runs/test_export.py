@@ -23,7 +23,7 @@ def test_a_damaged_folder_is_one_line_before_a_model_is_loaded(exported, tmp_pat
     adapter = folder / "clients/site1/adapter"
     weights = (adapter / "adapter_model.safetensors").read_bytes()
     card = (adapter / "fedpeft.json").read_text()
-    monkeypatch.setattr("fedpeft.runs.predict.load_model", None)
+    monkeypatch.setattr("fedpeft.runs.load_exported.load_model", None)
     for name, content in (
         ("adapter_model.safetensors", None),
         ("adapter_model.safetensors", b""),

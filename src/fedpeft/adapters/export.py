@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,22 @@ def save_adapter(model: AdaptedModel, folder: Path, card: Mapping[str, Any]) -> 
 
     Raises `UserError` when it cannot be written; `folder` is then as it was.
     """
-    temporary, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with replace_folder(folder) as temporary:
         exportable = model.kind.make_exportable(model)
         exportable.save_pretrained(str(temporary / "adapter"), save_embedding_layers=False)
         (temporary / "adapter" / CARD).write_text(json.dumps(card, indent=1))
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Context manager with the path of a new folder beside `folder`, which takes its place at the end.
+
+    Raises `UserError` where it cannot be written; whatever is raised inside, `folder` is then as it was.
+    """
+    temporary, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
         _replace_folder(temporary, folder, previous)
     except (OSError, SafetensorError) as error:  # the second where the disk is full in the middle of the weights
         reason = getattr(error, "strerror", None) or error

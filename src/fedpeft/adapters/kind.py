@@ -31,6 +31,9 @@ class AdapterKind:
     # What a user who gave `resources` should know of its memory, where that is not one LoRA's.
     cost_note: ClassVar[str | None] = None
 
+    # Whether it can be written into the base weights: an update to matrices that does not depend on the input.
+    can_merge: ClassVar[bool] = False
+
     def is_decayed(self, name: str) -> bool:
         """Whether weight decay applies to the named tensor."""
         return True

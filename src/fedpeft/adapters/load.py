@@ -16,6 +16,7 @@ from torch import nn
 
 from fedpeft.adapters import kinds
 from fedpeft.adapters.adapted_model import AdaptedModel
+from fedpeft.adapters.kind import AdapterKind
 from fedpeft.errors import UserError, preview, printable
 from fedpeft.small_files import read_small_file
 
@@ -25,8 +26,9 @@ _DTYPES = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapter in a folder: its configuration, and the shapes of its tensors by name."""
+    """An adapter in a folder: its kind, its configuration, and the shapes of its tensors by name."""
 
+    kind: AdapterKind
     config: PeftConfig
     file: Path
     shapes: Mapping[str, tuple[int, ...]]
@@ -63,7 +65,7 @@ class StoredAdapter:
 
 def read_adapter(folder: Path) -> StoredAdapter:
     """The adapter in a PEFT folder, its tensors still on disk. Raises `UserError` where it is not one that we write."""
-    config = _read_config(folder / CONFIG_NAME)
+    kind, config = _read_config(folder / CONFIG_NAME)
     file = folder / SAFETENSORS_WEIGHTS_NAME
     try:
         with file.open("rb") as opened:
@@ -78,21 +80,22 @@ def read_adapter(folder: Path) -> StoredAdapter:
         raise UserError(f"{file} cannot be read ({error})") from error
     if not dtypes.issubset(_DTYPES):
         raise UserError(f"{file}: an adapter's tensors are {', '.join(_DTYPES)}. Received: {sorted(dtypes)}")
-    return StoredAdapter(config, file, shapes)
+    return StoredAdapter(kind, config, file, shapes)
 
 
-def _read_config(file: Path) -> PeftConfig:
-    """The configuration in an `adapter_config.json`, read by the kind of adapter that it names."""
+def _read_config(file: Path) -> tuple[AdapterKind, PeftConfig]:
+    """The kind of adapter that an `adapter_config.json` names, and the configuration as that kind reads it."""
     try:
         values: Any = from_json(read_small_file(file))
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error})") from error
     peft_type = values.pop("peft_type", None) if isinstance(values, dict) else None
-    stored = {kind.stored.peft_type: kind.stored for kind in kinds.KINDS if kind.stored is not None}
+    stored = {kind.stored.peft_type: (kind, kind.stored) for kind in kinds.KINDS if kind.stored is not None}
     if not isinstance(peft_type, str) or peft_type not in stored:
         raise UserError(f"{file}: peft_type is one of {', '.join(stored)}. Received: {preview(peft_type)}")
+    kind, fields = stored[peft_type]
     try:
-        return stored[peft_type].model_validate(values).make_config()
+        return kind, fields.model_validate(values).make_config()
     except ValidationError as error:
         raise UserError(f"{file}: {_describe(error.errors(include_url=False)[0])}") from error
 

@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `fedpeft --help` answe
 from fedpeft.cli import site  # noqa: F401 - adds its commands
 from fedpeft.cli.app import app
 from fedpeft.cli.entry import main
+from fedpeft.cli.exporting import export
 from fedpeft.cli.files import init, ls, validate
 from fedpeft.cli.inspecting import inspect
 from fedpeft.cli.measuring import bench, budget
@@ -16,6 +17,9 @@ from fedpeft.cli.training import compare, demo, resume, run
 __all__ = ["app", "main"]
 
 # As help lists them.
-COMMANDS = (init, inspect, validate, demo, run, resume, compare, show, table, report, ls, predict, join, bench, budget)
+COMMANDS = (
+    *(init, inspect, validate, demo, run, resume, compare),
+    *(show, table, report, ls, predict, join, export, bench, budget),
+)
 for command in COMMANDS:
     app.command()(command)

@@ -60,6 +60,16 @@ def read_card(run: Path, client: str) -> Card:
         raise make_damage_error(run, client, f"{folder / CARD} cannot be read ({error})") from error
 
 
+def list_exported(run: Path, clients: Sequence[str] | None) -> list[str]:
+    """The clients whose adapters lie in a run, all or those named, each once. Raises UserError as `read_card` does."""
+    known = RunFolder(run).exported_clients
+    if not clients:
+        clients = known or [""]
+    for client in clients:
+        read_card(run, client)
+    return list(dict.fromkeys(clients))
+
+
 def get_adapter_folder(run: Path, client: str) -> Path:
     """The folder of a client's exported adapter, an ordinary PEFT folder."""
     return run / "clients" / client / "adapter"

@@ -24,6 +24,7 @@ from fedpeft.runs.export import make_card, read_card
 from fedpeft.runs.fingerprint import take_fingerprint
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.lock import lock_folder
+from fedpeft.runs.model_card import write_model_cards
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.examples import SPLITS, FederatedData
 from fedpeft.tasks.items import require_client_id
@@ -75,6 +76,8 @@ def _join(
         scores["deployed"] = scores["answer" if choice == "received" else choice]
         card, messages = make_card(experiment, context.data.labels), context.federation.deployment_messages()
         context.engine.export(messages, folder.make_clients_folder(), card, {client: choice})
+        deployed = {client: "answer" if choice == "received" else choice}
+        write_model_cards(folder, spec, context, deployed, {client: {"test": scores}}, len(result["clients"]))
     finally:
         context.engine.close()
     (own,) = context.data.clients

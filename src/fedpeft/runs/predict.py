@@ -1,18 +1,16 @@
 """Predictions of one client's exported adapter: labels, numbers or texts."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedpeft.adapters.load import read_adapter
 from fedpeft.config import ModelConfig
 from fedpeft.errors import UserError
-from fedpeft.runs.build import load_model
-from fedpeft.runs.export import get_adapter_folder, make_damage_error, read_card
+from fedpeft.runs.export import make_damage_error, read_card
+from fedpeft.runs.load_exported import load_exported
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Padding
 from fedpeft.tasks.examples import Example
@@ -46,13 +44,10 @@ def predict(
         _require_unset(task_config, {"--temperature": temperature, "--max-new-tokens": new_tokens})
     if temperature is not None and not 0 <= temperature < math.inf:  # nan, too
         raise UserError(f"--temperature is a number from 0 on, 0 for greedy, received {temperature}")
-    with _name_damage(run, client):  # before a model is loaded
-        adapter = read_adapter(get_adapter_folder(run, client))
     if new_tokens:
         task_config = task_config.model_copy(update={"max_new_tokens": new_tokens})
-    backbone, tokenizer = load_model(config, task_config, len(card.labels), seed=0)  # the adapter brings its own head
-    with _name_damage(run, client):
-        model = adapter.attach(backbone)
+    loaded = load_exported(run, client, card.model_copy(update={"task": task_config}))
+    model, tokenizer = loaded.model, loaded.tokenizer
     task = make_task(task_config, card.labels, tokenizer, config.max_length, config.autocast_dtype)
     padding = Padding(tokenizer.pad_token_id, tokenizer.padding_side)
     writing: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
@@ -66,15 +61,6 @@ def predict(
         raise make_damage_error(run, client, "what it predicts is not a finite number")
     queries = [{"text": e.text} | ({} if e.text_pair is None else {"text_pair": e.text_pair}) for e in examples]
     return [query | prediction for query, prediction in zip(queries, predictions, strict=True)]
-
-
-@contextmanager
-def _name_damage(run: Path, client: str) -> Iterator[None]:
-    """Context manager in which what is wrong with a folder is said of the client's adapter, with what to do."""
-    try:
-        yield
-    except UserError as error:
-        raise make_damage_error(run, client, str(error)) from error
 
 
 def _make_examples(task: TaskConfig, texts: list[str], pairs: list[str] | None) -> list[Example]:

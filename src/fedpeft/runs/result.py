@@ -31,6 +31,17 @@ class Deployment:
         """The scores, before them those of the model that each client deploys."""
         return {"deployed": select_deployed(self.choices, scores), **dict(scores.items())}
 
+    def list_client_scores(self) -> dict[str, dict[str, dict[str, Scores]]]:
+        """Each client's own scores, by split, then by model."""
+        splits = {"validation": self.add_deployed(self.validation), "test": self.add_deployed(self.test)}
+        return {
+            client: {
+                split: {model: by_client[client] for model, by_client in models.items()}
+                for split, models in splits.items()
+            }
+            for client in self.choices
+        }
+
 
 def summarise(
     experiment: dict[str, Any],

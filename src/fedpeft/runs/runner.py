@@ -22,6 +22,7 @@ from fedpeft.runs.failure_log import FailureLog
 from fedpeft.runs.fingerprint import Fingerprint, take_fingerprint
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.lock import lock_folder
+from fedpeft.runs.model_card import write_model_cards
 from fedpeft.runs.result import Deployment, compute_cross_matrix, summarise
 from fedpeft.runs.spec import RunSpec
 from fedpeft.runs.stored_checkpoint import RunCheckpoint
@@ -117,6 +118,8 @@ def _finish(rounds: "_Rounds", export: bool) -> dict[str, Any]:
         card = make_card(spec.experiment, context.data.labels)
         messages, clients_folder = context.federation.deployment_messages(), folder.make_clients_folder()
         context.engine.export(messages, clients_folder, card, deployment.choices)
+        others = len(deployment.choices) - 1
+        write_model_cards(folder, spec, context, deployment.choices, deployment.list_client_scores(), others)
     folder.write_result(result)
     if not export:
         folder.drop_checkpoint()

@@ -13,10 +13,13 @@ from fedpeft.engines.flower.protocol import pack, unpack
 from fedpeft.engines.flower.responder import serve_request
 from fedpeft.engines.local import LocalEngine
 from fedpeft.errors import UserError
+from fedpeft.federation.deployment import list_model_choices
 from fedpeft.federation.message import Message, decode
 from fedpeft.resources import ClientResources
 from fedpeft.runs.build import RunContext, assemble, load_model
 from fedpeft.runs.export import make_card
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.model_card import write_model_cards
 from fedpeft.runs.remote import require_labels
 from fedpeft.runs.spec import RunSpec
 from fedpeft.sites.config import SiteConfig
@@ -56,7 +59,7 @@ class Site:
         state = states.load(_require_round(header["base"]))
         if header["ask"] == "export":
             engine.restore(message.round, {self.config.id: vars(state)})
-            return self._export(engine, header, message)
+            return self._export(header, message)
         response = serve_request(engine, header, message, state)
         if response.state is not None:
             states.save(header["base"], message.round, response.state)  # it stays here
@@ -111,14 +114,24 @@ class Site:
         given = {self.config.id: resources}
         return assemble(experiment, spec.make_method(), spec.seed, data, backbone, resources=given)
 
-    def _export(self, engine: LocalEngine, header: dict[str, Any], message: Message) -> bytes:
-        """Writes the adapter that this client deploys: `<folder>/<run>/clients/<id>/adapter`."""
-        spec = self._read_spec(header["settings"])
+    def _export(self, header: dict[str, Any], message: Message) -> bytes:
+        """Writes the adapter that this client deploys, with its model card: `<folder>/<run>/clients/<id>/adapter`."""
+        spec, context = self._read_spec(header["settings"]), self._context
+        assert context is not None
+        engine, own, choice = context.engine, self.config.id, header["model"]
         card = make_card(spec.experiment, require_labels(spec.experiment.task))
         folder = Path(self.config.folder) / str(header["run"])
         folder.mkdir(parents=True, exist_ok=True)
-        engine.export([message], folder / "clients", card, {self.config.id: header["model"]})
-        log.info("adapter written to %s", folder / "clients" / self.config.id / "adapter")
+        engine.export([message], folder / "clients", card, {own: choice})
+        scores = {  # of tensors that were scored already, so that they are known
+            split: {
+                str(model): engine.evaluate([message], split, model)[own]
+                for model in list_model_choices(spec.experiment.training, spec.make_method())
+            }
+            for split in ("validation", "test")
+        }
+        write_model_cards(RunFolder(folder), spec, context, {own: choice}, {own: scores}, others=None)
+        log.info("adapter written to %s", folder / "clients" / own / "adapter")
         return pack({"scores": {}})
 
     def _close(self) -> None:

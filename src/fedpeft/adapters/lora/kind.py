@@ -20,6 +20,7 @@ class LoraKind(AdapterKind):
     tuner = LoraModel
     options = LoraOptions
     stored = StoredLora
+    can_merge = True
 
     def make_exportable(self, model: "AdaptedModel") -> PeftModel:
         """The model itself, or ordinary LoRA where it has a frozen delta or another B, which PEFT does not know."""
