@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.engines import LIKE, LORA, UNLIKE, built, classifier, made
+from helpers.engines import LIKE, LORA, SETTINGS, UNLIKE, built, classifier, made
 from helpers.loopback import LoopbackEngine
 from safetensors.torch import load_file
 
@@ -200,6 +200,21 @@ def test_scores_come_in_the_messages_order_and_read_the_split_asked_for(make):
     assert list(scores) == [message.client for message in messages]
     assert {own["examples"] for own in scores.values()} == {5}
     assert [engine.evaluate(messages, "train", "received")[c]["examples"] for c in ("c0", "c2")] == [13, 3]
+
+
+def test_a_client_whose_scores_never_come_has_none_by_its_deadline(make, release, monkeypatch):
+    method = made("fedit", **LORA)
+    engine, state = make(method)
+    training = SETTINGS.model_copy(update={"deadline_seconds": 1.0})
+    for local in (engine, getattr(engine, "local", None), getattr(engine, "relay", engine)):
+        for part in (local, getattr(local, "engine", None)):  # a loopback engine has one at either end
+            if hasattr(part, "training"):
+                part.training = training
+    spoil(engine, "c1", partial(release.wait, 20))
+    scores = engine.evaluate(send(method, engine, state), "train", "received")
+    assert list(scores) == ["c0", "c2", "c3", "c4"]
+    with pytest.raises(UserError, match=r"c1.*not scored within 1 s, its deadline"):
+        engine.cross_evaluate(send(method, engine, state)[1:2], "train", dict.fromkeys(NAMES_OF_CLIENTS, "received"))
 
 
 def test_received_and_trained_are_two_models(make):

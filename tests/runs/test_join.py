@@ -303,3 +303,13 @@ def test_a_training_that_diverges_is_one_line(fedit_run, rows_file):
     with pytest.raises(UserError, match="diverged"):
         join(fedit_run, rows_file, "late")
     assert not (fedit_run / "clients/late").exists()
+
+
+def test_nobody_joins_a_run_over_sites_from_the_server(trained, rows_file):
+    run = trained("fedit")
+    text = (run / "experiment.yaml").read_text()
+    (run / "experiment.yaml").write_text(text.replace("engine: local", "engine: flower"))
+    before = files(run)
+    with pytest.raises(UserError, match=r"is a run over sites.*start a run with one site more"):
+        join(run, rows_file, "new")
+    assert files(run) == before

@@ -29,6 +29,17 @@ def test_a_spec_comes_back_from_its_folder(spec, tmp_path):
     assert read.as_dict() == spec.as_dict()
 
 
+def test_a_run_with_an_id_keeps_it_and_another_of_equal_settings_has_its_own(spec, tmp_path):
+    named = spec.with_id()
+    folder = RunFolder.create(tmp_path / "run", named.as_dict(), SAW_NOTHING)
+    assert RunSpec.read(folder).id == named.id != spec.with_id().id
+    assert not named.find_difference(spec)
+    text = (tmp_path / "run" / "experiment.yaml").read_text()
+    (tmp_path / "run" / "experiment.yaml").write_text(text.replace(named.id, "../../etc"))
+    with pytest.raises(UserError, match=r"id: .* received '\.\./\.\./etc'"):
+        RunSpec.read(folder)
+
+
 def test_whether_to_cross_evaluate_is_kept_for_the_run_itself(experiment_file, tmp_path):
     experiment = load_experiment(experiment_file, ["cross_evaluation=[local, fedreft]"])
     for label, is_crossed in (("fedreft", True), ("fedit", False)):

@@ -97,7 +97,8 @@ class Engine(ABC):
     def evaluate(self, messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, Scores]:
         """Scores by client id, in the order of the messages, of one of each client's models on its own examples.
 
-        A client that has no trained model has what it received in its place.
+        A client that has no trained model has what it received in its place. One that takes longer than
+        `training.deadline_seconds` from when it begins has no scores.
         """
 
     @abstractmethod
@@ -107,7 +108,7 @@ class Engine(ABC):
         """Scores of every client's deployed model on every client's examples: by whose model, then by whose examples.
 
         `choices` say by client id which of its models each client deploys. Raises UserError where nobody's model goes
-        to others.
+        to others, or where a client takes longer than its deadline for each of them.
         """
 
     @abstractmethod

@@ -112,7 +112,7 @@ class LocalEngine(Engine):
             return message.client, self._score(loaded, message.client, split)
 
         scores = dict(self._each(evaluate_one, messages))
-        return {message.client: scores[message.client] for message in messages}
+        return {message.client: scores[message.client] for message in messages if message.client in scores}
 
     def cross_evaluate(
         self, messages: Sequence[Message], split: str, choices: Mapping[str, ModelChoice]
@@ -122,15 +122,20 @@ class LocalEngine(Engine):
         def evaluate_one(message: Message) -> tuple[str, dict[str, Scores]]:
             return message.client, self._evaluate_elsewhere(message, choices[message.client], clients, split)
 
-        scores = dict(self._each(evaluate_one, messages))
+        scores = dict(self._each(evaluate_one, messages, len(clients)))
+        if overdue := [client for client in clients if client not in scores]:
+            raise UserError(f"client {overdue[0]!r}: {describe_overdue_scores(self.training)}")
         return {client: scores[client] for client in clients}
 
     def evaluate_elsewhere(
         self, message: Message, choice: ModelChoice, clients: Sequence[str], split: str
     ) -> dict[str, Scores]:
-        """Scores of one client's model on the examples of each of these clients."""
-        (scores,) = self._each(lambda m: self._evaluate_elsewhere(m, choice, clients, split), [message])
-        return scores
+        """Scores of one client's model on the examples of each of these clients. Raises UserError when overdue."""
+        for scores in self._each(
+            lambda m: self._evaluate_elsewhere(m, choice, clients, split), [message], len(clients)
+        ):
+            return scores
+        raise UserError(describe_overdue_scores(self.training))
 
     def _evaluate_elsewhere(
         self, message: Message, choice: ModelChoice, clients: Sequence[str], split: str
@@ -163,12 +168,19 @@ class LocalEngine(Engine):
 
     # ---- inside
 
-    def _each(self, work: Callable[[Message], T], messages: Sequence[Message]) -> Iterator[T]:
-        """What `work` returns for each message, as it ends; raises what it raises."""
-        for ended in self._workers.run(work, messages):
-            if ended.error is not None:
+    def _each(self, work: Callable[[Message], T], messages: Sequence[Message], parts: int = 1) -> Iterator[T]:
+        """What `work` returns for each message, as it ends; raises what it raises. Leaves overdue clients out.
+
+        Each has its deadline for each of the `parts` of its work.
+        """
+        deadline = self.training.deadline_seconds
+        for ended in self._workers.run(work, messages, deadline, lambda message: parts):
+            if deadline is not None and isinstance(ended.error, TimeoutError):
+                log.error("client %s: %s", ended.item.client, describe_overdue_scores(self.training))
+            elif ended.error is not None:
                 raise _as_exception(ended)
-            yield cast(T, ended.result)
+            else:
+                yield cast(T, ended.result)
 
     def _keep(self, trained: Trained) -> Outcome:
         """Gives the client what its round left, in the caller's thread: an abandoned round never comes here."""
@@ -262,6 +274,11 @@ class LocalEngine(Engine):
             for stale in list(known)[: -len(get_args(ModelChoice))]:
                 known.pop(stale, None)  # another worker may have been here
         return scores
+
+
+def describe_overdue_scores(training: TrainingConfig) -> str:
+    """Why a client has no scores: the same words in every engine."""
+    return f"not scored within {training.deadline_seconds:g} s, its deadline (training.deadline_seconds)"
 
 
 def _as_exception(ended: Ended[Message, Any]) -> Exception:

@@ -37,8 +37,8 @@ class TrainingConfig(BaseModel):
         None,
         gt=0,
         le=1e7,
-        description="most seconds that a client's round may take, from when it begins; one that takes longer is left "
-        "out of the round; null: no limit, so that results depend on no machine's speed",
+        description="most seconds that a client's round may take, or its scores on one split, from when it begins; one "
+        "that takes longer is left out of them; null: no limit, so that results depend on no machine's speed",
     )
     round_deadline_seconds: float | None = Field(
         None,

@@ -47,6 +47,11 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     folder = RunFolder(run)
     folder.require_no_links()
     spec, result = RunSpec.read(folder), folder.require_result()
+    if not find_engine(spec.experiment.engine).holds_clients:
+        raise UserError(
+            f"{run} is a run over sites, where its clients' adapters are: nobody joins it from here; "
+            "start a run with one site more"
+        )
     client = require_client_id(client, "--id")  # stripped: it names a folder
     if client in result["clients"] or client in folder.exported_clients:
         raise UserError(f"{run} has a client {client!r} already; give another --id")

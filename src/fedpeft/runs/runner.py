@@ -9,6 +9,7 @@ from typing import Any
 from fedpeft.acceleration import Acceleration
 from fedpeft.callbacks import CallbackGroup, RunCallback, RunInfo, make_trackers
 from fedpeft.config import Experiment
+from fedpeft.engines import find_engine
 from fedpeft.engines.base import Scores
 from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
@@ -44,6 +45,8 @@ def start(
     """
     RunFolder(path).require_free()
     reset_peak_memory()
+    if not find_engine(spec.experiment.engine).holds_clients:
+        spec = spec.with_id()  # kept in the folder, so that a resumed run has the same
     context = build(spec, accelerations)
     fingerprint = take_fingerprint(context.data, spec.experiment.model)
     with lock_folder(path):

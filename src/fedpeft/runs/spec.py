@@ -1,7 +1,8 @@
 """What one run is, and how its folder keeps it."""
 
 import os
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,21 @@ from fedpeft.runs.stored_checkpoint import RunCheckpoint
 
 @dataclass(frozen=True)
 class RunSpec:
-    """An experiment, one of its method labels, a seed, a learning rate (None: the method's), and where paths start."""
+    """An experiment, one of its method labels, a seed, a learning rate (None: the method's), and where paths start.
+
+    `id` names the run where its clients keep states of their own; two runs of equal settings have two.
+    """
 
     experiment: Experiment
     label: str
     seed: int
     lr: float | None
     base: Path
+    id: str | None = None
+
+    def with_id(self) -> "RunSpec":
+        """The same run with an id that no other has."""
+        return replace(self, id=secrets.token_hex(16))
 
     def make_method(self) -> Method[Any]:
         """The method with its options."""
@@ -35,7 +44,8 @@ class RunSpec:
         """The resolved settings, as experiment.yaml keeps them."""
         options = {"method": self.experiment.get_method_name(self.label), **self.make_method().options.model_dump()}
         own = {"seed": self.seed, "methods": {self.label: options}, "cross_evaluation": self.is_crossed}
-        return {"base": str(self.base.resolve()), "experiment": self.experiment.model_dump() | own}
+        named = {} if self.id is None else {"id": self.id}
+        return {"base": str(self.base.resolve()), "experiment": self.experiment.model_dump() | own, **named}
 
     def find_difference(self, other: "RunSpec") -> str:
         """The first setting that decides results and is not the other's, with both values; "" where none is."""
@@ -79,7 +89,7 @@ class RunSpec:
         local = os.path.abspath(base / experiment.model.name)
         if os.path.isdir(local):  # runs of earlier versions keep a relative path
             experiment.model.name = local
-        return cls(experiment, label, experiment.seed, None, base)
+        return cls(experiment, label, experiment.seed, None, base, settings.get("id"))
 
 
 def _find_difference(first: Any, second: Any, path: str = "") -> str:

@@ -166,6 +166,7 @@ class StoredSettings(StoredModel):
 
     base: str
     experiment: dict[str, Any]
+    id: str | None = Field(None, pattern="^[0-9a-f]{32}$")
 
     @field_validator("experiment")
     @classmethod

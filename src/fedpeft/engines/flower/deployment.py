@@ -9,6 +9,7 @@ checkpoint, goes on from the state that the server means.
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,9 +44,12 @@ class FlowerDeployment(RemoteEngine):
     def __init__(self, setup: EngineSetup) -> None:
         require_flower("flower")
         assert setup.settings is not None
-        self.settings = {key: value for key, value in setup.settings.items() if key != "base"}
-        self.run = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
+        # Without what is the run's own, so that a site's model and data serve the next run of equal settings.
+        self.settings = {key: value for key, value in setup.settings.items() if key not in ("base", "id")}
+        text = json.dumps(self.settings, sort_keys=True)  # names a run of an earlier version, which has no id
+        self.run = str(setup.settings.get("id") or hashlib.sha256(text.encode()).hexdigest()[:32])
         self.config, self.metric = FlowerConfig.read(setup.settings), setup.metric
+        self.deadline = setup.training.deadline_seconds
         if self.config.sites is None:
             raise UserError("engine flower: flower.sites is missing: how many sites take part; --set flower.sites=3")
         self.specs: dict[str, ClientSpec] = {}
@@ -103,7 +107,7 @@ class FlowerDeployment(RemoteEngine):
                 self._nodes[spec.id] = node
             except ValueError as error:
                 reasons = f"; node {node}: {printable(str(error), 200)}"
-                log.warning("node %d takes no part: %s", node, printable(str(error), 300))
+                log.error("node %d takes no part: %s", node, printable(str(error), 300))
                 if answer.failure is None:  # one whose worker is not there yet is asked again
                     self._strangers.add(node)
         return reasons
@@ -129,7 +133,7 @@ class FlowerDeployment(RemoteEngine):
 
     def evaluate(self, messages: Sequence[Message], split: str, model: ModelChoice) -> dict[str, Scores]:
         """Scores of the sites that answer; of others there are none, and the log says why."""
-        limit = self.config.wait_seconds
+        limit = min(self.config.wait_seconds, self.get_training_limit(self.deadline, None) or math.inf)
         scores, failures = self.ask_for_scores("evaluate", messages, make_fields(messages, split, model), limit)
         checked: dict[str, Scores] = {}
         for client, own in scores.items():
@@ -138,7 +142,7 @@ class FlowerDeployment(RemoteEngine):
             except ValueError as error:
                 failures[client] = str(error)
         for client, reason in sorted(failures.items()):
-            log.warning("no %s scores of client %s: %s", split, client, reason)
+            log.error("no %s scores of client %s: %s", split, client, reason)
         return checked
 
     def cross_evaluate(
@@ -154,7 +158,7 @@ class FlowerDeployment(RemoteEngine):
         known = [message for message in messages if message.client in fields]
         _, failures = self.ask_for_scores("export", known, fields, self.config.wait_seconds)
         for client, reason in sorted(failures.items()):
-            log.warning("client %s has exported no adapter: %s", client, reason)
+            log.error("client %s has exported no adapter: %s", client, reason)
 
     # ---- state: the sites keep theirs, this side only which of them counts
 

@@ -1,5 +1,6 @@
 """What both engines over Flower share: requests made of messages, and answers read as outcomes and scores."""
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from fedpeft.errors import printable
 from fedpeft.federation.deployment import ModelChoice
 from fedpeft.federation.message import Message, decode, encode
 
+log = logging.getLogger(__name__)
+OVERDUE = "not scored by its deadline (training.deadline_seconds)"
 MOST_SCORES = 100  # of one client's model on one split
 MOST_EXAMPLES = 2**40
 LOG_FIELDS = ("round", "split", "model", "client")  # which stand beside the scores in metrics.jsonl
@@ -61,12 +64,18 @@ class RemoteEngine(Engine):
     def ask_for_scores(
         self, ask: str, messages: Sequence[Message], fields: Mapping[str, Mapping[str, Any]], limit: float | None
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Scores by client in the order of the messages, and why there are none of the others; `fields` by client."""
+        """Scores by client in the order of the messages, and why there are none of others; `fields` by client.
+
+        Clients that missed their deadline where they are scored are in neither.
+        """
         scores: dict[str, Any] = {}
         failures = {message.client: "it did not answer" for message in messages}
         for client, answer in self._ask(ask, messages, fields, limit):
             if answer.failure is None and isinstance(answer.header.get("scores"), dict):
                 scores[client] = answer.header["scores"]
+                del failures[client]
+            elif answer.failure is None and answer.header.get("overdue") is True:
+                log.error("client %s: %s", client, OVERDUE)
                 del failures[client]
             else:
                 failures[client] = answer.failure or "its answer holds no scores"

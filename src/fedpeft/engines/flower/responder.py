@@ -42,7 +42,8 @@ def serve_request(engine: LocalEngine, header: dict[str, Any], message: Message,
     if header["ask"] == "train":
         return _train(engine, message, header["deadline"], header["round_deadline"])
     if header["ask"] == "evaluate":
-        return Response({"scores": engine.evaluate([message], header["split"], header["model"])[message.client]})
+        scores = engine.evaluate([message], header["split"], header["model"])
+        return Response({"scores": scores.get(message.client), "overdue": message.client not in scores})
     if header["ask"] == "cross":
         scores = engine.evaluate_elsewhere(message, header["model"], header["clients"], header["split"])
         return Response({"scores": scores})
