@@ -52,6 +52,7 @@ def test_damaged_metadata_of_a_column_do_not_end_the_process(write):
 TEXT = "x" * 100_000
 BOMBS = {
     "a text stored once": ({"text": [TEXT] * 500}, {}),
+    "categories": ({"text": pa.array([TEXT] * 500).dictionary_encode()}, {}),
     "texts by what they share": (
         {"text": [TEXT] * 500},
         {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},

@@ -30,6 +30,7 @@ def read_parquet(path: Path, limit: SizeLimit) -> list[Row]:
             limit.add(CELL * file.metadata.num_rows * (len(columns) + 1), path)
             room = limit.remaining // (8 * _find_largest_group(file.metadata) + 1)  # a batch takes an eighth at most
             for batch in file.iter_batches(max(1, min(_BATCH, room)), columns=columns):
+                batch = _decode_categories(batch)
                 limit.add(batch.nbytes, path)
                 rows += batch.to_pylist()
     except UserError:
@@ -40,6 +41,15 @@ def read_parquet(path: Path, limit: SizeLimit) -> list[Row]:
             "write it anew, of texts and numbers alone"
         ) from error
     return [row | {"@where": f"{path}, row {i}"} for i, row in enumerate(rows, 1)]
+
+
+def _decode_categories(batch: Any) -> Any:
+    """The batch with every value in its row: in Arrow each category stands once, in Python in every row that has it."""
+    from pyarrow import RecordBatch
+    from pyarrow.types import is_dictionary
+
+    columns = [column.dictionary_decode() if is_dictionary(column.type) else column for column in batch.columns]
+    return RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _find_largest_group(metadata: Any) -> int:
