@@ -226,3 +226,16 @@ def test_a_deep_copy_is_the_same_and_its_own(kind, wrapped, stir, padded):
     stir(twin, seed=3)
     assert torch.equal(output(model, batch), expected)
     assert not torch.equal(output(twin, batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [("masked", "init_lora_weights", "pissa"), ("masked", "density", 7.0), ("loreft", "variant", "x"),
+     ("loreft", "r", "4"), ("router", "gate", "x"), ("similarity", "experts", 3)],
+)  # fmt: skip
+def test_a_configuration_changed_after_it_was_made_is_checked_again(kind, field, value, wrapped, tiny):
+    config, model = make_config(kind, tiny("bert")), wrapped(kind, "bert")
+    setattr(config, field, value)
+    for make in (lambda: get_peft_model(tiny("bert"), config), lambda: model.add_adapter("second", config)):
+        with pytest.raises(UserError, match=f"(^{field}: |Received: {field}=)"):
+            make()

@@ -41,6 +41,10 @@ class ExpertsConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(PEFT_TYPE)
+        self.check()
+
+    def check(self) -> None:
+        """Raises the errors of the class; also when an adapter is made of it, since fields can be changed."""
         if not isinstance(self.r, int) or self.r < 1:
             raise UserError(f"r: the rank is a whole number of at least 1. Received: {self.r!r}")
         if not isinstance(self.experts, int) or not 1 <= self.experts <= MOST_EXPERTS:

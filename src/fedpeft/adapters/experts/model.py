@@ -31,6 +31,8 @@ class ExpertsModel(BaseTuner):
         return gate if isinstance(gate, SharedGate) else None
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        assert isinstance(peft_config, ExpertsConfig)
+        peft_config.check()
         return peft_config
 
     def _create_and_replace(

@@ -24,6 +24,10 @@ class CoreLoraConfig(LoraConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(PEFT_TYPE)
+        self.check()
+
+    def check(self) -> None:
+        """Raises the errors of the class; also when an adapter is made of it, since fields can be changed."""
         require_plain_lora(self, "LoRA with a core trains R between two plain factors that stay")
 
 
@@ -50,6 +54,11 @@ class CoreUp(nn.Module):
 
 class CoreLoraModel(LoraModel):
     """PEFT's LoRA tuner with `CoreUp` in place of B: what `get_peft_model(model, CoreLoraConfig(...))` makes."""
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        assert isinstance(peft_config, CoreLoraConfig)
+        peft_config.check()
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     def _create_and_replace(
         self,

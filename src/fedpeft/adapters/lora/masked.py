@@ -38,6 +38,10 @@ class MaskedLoraConfig(LoraConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(PEFT_TYPE)
+        self.check()
+
+    def check(self) -> None:
+        """Raises the errors of the class; also when an adapter is made of it, since fields can be changed."""
         if not 0 < self.density <= 1:
             raise UserError(f"density: the fraction of trained rows lies in (0, 1]. Received: {self.density!r}")
         require_plain_lora(self, "Masked LoRA trains rows of a plain B that starts at zero")
@@ -84,6 +88,11 @@ class MaskedRows(nn.Module):
 
 class MaskedLoraModel(LoraModel):
     """PEFT's LoRA tuner with `MaskedRows` in place of B: what `get_peft_model(model, MaskedLoraConfig(...))` makes."""
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        assert isinstance(peft_config, MaskedLoraConfig)
+        peft_config.check()
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     def _create_and_replace(
         self,

@@ -39,6 +39,10 @@ class LoReftConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(PEFT_TYPE)
+        self.check()
+
+    def check(self) -> None:
+        """Raises the errors of the class; also when an adapter is made of it, since fields can be changed."""
         if not isinstance(self.r, int) or self.r < 1:
             raise UserError(f"r: the rank is a whole number of at least 1. Received: {self.r!r}")
         if self.variant not in get_args(Variant):

@@ -34,6 +34,7 @@ def find_width(model: nn.Module) -> int:
 
 def check_model(model: nn.Module, config: LoReftConfig) -> None:
     """Raises `UserError`, before a model has any hook or tensor of ours, where LoReFT does not go with it."""
+    config.check()
     width, parameters = find_width(model), inspect.signature(model.forward).parameters
     if config.r > width:
         raise UserError(f"r: the rank cannot exceed the hidden size {width}. Received: {config.r}")
