@@ -104,7 +104,7 @@ def test_weights_of_another_shape_are_named(tiny_model, tmp_path):
 def test_truncated_weights_are_one_line(cut, tiny_model, tmp_path):
     file = copy_model(tiny_model, tmp_path) / WEIGHTS
     file.write_bytes(file.read_bytes()[:cut])
-    refuse(("could not be loaded",), str(tmp_path), AutoModel)
+    refuse(("could not be loaded", ". Give a hub id"), str(tmp_path), AutoModel)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_truncated_weights_are_one_line(cut, tiny_model, tmp_path):
 )
 def test_a_damaged_config_is_one_line(config, tiny_model, tmp_path):
     (copy_model(tiny_model, tmp_path) / "config.json").write_text(config)
-    refuse(("could not be loaded",), str(tmp_path), AutoModel)
+    refuse(("could not be loaded", ". Give a hub id"), str(tmp_path), AutoModel)
 
 
 def test_a_folder_without_tokenizer_files_is_refused(tiny_model, tmp_path):

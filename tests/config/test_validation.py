@@ -43,6 +43,7 @@ def describe(raw: Any, *prefix: str) -> str:
         ),
         ({"name": "a", "none": 1}, "unknown key 'none', did you mean 'inner'?; known: inner, several, name"),
         ({"name": "a", "inner": {"list[int]": 1}}, "unknown key 'inner.list[int]'; known: layers, rank"),
+        ([], "input should be a valid dictionary, received []"),
         ({"name": ["x"] * 1000}, "name: input should be a valid string, received ['x', 'x', 'x', 'x', 'x', 'x', ...]"),
     ],
 )

@@ -102,10 +102,10 @@ def _report_unreadable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the boundary to files that anybody may have written: whatever is wrong is the model's
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = printable((str(error).strip() or repr(error)).splitlines()[0], 200).rstrip(".")
         raise UserError(
-            f"backbone {quote(name)} could not be loaded: {printable(reason, 200)} Give a hub id (needs a network), "
-            f"a local folder, or '{PACKAGE_PREFIX}<distribution>'."
+            f"backbone {quote(name)} could not be loaded: {reason}. Give a hub id (needs a network), a local folder, "
+            f"or '{PACKAGE_PREFIX}<distribution>'."
         ) from error
 
 

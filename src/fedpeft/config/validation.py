@@ -11,6 +11,7 @@ from fedpeft.errors import preview, printable, suggest
 _FORM = re.compile(r"(literal|list|dict|constrained-\w+|function-\w+)\[.*\]")
 _LAST_FORMS = ("str", "bool", "int", "float", "none")
 _OF_KEYS = ("extra_forbidden", "missing")  # problems whose path ends in the key itself, whatever its name
+_OF_CLASS = re.compile(r" or instance of \w+")  # what only a program could give
 _PART = 60  # characters of a key that a message shows
 
 
@@ -28,7 +29,8 @@ def first_error(error: ValidationError, model: type[BaseModel], prefix: tuple[st
     if problem["type"] == "value_error":  # of keys that do not go together: the message says what was received
         return ": ".join(part for part in (where, str(problem["ctx"]["error"])) if part)
     reasons = [_lower(other["msg"]) for other in problems if _find_path(other) == path]
-    return f"{where}: {' or '.join(dict.fromkeys(reasons))}, received {preview(problem['input'])}"
+    reason = f"{' or '.join(dict.fromkeys(reasons))}, received {preview(problem['input'])}"
+    return f"{where}: {reason}" if where else reason
 
 
 def _find_path(problem: ErrorDetails) -> list[str]:
@@ -42,6 +44,7 @@ def _find_path(problem: ErrorDetails) -> list[str]:
 
 
 def _lower(message: str) -> str:
+    message = _OF_CLASS.sub("", message)
     return message[0].lower() + message[1:]
 
 
