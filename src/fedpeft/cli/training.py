@@ -174,11 +174,22 @@ def _show_result(result: dict[str, Any], path: Path) -> None:
     _show_comparison(read_finished(path))
     if "cross" in result:
         console.print(make_cross_table(result))
-    adapters = path / "clients"
-    missing = [client for client in result["clients"] if not (adapters / client / "adapter").is_dir()]
-    but = f" but none of {', '.join(missing)}" if missing else ""
-    print_line(f"written to {path}" + f"; adapters in {adapters}{but}" * adapters.is_dir())
+    print_line(f"written to {path}{_describe_adapters(path, result['clients'])}")
     print_line(f"report: {_write_report(path)}")
+
+
+def _describe_adapters(path: Path, clients: Sequence[str]) -> str:
+    """Where a run's adapters lie, as the end of a line; nothing for a run that exported none."""
+    from fedpeft.engines import find_engine
+    from fedpeft.runs.folder import RunFolder
+
+    if not find_engine(RunFolder(path).settings["experiment"].get("engine", "local")).holds_clients:
+        return "; adapters at the sites, each in its own folder: state/RUN/clients/ID/adapter"
+    adapters = path / "clients"
+    if not adapters.is_dir():
+        return ""
+    missing = [client for client in clients if not (adapters / client / "adapter").is_dir()]
+    return f"; adapters in {adapters}" + (f" but none of {', '.join(missing)}" if missing else "")
 
 
 def _write_report(path: Path) -> Path:
