@@ -41,7 +41,7 @@ def counts(display):
     return task.completed, task.total
 
 
-def play_round(display, round_, quarantined=None, validated=True):
+def play_round(display, round_, quarantined=None, validated=True, score=0.5):
     for client in CLIENTS[:2]:
         display.on_client_end(Outcome(client, None, None, 1.0))
     if validated:
@@ -49,7 +49,7 @@ def play_round(display, round_, quarantined=None, validated=True):
         assert display.progress.tasks[0].fields["stage"] == "validating"
         display.on_evaluation_end("validation", 3)
     record = RoundRecord(round_, {"a": 2**20}, quarantined=quarantined or {})
-    display.on_round_end(record, {"a": {"accuracy": 0.5}} if validated else {})
+    display.on_round_end(record, {"a": {"accuracy": score}} if validated else {})
 
 
 def test_evaluations_are_steps_of_their_own_and_the_end_is_the_end(display):
@@ -148,3 +148,18 @@ def test_the_line_on_a_terminal_says_count_stage_score_and_bytes(width):
     text = console.file.getvalue()
     assert "[2/12] fedavg_loreft" in text and "5/112" in text and "…" not in text
     assert "round 2/20 · validation 50.0 % · 1.0 MiB" in text and "validating · validation 50.0 %" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "encoding", "course"), [(120, "utf-8", " ▁█▅"), (80, "utf-8", ""), (120, "ascii", "")]
+)
+def test_the_course_of_the_score_is_drawn_where_there_is_room_and_a_character_for_it(width, encoding, course):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
+    with ProgressDisplay(Console(file=file, width=width, force_terminal=True, color_system=None)) as display:
+        display.on_run_start(describe(TrainingConfig(rounds=20), "fedavg_loreft", number=2, count=12))
+        for round_, score in enumerate((0.5, 0.9, 0.74), 1):
+            play_round(display, round_, score=score)
+        assert display.progress.tasks[0].fields["validation"] == f" · validation 74.0 %{course}"
+        display.on_run_start(describe(TrainingConfig(rounds=20), "fedit"))  # the next has a course of its own
+        play_round(display, 1)
+        assert display.progress.tasks[0].fields["validation"] == " · validation 50.0 %"

@@ -11,7 +11,7 @@ from fedpeft.cli.files import init, ls, validate
 from fedpeft.cli.inspecting import inspect
 from fedpeft.cli.measuring import bench, budget
 from fedpeft.cli.personal import join, predict
-from fedpeft.cli.reporting import report, show, table
+from fedpeft.cli.reporting import report, show, table, watch
 from fedpeft.cli.training import compare, demo, resume, run
 
 __all__ = ["app", "main"]
@@ -19,7 +19,7 @@ __all__ = ["app", "main"]
 # As help lists them.
 COMMANDS = (
     *(init, inspect, validate, demo, run, resume, compare),
-    *(show, table, report, ls, predict, join, export, bench, budget),
+    *(show, table, report, watch, ls, predict, join, export, bench, budget),
 )
 for command in COMMANDS:
     app.command()(command)

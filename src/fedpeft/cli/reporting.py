@@ -1,5 +1,6 @@
 """Commands that show what runs have left: in the terminal, as a table to cite, as a report."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,22 @@ def report(
         from fedpeft.reports import write_report
 
     print_line(f"written to {write_report(path, out)}")
+
+
+def watch(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a comparison's, while it trains")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on 127.0.0.1; 0: a free one")] = 8765,
+    every: Annotated[float, typer.Option(min=1, max=3600, help="seconds from one page to the next")] = 10,
+) -> None:
+    """Serve the report on this machine while a run trains; the page refreshes itself until the run is finished."""
+    with gc_paused():
+        from fedpeft.reports.live import LivePage, LiveServer
+
+    with LiveServer(LivePage(path), port, every) as server:
+        print_line(f"the report of {path} is at {server.url}; ctrl-C ends this, not the run")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    print_line("no longer served; `fedpeft report` writes it to a file")
 
 
 def show(

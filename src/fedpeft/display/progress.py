@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fedpeft.callbacks import RunCallback, RunInfo
+from fedpeft.display.sparkline import draw_sparkline
 from fedpeft.engines.base import Outcome, Scores
 from fedpeft.environment import MIB
 from fedpeft.errors import printable
@@ -16,7 +17,7 @@ from fedpeft.federation.record import RoundRecord
 
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 PERIOD = 600.0  # seconds over which the time left is estimated: a round's steps are unlike in length
-WIDE = 100  # columns from which there is room for a bar
+WIDE, WIDEST = 100, 120  # columns from which there is room for a bar, and for the course of the score
 STAGES = {"validation": "validating", "test": "testing", "cross": "cross-evaluating"}
 
 
@@ -30,6 +31,7 @@ class ProgressDisplay(RunCallback):
         self.notes: set[str] = set()
         self.left_out: Counter[str] = Counter()  # rounds by client
         self.retried: set[str] = set()  # clients of which it was told
+        self.scores: list[float] = []  # of validation, by round
         self.bytes = self.rounds = self.steps = self.steps_done = 0  # steps: clients' trainings in a round
         self.task = TaskID(0)
         self.progress = Progress(
@@ -60,6 +62,7 @@ class ProgressDisplay(RunCallback):
         self.label, self.last_line = run.label, time.monotonic()
         self.left_out.clear()
         self.retried.clear()
+        self.scores.clear()
         self.bytes, self.rounds, self.metric = 0, run.rounds, run.metric
         trained, evaluated = run.clients_per_round, len(run.clients)
         self.steps, self.steps_done = trained, 0
@@ -87,9 +90,11 @@ class ProgressDisplay(RunCallback):
 
     def on_round_end(self, record: RoundRecord, validation: Mapping[str, Scores]) -> None:
         self.bytes += sum(record.bytes_down.values()) + sum(record.bytes_up.values())
-        score = f"{100 * mean(s[self.metric] for s in validation.values()):.1f} %" if validation else ""
-        if score:
-            self.progress.update(self.task, validation=f" · validation {score}")
+        score = ""
+        if validation:
+            self.scores.append(mean(s[self.metric] for s in validation.values()))
+            score = f"{100 * self.scores[-1]:.1f} %"
+            self.progress.update(self.task, validation=f" · validation {score}{self._draw_scores()}")
         self.progress.update(self.task, sent=f" · {self.bytes / MIB:.1f} MiB")
         self.progress.advance(self.task, self.steps - self.steps_done)  # those that were excluded
         self.steps_done = 0
@@ -104,6 +109,15 @@ class ProgressDisplay(RunCallback):
                 self._print(f"{self.label}, round {record.round}: client {client} is left out: {reason}", "yellow")
 
         self._show_policy(record)
+
+    def _draw_scores(self) -> str:
+        """The course of the validation score, where there is room and the terminal has the characters."""
+        has_room = (
+            self.console.is_terminal
+            and self.console.width >= WIDEST
+            and self.console.encoding.lower().startswith("utf")
+        )
+        return f" {draw_sparkline(self.scores)}" if has_room and len(self.scores) > 1 else ""
 
     def _show_policy(self, record: RoundRecord) -> None:
         """Says who was asked again, once per client, and each change of who is asked."""
