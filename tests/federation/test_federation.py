@@ -43,6 +43,19 @@ def test_a_round_aggregates_all_replies_and_records_what_travelled():
     assert record.client_seconds == dict.fromkeys(record.bytes_down, 0.25)
 
 
+def test_what_the_server_knows_of_clients_has_lines_of_its_own():
+    class Knowing(Mean):
+        def describe_clients(self, state):
+            return {"c1": {"cluster": int(state["w"][0]), "round": 9}, "c0": {"cluster": 0}}
+
+    record = build_federation(answer_with({}), 2, Knowing(MethodOptions())).step()
+    assert record.describe_server() == [
+        {"cluster": 0, "round": 1, "split": "server", "client": "c0"},
+        {"cluster": 1, "round": 1, "split": "server", "client": "c1"},
+    ]
+    assert build_federation(answer_with({}), 2).step().describe_server() == []
+
+
 @pytest.mark.parametrize(("participation", "count"), [(1.0, 10), (0.5, 5), (0.11, 2), (0.01, 1)])
 def test_each_round_draws_its_own_part_of_the_clients(participation, count):
     federation = build_federation(answer_with({}), 10, participation=participation)

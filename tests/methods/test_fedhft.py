@@ -214,3 +214,12 @@ def test_no_zero_row_travels():
     expected = method.reply_layout(state, Message("c2", 1, {}))
     assert expected["m.layer.1.up.lora_masked_B"][1] == (8, 1)  # 0.3 of 24 rows, rank 1
     assert expected["m.layer.1.up.lora_row_bitmap"][1] == (3,)
+
+
+def test_the_log_has_each_clients_responsibilities_and_its_largest_cluster():
+    method = build_fedhft(clusters=2)
+    state, specs = start_fedhft(method)
+    assert method.describe_clients(state) == {}  # before the first clustering there is one
+    known = method.describe_clients(with_responsibilities(state, UNEVEN))
+    assert known[specs[0].id] == {"cluster": 0, "responsibility_0": 0.9, "responsibility_1": 0.1}
+    assert known[specs[3].id] == {"cluster": 1, "responsibility_0": 0.0, "responsibility_1": 1.0}

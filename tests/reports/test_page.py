@@ -1,6 +1,7 @@
 """The page: self-contained, safe with any name, small, with the numbers of the result files."""
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -80,6 +81,38 @@ def test_differences_are_paired_by_seed_and_client(comparison):
     assert crosses == ("yes" if float(low) <= 0 <= float(high) else "no")
     assert float(difference) == pytest.approx(sum(pairs) / 6) and float(low) <= float(difference) <= float(high)
     assert [int(better), int(equal), int(worse)] == [sum(p > 0 for p in pairs), 0, sum(p < 0 for p in pairs)]
+
+
+def test_a_methods_place_beside_the_best_is_its_paired_interval(comparison):
+    _, _, page = comparison
+    rows = {
+        name: list(csv.DictReader(unquote(page.links[f"{name}.csv"].partition(",")[2]).splitlines()))
+        for name in ("headline", "differences", "tradeoff-bytes")
+    }
+    best = next(row for row in rows["headline"] if row["apart from best"] == "best")
+    (difference,) = rows["differences"]
+    other = next(row for row in rows["headline"] if row["method"] == difference["method"])
+    assert other["apart from best"] == {"yes": "no", "no": "yes"}[difference["interval crosses zero"]]
+    points = {row["method"]: row for row in rows["tradeoff-bytes"]}
+    assert points[best["method"]]["low"] == points[best["method"]]["high"] == ""
+    low, high = (float(points[other["method"]][end]) for end in ("low", "high"))
+    assert low == pytest.approx(float(best["deployed"]) - float(difference["high"]))
+    assert high == pytest.approx(float(best["deployed"]) - float(difference["low"]))
+    assert low <= float(other["deployed"]) <= high
+
+
+def test_what_the_server_knows_is_a_map_over_the_rounds(tmp_path):
+    result = make_result("fedhft", 0, ["a", "b"], 2)
+    known = [
+        {"cluster": j, "responsibility_1": 0.25 + j / 2, "round": r, "split": "server", "client": c}
+        for r in (1, 2)
+        for j, c in enumerate("ab")
+    ]
+    text, page = read(write_report(write_run(tmp_path / "run", result, make_log(result) + known)))
+    lines = unquote(page.links["scalar-fedhft-responsibility-1.csv"].partition(",")[2]).splitlines()
+    assert lines == ["client,1,2", "a,0.25,0.25", "b,0.75,0.75"]
+    assert "fedhft: Responsibility of cluster 1 by client and round" in text and "As the server has it after" in text
+    assert "fedhft: Cluster by client and round" in text
 
 
 def test_costs_to_a_target_are_those_of_the_comparison(tmp_path):

@@ -76,6 +76,7 @@ class Federation:
         record.train_seconds = time.perf_counter() - began
         usable = self._keep_needed(self._screen(replies, messages, record), record)
         self.state = self._aggregate(usable, record)
+        record.of_clients = self.method.describe_clients(self.state)
         record.aggregate_seconds = time.perf_counter() - began - record.train_seconds
         self._update_standings(record)
         self.round = round_

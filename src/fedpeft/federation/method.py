@@ -158,6 +158,13 @@ class Method(ABC, Generic[State]):
     def aggregate(self, state: State, replies: Sequence[Reply]) -> State:
         """The next state, from the round's usable replies sorted by client id."""
 
+    def describe_clients(self, state: State) -> dict[str, dict[str, Scalar]]:
+        """What the server knows of clients after a round, by client id, for the log and the report. Default: nothing.
+
+        For what the server finds out, such as clusters; what a client reports of itself is in its reply's scalars.
+        """
+        return {}
+
     def add_client(self, state: State, reply: Reply) -> State:
         """The state after a joining client has trained one round on what was sent to it. Default: unchanged.
 

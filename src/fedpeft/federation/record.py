@@ -13,7 +13,8 @@ class RoundRecord:
     round: int
     bytes_down: dict[str, int]
     bytes_up: dict[str, int] = field(default_factory=dict)
-    scalars: dict[str, dict[str, Scalar]] = field(default_factory=dict)
+    scalars: dict[str, dict[str, Scalar]] = field(default_factory=dict)  # what clients report of themselves
+    of_clients: dict[str, dict[str, Scalar]] = field(default_factory=dict)  # what the server knows of them now
     quarantined: dict[str, str] = field(default_factory=dict)  # why a client did not count, failures too
     failed: set[str] = field(default_factory=set)  # those of them from which no reply came
     clipped: dict[str, float] = field(default_factory=dict)  # the fraction left of an update that went too far
@@ -24,6 +25,13 @@ class RoundRecord:
     train_seconds: float = 0.0
     client_seconds: dict[str, float] = field(default_factory=dict)
     aggregate_seconds: float = 0.0
+
+    def describe_server(self) -> list[dict[str, Any]]:
+        """Lines of the log with what the server knows of each client after the round; none where it says nothing."""
+        return [
+            {**scalars, "round": self.round, "split": "server", "client": client}
+            for client, scalars in sorted(self.of_clients.items())
+        ]
 
     def describe_client(self, client: str) -> dict[str, Any]:
         """One asked client's line of the log: what it reported, what it cost and what became of it."""

@@ -65,7 +65,7 @@ from fedpeft.methods.common.masked_upload import (
     read_masked_update,
     read_reply_modules,
 )
-from fedpeft.methods.common.mixture import mix_for_clients, mix_tensors, mix_updates
+from fedpeft.methods.common.mixture import describe_responsibilities, mix_for_clients, mix_tensors, mix_updates
 from fedpeft.methods.common.options import MixedRankOptions
 from fedpeft.methods.common.row_masks import (
     RowGradients,
@@ -293,6 +293,9 @@ class FedHft(Method[FedHftState]):
             heads=state.heads * copies,
             updates=state.updates * copies,
         )
+
+    def describe_clients(self, state: FedHftState) -> dict[str, dict[str, Scalar]]:
+        return {client: describe_responsibilities(own) for client, own in state.shares.items()}
 
     # ---- a joining client [ours]: its responsibilities among the clusters there are; nobody else's change
 

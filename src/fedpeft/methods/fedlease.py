@@ -100,6 +100,9 @@ class FedLease(Method[FedLeaseState]):
         means = [mean_tensors([warmup[c] for c in warmup if clusters[c] == j]) for j in range(max(labels) + 1)]  # (2)
         return FedLeaseState(state.start, {}, clusters, tuple(mean | routers for mean in means))
 
+    def describe_clients(self, state: FedLeaseState) -> dict[str, dict[str, Scalar]]:
+        return {client: {"cluster": cluster} for client, cluster in state.clusters.items()}
+
     def _find_cluster(self, state: FedLeaseState, client: str) -> int:
         sizes = Counter(state.clusters.values())
         return state.clusters.get(client, max(sizes, key=lambda j: (sizes[j], -j)))

@@ -25,7 +25,7 @@ def write_table(paths: Sequence[Path], form: str, per_client: bool = False) -> s
     record = _join_records([collect(path) for path in paths])
     if not record.results:
         raise UserError(f"{', '.join(map(str, paths))}: no run is finished yet; there is no score to write")
-    return FORMATS[form](_make_client_table(record) if per_client else make_headline(record).figures[0].table)
+    return FORMATS[form](_make_client_table(record) if per_client else make_headline(record, None).figures[0].table)
 
 
 def _join_records(records: Sequence[ReportRecord]) -> ReportRecord:

@@ -279,7 +279,7 @@ class _Rounds:
 
 def _make_metric_lines(record: RoundRecord, validation: dict[ModelChoice, dict[str, Scores]]) -> list[dict[str, Any]]:
     trained = [record.describe_client(client) for client in sorted(record.bytes_down)]
-    return trained + _make_score_lines(record.round, "validation", validation)
+    return trained + record.describe_server() + _make_score_lines(record.round, "validation", validation)
 
 
 def _make_score_lines(round_: int, split: str, scores: dict[ModelChoice, dict[str, Scores]]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedpeft.aggregation import Factors, concat_factors, truncate
-from fedpeft.federation.message import Tensors
+from fedpeft.federation.message import Scalar, Tensors
 from fedpeft.methods.common.cumulative_delta import name_frozen_delta
 
 Clusters = Sequence[Mapping[str, Factors]]  # the update of each cluster, by module
@@ -48,3 +48,9 @@ def mix_for_clients(
 
 def _sum_weighted(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
     return torch.stack([tensor.double() * weight for tensor, weight in terms]).sum(0).to(terms[0][0].dtype)
+
+
+def describe_responsibilities(responsibilities: Tensor) -> dict[str, Scalar]:
+    """A client's responsibilities (clusters,) for the log, in six digits, and the cluster with the largest."""
+    parts = {f"responsibility_{j}": round(part, 6) for j, part in enumerate(responsibilities.tolist())}
+    return {"cluster": int(responsibilities.argmax()), **parts}

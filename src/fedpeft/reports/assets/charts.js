@@ -164,6 +164,7 @@ function drawTradeoff({ chart, columns, rows }, width) {
   const [cost, score, accent] = [columns[chart.x], columns[chart.y], css("--accent")];
   const points = rows.map((row) => ({
     label: row[chart.label], x: scaled(cost, row[chart.x]), y: scaled(score, row[chart.y]), front: row[chart.front] === "yes",
+    low: scaled(score, row[chart.low]), high: scaled(score, row[chart.high]),
     text: `${row[chart.label]}\n${format(score, row[chart.y])}\n${format(cost, row[chart.x])}`,
   }));
   const shown = points.filter((p) => p.x > 0 && Number.isFinite(p.y));
@@ -176,12 +177,14 @@ function drawTradeoff({ chart, columns, rows }, width) {
     y: { label: axisLabel(score), nice: true, grid: true, ticks: 6 },
     marks: [
       Plot.line(front, { x: "x", y: "y", curve: "step-after", stroke: accent, strokeOpacity: 0.45, strokeWidth: 1.5 }),
+      Plot.ruleX(shown.filter((p) => Number.isFinite(p.low)), { x: "x", y1: "low", y2: "high", stroke: css("--quiet"), strokeWidth: 1.5 }),
       Plot.dot(shown, { x: "x", y: "y", r: 5, fill: (p) => (p.front ? accent : css("--paper")), stroke: (p) => (p.front ? accent : css("--quiet")), strokeWidth: 1.5 }),
       Plot.tip(shown, Plot.pointer({ x: "x", y: "y", title: "text" })),
     ],
   });
   placeLabels(svg, shown, width);
   const entries = [[circle(accent, accent), "on the front"], [circle("none", css("--quiet")), "another method scores at least as much for less"]];
+  if (shown.some((p) => Number.isFinite(p.low))) entries.push([stroke(css("--quiet"), null, 1.5), "paired interval of 95 % beside the best"]);
   return { nodes: [legend(entries), svg], locate: (_, i) => (points[i].x > 0 ? { svg, x: svg.scale("x").apply(points[i].x), y: svg.scale("y").apply(points[i].y) } : null) };
 }
 

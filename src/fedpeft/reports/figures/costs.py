@@ -7,6 +7,7 @@ from fedpeft.analysis.cost_to_target import find_front
 from fedpeft.analysis.rate_search import find_edge
 from fedpeft.environment import MIB
 from fedpeft.reports.figures.base import Figure, Section, average, count, describe_choice, get_score_unit
+from fedpeft.reports.figures.differences import FromBest
 from fedpeft.reports.figures.headline import add_bytes, add_parameters
 from fedpeft.reports.records import MethodRecord, ReportRecord, RunResult, to_number
 from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
@@ -14,18 +15,18 @@ from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
 _PARTS = ("train", "aggregate", "evaluate")
 
 
-def make_costs(record: ReportRecord) -> Section:
+def make_costs(record: ReportRecord, from_best: FromBest | None) -> Section:
     """Scores against bytes and parameters where there is something to compare, and where time and memory went."""
     methods = [method for method in record.methods if method.results]
     figures: list[Figure] = []
-    if len(methods) > 1:
+    if from_best is not None:
         sent = Column("down + up", "MiB per client and round", 4, 1 / MIB, "bytes per client and round")
         words = "bytes down and up of a client in a round, as encoded, mean over seeds"
-        figures.append(_make_tradeoff(record, methods, "bytes", "bytes", sent, words, add_bytes))
+        figures.append(_make_tradeoff(record, methods, from_best, "bytes", "bytes", sent, words, add_bytes))
         trained = Column("trained parameters", digits=0)
         words = "parameters of adapter and head that a client trains, mean over clients"
-        figures.append(_make_tradeoff(record, methods, "parameters", "trained parameters", trained, words,
-            add_parameters))  # fmt: skip
+        what = "trained parameters"
+        figures.append(_make_tradeoff(record, methods, from_best, "parameters", what, trained, words, add_parameters))
         figures += [_make_target(record)] if record.targets else []
     if methods:
         figures += [_make_seconds(methods), _make_memory(methods)]
@@ -37,6 +38,7 @@ def make_costs(record: ReportRecord) -> Section:
 def _make_tradeoff(
     record: ReportRecord,
     methods: list[MethodRecord],
+    from_best: FromBest,
     name: str,
     what: str,
     column: Column,
@@ -53,16 +55,22 @@ def _make_tradeoff(
     free = "; what costs nothing stands in the table only" if any(cost == 0 for _, cost, _ in points) else ""
     front = find_front([(cost, score.mean if score else None) for _, cost, score in points])
     on_front = [label for (label, _, _), is_on in zip(points, front, strict=True) if is_on]
-    rows = tuple((*point, "yes" if is_on else "no") for point, is_on in zip(points, front, strict=True))
+    rows = tuple(
+        (*point, *from_best.get_range(point[0]), "yes" if is_on else "no")
+        for point, is_on in zip(points, front, strict=True)
+    )
     shown = ", ".join(on_front[:6]) + (" and others" if len(on_front) > 6 else "")
     return Figure(
         f"tradeoff-{name}",
         f"Test {record.metric} against {what}",
         f"On the front: {shown}." if on_front else "No method has both a score and a cost.",
         f"Across: {words}, on a logarithmic scale{free}. Up: test {record.metric} of {describe_choice(choice)}, mean "
-        "over seeds. On the front: no other method scores at least as much for at most the same cost.",
-        Table((Column("method"), column, unit.make_column("score"), Column("on the front")), rows),
-        {"type": "tradeoff", "label": 0, "x": 1, "y": 2, "front": 3},
+        f"over seeds; bars: where it lies beside {from_best.best}'s, by the paired interval of 95 % of the difference. "
+        "On the front: no other method scores at least as much for at most the same cost.",
+        Table(
+            (Column("method"), column, *map(unit.make_column, ("score", "low", "high")), Column("on the front")), rows
+        ),
+        {"type": "tradeoff", "label": 0, "x": 1, "y": 2, "low": 3, "high": 4, "front": 5},
     )
 
 

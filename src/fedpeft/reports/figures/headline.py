@@ -11,23 +11,23 @@ from fedpeft.reports.figures.base import (
     get_score_unit,
     name_choice,
 )
-from fedpeft.reports.figures.differences import make_differences
+from fedpeft.reports.figures.differences import FromBest, make_differences
 from fedpeft.reports.records import MethodRecord, ReportRecord, RunResult, to_number
 from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
 
 
-def make_headline(record: ReportRecord) -> Section:
+def make_headline(record: ReportRecord, from_best: FromBest | None) -> Section:
     """The table that is cited, and the differences between methods; none without a finished run."""
     methods = [method for method in record.methods if method.results]
     if not methods:
         return Section("scores", "Scores", [])
-    figures = [_make_scores(record, methods)]
-    if len(methods) > 1:
-        figures.append(make_differences(record, methods))
+    figures = [_make_scores(record, methods, from_best)]
+    if from_best is not None:
+        figures.append(make_differences(record, from_best))
     return Section("scores", "Scores", figures)
 
 
-def _make_scores(record: ReportRecord, methods: list[MethodRecord]) -> Figure:
+def _make_scores(record: ReportRecord, methods: list[MethodRecord], from_best: FromBest | None) -> Figure:
     unit, (first, *others) = get_score_unit(record), record.choices
     columns = [
         Column("method"),
@@ -35,22 +35,28 @@ def _make_scores(record: ReportRecord, methods: list[MethodRecord]) -> Figure:
         Column("seeds", digits=0),
         unit.make_column(name_choice(first)),
         unit.make_column("worst client"),
+        *([] if from_best is None else [Column("apart from best")]),
         Column("chose trained"),
         *(unit.make_column(name_choice(choice)) for choice in others),
         Column("trained parameters", digits=0),
         Column("down + up", "MiB per client and round", 3, 1 / MIB, "bytes per client and round"),
         Column("quarantined", digits=0),
     ]
-    rows = [_make_row(method, first, others) for method in methods]
+    rows = [_make_row(method, first, others, from_best) for method in methods]
     best = max(rows, key=lambda row: row[3].mean if isinstance(row[3], MeanAndDeviation) else float("-inf"))
     clients = count(len(record.clients), "client")
+    apart = (
+        ""
+        if from_best is None
+        else ("Apart from best: whether the paired interval of the difference from it leaves out zero. ")
+    )
     return Figure(
         "headline",
         f"Test {record.metric}",
         f"{best[0]} {'has the highest mean,' if len(rows) > 1 else 'reaches'} {unit.write(best[3])}.",
         f"Test {record.metric} after the last round, of {describe_choice(first)}, on its own test rows; {clients} "
         f"weighted alike; mean ± standard deviation over {describe_seeds(record)}. The worst client is the lowest of "
-        "each seed. Chose trained: clients that deploy what their last local training left, of all, over seeds. "
+        f"each seed. {apart}Chose trained: clients that deploy what their last local training left, over seeds. "
         + " ".join(f"“{name_choice(choice)}”: {describe_choice(choice)}." for choice in others)
         + " Trained parameters: adapter and head of a client. Bytes: as encoded. Quarantined: replies left out of a "
         "round, all seeds together.",
@@ -60,7 +66,7 @@ def _make_scores(record: ReportRecord, methods: list[MethodRecord]) -> Figure:
     )
 
 
-def _make_row(method: MethodRecord, first: str, others: list[str]) -> tuple[Cell, ...]:
+def _make_row(method: MethodRecord, first: str, others: list[str], from_best: FromBest | None) -> tuple[Cell, ...]:
     results = method.results
     return (
         method.label,
@@ -68,6 +74,7 @@ def _make_row(method: MethodRecord, first: str, others: list[str]) -> tuple[Cell
         len(results),
         _average_scores(results, first, "by_client"),
         _average_scores(results, first, "worst_client"),
+        *([] if from_best is None else [from_best.describe(method.label)]),
         _count_choices(results),
         *(_average_scores(results, choice, "by_client") for choice in others),
         add_parameters(results[0]),

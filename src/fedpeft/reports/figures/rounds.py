@@ -1,5 +1,6 @@
 """What happened over the rounds: scores, losses, and what clients reported of themselves."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,8 +39,24 @@ SCALARS = {
         "λ (mixing_weight) is how much a client takes of what it receives: 0 keeps its own parameters, 1 takes the "
         "others'.",
     ),
-    "cluster": ("Cluster by client and round", "The cluster whose model the client chose."),
+    "cluster": (
+        "Cluster by client and round",
+        "The cluster whose model the client has; where it has parts of several, the one with the largest.",
+    ),
 }
+_SAID_BY = {"train": "As reported in the round, before aggregation", "server": "As the server has it after the round"}
+_RESPONSIBILITY = re.compile(r"responsibility_(\d+)")
+
+
+def _describe_scalar(name: str) -> tuple[str, str]:
+    """Title and meaning of a scalar that has no entry of its own."""
+    if cluster := _RESPONSIBILITY.fullmatch(name):
+        return (
+            f"Responsibility of cluster {cluster[1]} by client and round",
+            f"How large a part of cluster {cluster[1]}'s model a client has: 0 none, 1 nothing else. A client's "
+            "responsibilities add up to 1.",
+        )
+    return f"{name} by client and round", f"{name} is what the client reported."
 
 
 def make_rounds(record: ReportRecord) -> Section:
@@ -49,7 +66,8 @@ def make_rounds(record: ReportRecord) -> Section:
     for method in record.methods:
         run = next((run for run in method.runs if run.log), None)
         if run is not None:
-            figures += [_make_scalar_map(method, run, name) for name in _list_scalars(run)]
+            for split in _SAID_BY:
+                figures += [_make_scalar_map(method, run, split, name) for name in _list_scalars(run, split)]
     figures.append(_make_all_scores(record, validated))
     return Section("rounds", "Over the rounds", [figure for figure in figures if figure])
 
@@ -129,18 +147,18 @@ def _average_rounds(method: Validated) -> list[tuple[Cell, ...]]:
     return rows
 
 
-def _list_scalars(run: RunRecord) -> list[str]:
-    """The names of what clients reported in some round beyond examples and loss, sorted."""
-    names = {name for line in run.get_lines("train") for name in line.names if line.get_number(name) is not None}
+def _list_scalars(run: RunRecord, split: str) -> list[str]:
+    """The names of what was said of clients in some round beyond examples and loss, sorted."""
+    names = {name for line in run.get_lines(split) for name in line.names if line.get_number(name) is not None}
     return sorted(names.difference(_EVERYWHERE))[:_MOST_SCALARS]
 
 
-def _make_scalar_map(method: MethodRecord, run: RunRecord, name: str) -> Figure:
-    by_round = _group(run.get_lines("train"), name)
+def _make_scalar_map(method: MethodRecord, run: RunRecord, split: str, name: str) -> Figure:
+    by_round = _group(run.get_lines(split), name)
     rounds = take_evenly(sorted(by_round), MOST_ROUNDS)
     every = sorted({client for numbers in by_round.values() for client in numbers})
     clients = take_evenly(every, MOST_CLIENTS)
-    title, meaning = SCALARS.get(name, (f"{name} by client and round", f"{name} is what the client reported."))
+    title, meaning = SCALARS.get(name) or _describe_scalar(name)
     rows = tuple((client, *(_shorten(by_round[round_].get(client)) for round_ in rounds)) for client in clients)
     numbers = [number for row in rows for number in row[1:] if isinstance(number, float)]
     digits = 0 if all(number.is_integer() for number in numbers) else 2
@@ -150,7 +168,7 @@ def _make_scalar_map(method: MethodRecord, run: RunRecord, name: str) -> Figure:
         f"scalar-{make_id(method.label)}-{make_id(name)}",
         f"{method.label}: {title}",
         f"Always {numbers[0]:g}." if is_constant else span,
-        f"{meaning} As reported in the round, before aggregation, {method.label}, seed {run.seed}; "
+        f"{meaning} {_SAID_BY[split]}, {method.label}, seed {run.seed}; "
         f"{describe_thinning(len(rounds), len(by_round), 'round')}, "
         f"{describe_thinning(len(clients), len(every), 'client')}.",
         Table((Column("client"), *(Column(str(round_), digits=digits) for round_ in rounds)), rows),
