@@ -22,7 +22,7 @@ from fedpeft.callbacks import RunCallback
 from fedpeft.config import Experiment, load_experiment
 from fedpeft.environment import describe_environment
 from fedpeft.federation.checkpoint import load_checkpoint
-from fedpeft.runs.compare import summarise_method
+from fedpeft.runs.compare_results import summarise_method
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 

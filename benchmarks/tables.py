@@ -10,9 +10,9 @@ from statistics import mean, stdev
 from fedpeft.analysis.ranks import average_ranks
 from fedpeft.display import HEADINGS, format_cells
 from fedpeft.display.comparison import describe_differences
-from fedpeft.environment import MIB
 from fedpeft.runs.differences import compute_differences
 from fedpeft.runs.stored import upgrade_result
+from fedpeft.units import MIB
 
 RESULTS = Path(__file__).with_name("results")
 RESOURCES = ("sst2", "ag_news", "mrpc", "reviews")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.result_files import write_comparison
 
 
 def test_scikit_learn_waits_until_something_is_clustered_or_scored():
@@ -23,3 +24,17 @@ def test_a_command_that_trains_nothing_starts_without_the_libraries_that_do(tmp_
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == "" and done.stdout.strip().endswith("[]"), done
+
+
+def test_what_is_finished_is_read_without_the_libraries_that_train(tmp_path):
+    write_comparison(tmp_path / "out", ["local", "fedit"], 2, ["a", "b"], 2)
+    run = tmp_path / "out/fedit/lr0.005-seed0"
+    code = (
+        "import sys, fedpeft; from fedpeft.cli.reporting import report, show, table; from pathlib import Path\n"
+        f"out, run = Path({str(tmp_path / 'out')!r}), Path({str(run)!r})\n"
+        "table([out], 'latex'); table([run], 'csv', True); show(out); report(run)\n"
+        "assert len(fedpeft.show(out)) == 2 and 'fedit' in fedpeft.table(run)\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip().endswith("[]"), done

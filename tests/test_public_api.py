@@ -31,6 +31,30 @@ def test_all_of_it_is_documented(name):
             assert inspect.getdoc(function), f"{name}.{method}"
 
 
+def list_functions(name):
+    """The public functions of a name, its own and those of a class."""
+    value = getattr(fedpeft, name)
+    if inspect.isfunction(value):
+        return [value]
+    if not inspect.isclass(value):
+        return []
+    members = inspect.getmembers(value, lambda member: inspect.isfunction(member) or isinstance(member, property))
+    functions = [getattr(member, "fget", member) for own, member in members if not own.startswith("_")]
+    return [function for function in functions if function.__module__.startswith("fedpeft")]
+
+
+@pytest.mark.parametrize("name", [name for name in fedpeft.__all__ if name != "__version__"])
+def test_all_of_it_is_typed(name):
+    for function in list_functions(name):
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not signature.empty, function.__qualname__
+        untyped = [
+            p for p in signature.parameters.values() if p.annotation is p.empty and p.name not in ("self", "cls")
+        ]
+        assert not untyped, f"{function.__qualname__}: {untyped}"
+        assert inspect.getdoc(function), function.__qualname__
+
+
 def test_importing_it_imports_nothing_heavy():
     code = "import sys, fedpeft; fedpeft.UserError; print([m for m in ('torch', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

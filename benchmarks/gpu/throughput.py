@@ -11,8 +11,9 @@ import torch
 from random_llama import METHODS, SIZES, count_products, make_federation, make_method, make_model
 from torch import nn
 
-from fedpeft.environment import MIB, read_peak_mib, reset_peak_memory
+from fedpeft.environment import read_peak_mib, reset_peak_memory
 from fedpeft.federation.federation import Federation
+from fedpeft.units import MIB
 
 CLIENTS = (1, 8, 32)
 ENGINES = ("local", "batched")  # one client after the other; up to 8 in one pass

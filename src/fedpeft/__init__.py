@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fedpeft import aggregation
     from fedpeft.adapters.lora.options import LoraOptions
     from fedpeft.adapters.reft.options import ReftOptions
-    from fedpeft.api.functions import compare, predict, resume, run
+    from fedpeft.api.functions import compare, join, predict, resume, run
+    from fedpeft.api.reading import show, table
     from fedpeft.api.result import RunResult
     from fedpeft.callbacks.base import RunCallback, RunInfo
     from fedpeft.config.experiment import Experiment
@@ -38,6 +39,9 @@ _MODULES = {
     "resume": "api.functions",
     "compare": "api.functions",
     "predict": "api.functions",
+    "join": "api.functions",
+    "show": "api.reading",
+    "table": "api.reading",
     "Experiment": "config.experiment",
     "RunResult": "api.result",
     "UserError": "errors",
@@ -87,11 +91,14 @@ __all__ = [
     "aggregation",
     "compare",
     "example_weights",
+    "join",
     "predict",
     "register_method",
     "register_metric",
     "resume",
     "run",
+    "show",
+    "table",
 ]
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import fedpeft
+from fedpeft.units import MIB
 
-MIB = 1024 * 1024  # bytes
 _MALLOPT = {-1: 128 * 1024, -3: 128 * 1024, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")

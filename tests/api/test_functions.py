@@ -133,3 +133,20 @@ def test_a_comparison_is_a_table_with_an_own_method_and_an_own_metric(named, tmp
     assert frame["deployed"].between(0, 1).all() and frame["deployed_sd"].notna().all()
     assert frame.attrs["folder"] == str(tmp_path / "c")
     assert fedpeft.compare(named, methods, seeds=2, data=ROWS, overrides=overrides, out=tmp_path / "c").equals(frame)
+
+
+def test_a_client_joins_a_run_whose_data_and_model_were_given(tiny_model, tmp_path):
+    model, tokenizer = make_own_model(tiny_model)
+    settings = SETTINGS | {"partition": {"kind": "natural", "column": "client"}}
+    inputs = {"data": group_by_site(ROWS), "model": model, "tokenizer": tokenizer}
+    result = fedpeft.run(settings, "fedit", out=tmp_path, **inputs)
+    rows = [{"text": f"{row['text']} again", "label": row["label"]} for row in ROWS[:60]]
+    joined = result.join("late", Dataset.from_list(rows))
+    assert joined["client"] == "late" and sum(joined["rows"].values()) == 60 and "deployed" in joined["test"]
+    (prediction,) = result.predict("late", ["the film was great"])
+    assert prediction["label"] in ("0", "1")
+    with pytest.raises(fedpeft.UserError, match="of the one client that joins"):
+        result.join("later", {"a": rows, "b": rows})
+    with pytest.raises(fedpeft.UserError, match="give it again with its tokenizer"):
+        fedpeft.join(result.folder, "later", rows)
+    assert not (result.folder / "clients/later").exists()

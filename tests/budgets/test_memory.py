@@ -11,8 +11,8 @@ from fedpeft.adapters import AdaptedModel, make_lora_config
 from fedpeft.backbones import SequenceClassifier
 from fedpeft.budgets.memory import MARGIN, MARGIN_MIB, Point, compute_sizes, fit_memory
 from fedpeft.budgets.shape import read_shape
-from fedpeft.environment import MIB
 from fedpeft.resources import ClientResources
+from fedpeft.units import MIB
 
 PLAN = [
     (192, 12, ClientResources(8)),

@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 
 from fedpeft.budgets.search_space import SearchSpace, list_candidates
-from fedpeft.environment import MIB
 from fedpeft.resources import ClientResources
+from fedpeft.units import MIB
 
 
 def test_every_combination_of_the_settings_is_there_once(shape, memory, time):

@@ -20,6 +20,7 @@ def make_result(label: str, seed: int, clients: list[str], rounds: int, **change
         choice: {
             "by_client": mean(s["accuracy"] for s in scores.values()),
             "worst_client": min(s["accuracy"] for s in scores.values()),
+            "loss": mean(s["loss"] for s in scores.values()),
         }
         for choice, scores in by_client.items()
     }
@@ -37,7 +38,7 @@ def make_result(label: str, seed: int, clients: list[str], rounds: int, **change
         "notes": [],
         "test": test,
         "test_by_client": by_client,
-        "validation": {},
+        "validation": {str(rounds): test["received"]},
         "adapter_parameters": 1000 + len(label),
         "head_parameters": 66,
         "bytes_down": 2048.0,

@@ -8,7 +8,8 @@ from helpers.callbacks import Notes
 from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.runs import compare as module
-from fedpeft.runs.compare import FILE, compare, summarise_method
+from fedpeft.runs.compare import compare
+from fedpeft.runs.compare_results import FILE, summarise_method
 from fedpeft.runs.grid import RunGrid
 from fedpeft.runs.lock import lock_folder
 

@@ -14,9 +14,10 @@ from fedpeft.config import load_experiment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
 from fedpeft.runs.fingerprint import Fingerprint
-from fedpeft.runs.folder import CHECKPOINT, LOGS, RunFolder
+from fedpeft.runs.folder import CHECKPOINT, RunFolder
 from fedpeft.runs.join import join
 from fedpeft.runs.lock import lock_folder
+from fedpeft.runs.run_files import LOGS
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 

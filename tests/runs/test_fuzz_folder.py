@@ -18,10 +18,11 @@ from fedpeft.config import load_experiment
 from fedpeft.errors import LIMIT, UserError
 from fedpeft.federation.state_tree import flatten
 from fedpeft.methods.common.cumulative_delta import CumulativeState
-from fedpeft.runs.compare import summarise_method
+from fedpeft.runs.compare_results import summarise_method
 from fedpeft.runs.fingerprint import Fingerprint
-from fedpeft.runs.folder import CHECKPOINT, LOGS, RunFolder
+from fedpeft.runs.folder import CHECKPOINT, RunFolder
 from fedpeft.runs.result import read_log
+from fedpeft.runs.run_files import LOGS
 from fedpeft.runs.spec import RunSpec
 
 EXAMPLES = int(os.environ.get("FEDPEFT_FUZZ_EXAMPLES", 100))

@@ -22,8 +22,8 @@ from fedpeft.acceleration.prefix_identity import PrefixIdentities
 from fedpeft.acceleration.prefix_states import FixedBatch, PrefixStates, StatesFile, TokenIds, make_fixed_batches
 from fedpeft.adapters import AdaptedModel
 from fedpeft.backbones import DTYPES
-from fedpeft.environment import MIB
 from fedpeft.errors import UserError
+from fedpeft.units import MIB
 
 log = logging.getLogger(__name__)
 NO_BATCHES: Mapping[TokenIds, FixedBatch] = {}

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedpeft.environment import MIB
 from fedpeft.errors import UserError
+from fedpeft.units import MIB
 
 TokenIds = tuple[int, ...]  # of one sequence, without padding
 

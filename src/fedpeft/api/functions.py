@@ -1,4 +1,4 @@
-"""Run, resume, compare and predict: the command line's commands as functions, with data and model in memory.
+"""Run, resume, compare, join and predict: the command line's commands as functions, with data and model in memory.
 
 A caller's process stays as it was: torch's threads and random state, logging, signal handlers; nothing is printed.
 """
@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedpeft.api.checks import require_path
 from fedpeft.api.inputs import Inputs, make_experiment
+from fedpeft.api.reading import make_frame
 from fedpeft.api.result import RunResult
 from fedpeft.callbacks import CallbackGroup, RunCallback
 from fedpeft.config import Experiment
 from fedpeft.errors import UserError, preview
 from fedpeft.runs.folder import RunFolder
 from fedpeft.runs.spec import RunSpec
+from fedpeft.tasks.given import read_given
+from fedpeft.tasks.sources import Tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +52,7 @@ def run(
     label = next(iter(loaded.methods)) if method is None else method
     seed = loaded.seed if seed is None else _require_seed(seed)
     loaded.build_method(_require_name(label))
-    path = _require_path(out) / f"{loaded.name}-{label}-{seed}"
+    path = require_path(out) / f"{loaded.name}-{label}-{seed}"
     RunFolder(path).require_free()
     spec = RunSpec(_prepare(loaded, group), label, seed, None, base)
     return RunResult(path, start(spec, path, group), inputs)
@@ -68,7 +72,7 @@ def resume(
     """
     from fedpeft.runs.runner import resume as resume_run
 
-    inputs, path = Inputs(data, model, tokenizer), _require_path(folder)
+    inputs, path = Inputs(data, model, tokenizer), require_path(folder)
     return RunResult(path, resume_run(path, _make_group(callbacks), prepare=inputs.prepare), inputs)
 
 
@@ -90,8 +94,6 @@ def compare(
     `deployed_sd`). `frame.attrs["folder"]` is where it is written, by default `runs/<name>-compare`; runs that are
     there already are read or resumed. Other arguments and errors are those of `run`.
     """
-    import pandas as pd
-
     from fedpeft.runs.compare import compare as compare_methods
 
     group = _make_group(callbacks)
@@ -101,11 +103,34 @@ def compare(
         raise UserError(f"seeds: how many seeds, from 1 to 10000, received {preview(seeds)}")
     loaded, base = make_experiment(experiment, overrides, Inputs(data, model, tokenizer))
     labels = [_require_name(label) for label in (loaded.methods if methods is None else methods)]
-    folder = Path("runs") / f"{loaded.name}-compare" if out is None else _require_path(out)
+    folder = Path("runs") / f"{loaded.name}-compare" if out is None else require_path(out)
     comparison = compare_methods(_prepare(loaded, group), labels, seeds, base, folder, group)
-    frame = pd.DataFrame([_flatten(row) for row in comparison["rows"]])
-    frame.attrs["folder"] = str(folder)
-    return frame
+    return make_frame(comparison["rows"], folder)
+
+
+def join(
+    folder: str | Path,
+    client: str,
+    data: Any,
+    *,
+    epochs: int = 1,
+    model: Any = None,
+    tokenizer: Any = None,
+) -> dict[str, Any]:
+    """Gives a client that comes after training an adapter of its own in a finished run, which stays as it is.
+
+    `data`: a file or a folder of splits, a `datasets.Dataset` or a list of dicts, alone or by split. `epochs` are
+    passes over its training examples. Returns its scores on its own test examples by model (`test`), the `metric` and
+    the number of `rows` of each split; `predict(folder, client, ...)` asks its model from then on. A model that was
+    given to `run` is given again. Raises UserError, one line, before anything is written.
+    """
+    from fedpeft.runs.join import join as join_run
+
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or not 1 <= epochs <= 100_000:
+        raise UserError(f"epochs: how many passes, from 1 to 100000, received {preview(epochs)}")
+    inputs = Inputs(None, model, tokenizer)
+    source = Path(data) if isinstance(data, str | Path) else _read_one_client(data)
+    return join_run(require_path(folder), source, client, epochs, prepare=inputs.prepare_model)
 
 
 def predict(
@@ -126,7 +151,15 @@ def predict(
             raise UserError(f"{name}: expected a list of texts, received {preview(values)}")
     inputs = Inputs(None, model, tokenizer)
     second = None if pairs is None else list(pairs)
-    return predict_texts(_require_path(folder), client, list(texts), second, prepare=inputs.prepare_model)
+    return predict_texts(require_path(folder), client, list(texts), second, prepare=inputs.prepare_model)
+
+
+def _read_one_client(data: Any) -> Tables:
+    """Rows by split of one client. Raises UserError for data of several."""
+    tables, is_by_client = read_given(data)
+    if is_by_client:
+        raise UserError(f"data: of the one client that joins, alone or by split, received {preview(list(data))}")
+    return tables
 
 
 def _make_group(callbacks: Iterable[RunCallback]) -> CallbackGroup:
@@ -146,17 +179,6 @@ def _prepare(experiment: Experiment, callbacks: CallbackGroup) -> Experiment:
     return resolve_budgets(experiment, callbacks.on_note, get_probe_path())
 
 
-def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a comparison with each {"mean": ..., "sd": ...} as two columns."""
-    columns: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping) and value.keys() == {"mean", "sd"}:
-            columns |= {name: value["mean"], f"{name}_sd": value["sd"]}
-        else:
-            columns[name] = value
-    return columns
-
-
 def _require_name(label: Any) -> str:
     if not isinstance(label, str):
         raise UserError(f"method: expected a label or a method's name, received {preview(label)}")
@@ -167,9 +189,3 @@ def _require_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise UserError(f"seed: a whole number from 0 to {2**31 - 1}, received {preview(seed)}")
     return seed
-
-
-def _require_path(path: Any) -> Path:
-    if not isinstance(path, str | Path):
-        raise UserError(f"expected the path of a folder, received {preview(path)}")
-    return Path(path)

@@ -51,6 +51,13 @@ class RunResult:
         read_card(self.folder, client)
         return get_adapter_folder(self.folder, client)
 
+    def join(self, client: str, data: Any, epochs: int = 1) -> dict[str, Any]:
+        """Gives a client that comes after training an adapter of its own; as `fedpeft.join`."""
+        from fedpeft.api.functions import join
+
+        model, tokenizer = self.inputs.model, self.inputs.tokenizer
+        return join(self.folder, client, data, epochs=epochs, model=model, tokenizer=tokenizer)
+
     def predict(self, client: str, texts: list[str], pairs: list[str] | None = None) -> list[dict[str, Any]]:
         """What the client's exported model says of each text; as `fedpeft.predict`."""
         from fedpeft.api.functions import predict

@@ -8,8 +8,8 @@ from fedpeft.budgets.memory import MemoryModel
 from fedpeft.budgets.search_space import Candidate, SearchSpace, list_candidates
 from fedpeft.budgets.shape import ModelShape
 from fedpeft.budgets.step_time import TimeModel
-from fedpeft.environment import MIB
 from fedpeft.errors import UserError
+from fedpeft.units import MIB
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from fedpeft.budgets.choose import Budget
 from fedpeft.budgets.fit import Fit
 from fedpeft.budgets.memory import MARGIN, MARGIN_MIB
 from fedpeft.budgets.probe import Probe
-from fedpeft.environment import MIB
 from fedpeft.resources import ClientResources
+from fedpeft.units import MIB
 
 
 def describe_probe(probe: Probe) -> list[str]:

@@ -23,7 +23,7 @@ from fedpeft.backbones import count_blocks, load_backbone
 from fedpeft.budgets.measure import ANSWER, MISTAKE, REQUEST, DryStep, Measured
 from fedpeft.budgets.shape import DEFAULT_RANK, read_shape
 from fedpeft.engines.templates import attach_adapter
-from fedpeft.environment import MIB, read_peak_mib, read_resident_mib, reset_peak_memory, return_freed_memory
+from fedpeft.environment import read_peak_mib, read_resident_mib, reset_peak_memory, return_freed_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, wire_size
@@ -33,6 +33,7 @@ from fedpeft.resources import ClientResources
 from fedpeft.tasks.config import TaskConfig
 from fedpeft.tasks.encode import Encoded, Padding
 from fedpeft.tasks.kinds import make_task
+from fedpeft.units import MIB
 
 
 def take_dry_step(request: DryStep) -> Measured:

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from fedpeft.budgets.shape import DEFAULT_RANK, ModelShape
-from fedpeft.environment import MIB
 from fedpeft.resources import ClientResources
+from fedpeft.units import MIB
 
 STATE_BYTES = 16  # per trained parameter
 MARGIN = 0.03  # added to what training takes above `constant`: a budget that is broken costs more than one not used up

@@ -8,8 +8,8 @@ from fedpeft.acceleration import can_checkpoint
 from fedpeft.budgets.memory import MemoryModel
 from fedpeft.budgets.shape import ModelShape
 from fedpeft.budgets.step_time import TimeModel
-from fedpeft.environment import MIB
 from fedpeft.resources import ClientResources
+from fedpeft.units import MIB
 
 MASKED_DENSITIES = (1.0, 0.5, 0.25)  # to choose from, for methods that mask before training [choice]
 

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from fedpeft.display.targets import CAPTION as TARGET_CAPTION
 from fedpeft.display.targets import make_target_table
-from fedpeft.environment import MIB
 from fedpeft.errors import printable
+from fedpeft.units import MIB
 
 HEADINGS = (
     "method", "lr", "deployed %", "worst client %", "chose trained", "received %", "trained %",

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from fedpeft.callbacks import RunCallback, RunInfo
 from fedpeft.display.sparkline import draw_sparkline
 from fedpeft.engines.base import Outcome, Scores
-from fedpeft.environment import MIB
 from fedpeft.errors import printable
 from fedpeft.federation.record import RoundRecord
+from fedpeft.units import MIB
 
 QUIET = 10.0  # seconds between two lines of progress where the output is no terminal
 PERIOD = 600.0  # seconds over which the time left is estimated: a round's steps are unlike in length

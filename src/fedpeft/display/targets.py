@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fedpeft.environment import MIB
+from fedpeft.units import MIB
 
 CAPTION = (
     "rounds, bytes of all clients, and seconds of their rounds together, means over the seeds that reach it; peak: "

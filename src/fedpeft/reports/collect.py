@@ -18,8 +18,7 @@ from fedpeft.reports.records import (
     to_number,
 )
 from fedpeft.runs.files import Files, report_os_errors
-from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.grid import get_run_path
+from fedpeft.runs.run_files import RunFiles, get_run_path
 
 
 def collect(path: Path) -> ReportRecord:
@@ -125,7 +124,7 @@ def _complete_run(result: RunResult, label: str, root: Path, experiment: dict[st
 
 
 def _read_run(path: Path, notes: list[str]) -> RunRecord:
-    folder = RunFolder(path)
+    folder = RunFiles(path)
     experiment = folder.settings["experiment"]
     ((label, options),) = experiment["methods"].items()
     result = None
@@ -155,7 +154,7 @@ def _read_log(folder: Path, notes: list[str]) -> list[LogLine]:
 
     The last line of a run that is training, or that was killed, may be half of one: it is not counted.
     """
-    run = RunFolder(folder)
+    run = RunFiles(folder)
     if not run.has("metrics.jsonl"):
         return []
     file = run.get_path("metrics.jsonl")

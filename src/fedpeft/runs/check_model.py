@@ -8,13 +8,14 @@ from statistics import median
 
 from fedpeft.config import Experiment
 from fedpeft.engines.base import Outcome
-from fedpeft.environment import MIB, keep_threads, read_peak_mib, reset_peak_memory
+from fedpeft.environment import keep_threads, read_peak_mib, reset_peak_memory
 from fedpeft.errors import UserError
 from fedpeft.federation.message import Message, wire_size
 from fedpeft.runs.build import RunContext, assemble, default_workers, load_model
 from fedpeft.runs.result import count_parameters
 from fedpeft.runs.runner import count_evaluations
 from fedpeft.tasks.load import load_task
+from fedpeft.units import MIB
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 from fedpeft.engines.base import Scores
 from fedpeft.errors import UserError
 from fedpeft.federation.deployment import DeployRule, ModelChoice, choose_models, select_deployed
-from fedpeft.runs.folder import LOGS, RunFolder
+from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.run_files import LOGS
 
 
 def read_curve(folder: RunFolder, metric: str, rule: DeployRule) -> dict[str, Any]:

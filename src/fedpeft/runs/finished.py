@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from fedpeft.errors import UserError
-from fedpeft.runs.compare import FILE, compare_results
+from fedpeft.runs.compare_results import FILE, compare_results
 from fedpeft.runs.files import Files
 from fedpeft.runs.run_files import RunFiles
 from fedpeft.runs.stored import StoredModel, StoredResult, Text, upgrade_result

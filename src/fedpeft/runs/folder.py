@@ -18,25 +18,20 @@ import yaml
 from pydantic import ValidationError
 
 from fedpeft.atomic_files import remove_unfinished, write_atomically
-from fedpeft.config import read_yaml
 from fedpeft.config.validation import first_error
 from fedpeft.environment import describe_environment
 from fedpeft.errors import UserError
 from fedpeft.federation.checkpoint import load_checkpoint, save_checkpoint
 from fedpeft.runs.files import report_os_errors
 from fedpeft.runs.fingerprint import Fingerprint
-from fedpeft.runs.run_files import RunFiles
-from fedpeft.runs.stored import StoredSettings
+from fedpeft.runs.run_files import LOGS, RunFiles
 from fedpeft.runs.stored_checkpoint import RunCheckpoint
 
-LOGS = ("metrics.jsonl", "timings.jsonl")
 CHECKPOINT = "checkpoint.safetensors"
 
 
 class RunFolder(RunFiles):
     """The files of one run. Logs are cut back to the last checkpoint on resume, so no line is there twice."""
-
-    changed_in_place = LOGS
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, Any], fingerprint: Fingerprint) -> "RunFolder":
@@ -67,27 +62,6 @@ class RunFolder(RunFiles):
         if self.has("experiment.yaml"):
             path = self.path
             raise UserError(f"{path} already holds a run; resume it with `fedpeft resume {path}` or give another --out")
-
-    def require_run(self) -> None:
-        """Raises UserError when there is no run here."""
-        if not self.has("experiment.yaml"):
-            raise UserError(f"no run at {self.path}; `fedpeft ls` lists the runs here")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The resolved settings. Raises UserError when this is no run, or its settings are damaged."""
-        self.require_run()
-        file = self.get_path("experiment.yaml")
-        advice = f"put it back, or remove {self.path} and start the run again"
-        try:
-            contents = read_yaml(file)
-        except UserError as error:
-            raise UserError(f"{error}; {advice}") from error
-        try:
-            return StoredSettings.model_validate(contents).model_dump()
-        except ValidationError as error:
-            problem = first_error(error, StoredSettings)
-            raise UserError(f"{file} does not hold the settings of one run ({problem}); {advice}") from error
 
     @property
     def fingerprint(self) -> Fingerprint | None:

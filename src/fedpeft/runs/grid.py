@@ -16,13 +16,13 @@ from fedpeft.analysis.rate_search import Score, convert_to_rate, find_edge, prop
 from fedpeft.callbacks import RunCallback
 from fedpeft.config import Experiment
 from fedpeft.errors import NoQuorum, UserError
+from fedpeft.runs.compare_results import Results
 from fedpeft.runs.fingerprint import take_fingerprint
 from fedpeft.runs.folder import RunFolder
+from fedpeft.runs.run_files import get_run_path
 from fedpeft.runs.runner import resume, start
 from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.load import load_task
-
-Results = dict[str, list[dict[str, Any]]]  # by label, one per seed
 
 
 class RunGrid:
@@ -162,11 +162,6 @@ def find_folder(spec: RunSpec, out: Path) -> RunFolder:
     """Where a run of a comparison is or will be."""
     rate = spec.make_method().options.lr
     return RunFolder(get_run_path(out, spec.label, rate, spec.seed))
-
-
-def get_run_path(out: Path, label: str, rate: float, seed: int) -> Path:
-    """The folder of one run of the comparison under `out`."""
-    return out / label / f"lr{rate:g}-seed{seed}"
 
 
 def _require_same_settings(spec: RunSpec, folder: RunFolder) -> None:

@@ -5,12 +5,14 @@ sent what the method makes of its reply (`Method.add_client`). The run it joins 
 stands beside the others. Of other clients' examples nothing is read: a text that it shares with them is not found.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from os.path import exists
 from pathlib import Path
 from typing import Any
 
 from fedpeft.budgets.levels import joining_resources
+from fedpeft.config import ModelConfig
 from fedpeft.engines import find_engine
 from fedpeft.engines.base import Engine, EngineSetup, Scores
 from fedpeft.environment import keep_threads
@@ -29,20 +31,28 @@ from fedpeft.runs.spec import RunSpec
 from fedpeft.tasks.examples import SPLITS, FederatedData
 from fedpeft.tasks.items import require_client_id
 from fedpeft.tasks.load import load_client
+from fedpeft.tasks.sources import Tables
 
 # It trains after the last round of the run, whose schedule is at its end, and what it trains is kept.
 _FOR_ONE_ROUND = {"schedule_span": "round", "before_aggregation": True}
 
 
 @keep_threads()
-def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
+def join(
+    run: Path,
+    data: Path | Tables,
+    client: str,
+    epochs: int = 1,
+    prepare: Callable[[ModelConfig], None] = lambda model: None,
+) -> dict[str, Any]:
     """Writes `<run>/clients/<client>/adapter`; returns the joining client's scores on its own test examples, by model:
 
     `received` at once, `trained` by its local epochs, `answer` after the server's answer to that, `deployed` as
     exported (one of the last two, as the run's `training.deploy` says), `alone` (the same steps from the common start),
-    and what else the method finds worth scoring, such as FedReFT's `mean` of all. Raises UserError, before anything is
-    written, where the run is not finished, keeps no checkpoint or shares nothing, or where the id or the examples will
-    not do.
+    and what else the method finds worth scoring, such as FedReFT's `mean` of all. `data` are a file, a folder of
+    splits, or rows by split; `prepare` gives the run's model what a program had given it. Raises UserError, before
+    anything is written, where the run is not finished, keeps no checkpoint or shares nothing, or where the id or the
+    examples will not do.
     """
     folder = RunFolder(run)
     folder.require_no_links()
@@ -55,12 +65,13 @@ def join(run: Path, data: Path, client: str, epochs: int = 1) -> dict[str, Any]:
     client = require_client_id(client, "--id")  # stripped: it names a folder
     if client in result["clients"] or client in folder.exported_clients:
         raise UserError(f"{run} has a client {client!r} already; give another --id")
+    prepare(spec.experiment.model)
     with lock_folder(run):
         return _join(folder, spec, result, data, client, epochs)
 
 
 def _join(
-    folder: RunFolder, spec: RunSpec, result: dict[str, Any], data: Path, client: str, epochs: int
+    folder: RunFolder, spec: RunSpec, result: dict[str, Any], data: Path | Tables, client: str, epochs: int
 ) -> dict[str, Any]:
     checkpoint = spec.load_checkpoint(folder)
     if checkpoint is None:
@@ -96,9 +107,9 @@ def _join(
     }
 
 
-def _build(folder: RunFolder, spec: RunSpec, others: list[str], data: Path, client: str) -> RunContext:
+def _build(folder: RunFolder, spec: RunSpec, others: list[str], data: Path | Tables, client: str) -> RunContext:
     """A federation of the joining client alone, before its first round. Raises UserError."""
-    if not exists(data):
+    if isinstance(data, Path) and not exists(data):
         raise UserError(f"--data: no such file or folder: {data}")
     experiment, labels = spec.experiment, read_card(folder.path, others[0]).labels
     try:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from fedpeft.runs.compare import FILE
+from fedpeft.runs.compare_results import FILE
 from fedpeft.runs.files import Files, report_os_errors
 from fedpeft.runs.lock import lock_folder
 

@@ -55,14 +55,24 @@ def load_task(task: TaskConfig, partition: PartitionConfig, seed: int, base: Pat
 
 
 def load_client(
-    name: str, source: Path, task: TaskConfig, partition: PartitionConfig, labels: Sequence[str], seed: int
+    name: str,
+    source: Path | Tables,
+    task: TaskConfig,
+    partition: PartitionConfig,
+    labels: Sequence[str],
+    seed: int,
 ) -> ClientData:
-    """The examples of a client that joins, from a file or folder of its own, read and split as those of a task are.
+    """The examples of a client that joins, from a file, a folder or rows of its own, read and split as a task's are.
 
     `labels` are the federation's. Rows of one text stand in one split; other clients' rows are not known here. It
     needs as many training rows as every other client has been left with at least. Raises UserError.
     """
-    tables, _ = read_tables(task, str(source.resolve()), partition, None, Path())
+    if isinstance(source, Path):
+        tables, _ = read_tables(task, str(source.resolve()), partition, None, Path())
+    else:
+        own = task.model_copy()
+        own.give_rows(source)
+        tables, _ = read_tables(own, own.source, partition, None, Path())
     index = LabelIndex(labels, "is none that the federation was trained on; it knows")
     kind = find_kind(task.kind)
     items = {split: [make_item(row, kind, task, None, index) for row in rows] for split, rows in tables.items()}

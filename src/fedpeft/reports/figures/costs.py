@@ -5,12 +5,12 @@ from statistics import mean
 
 from fedpeft.analysis.cost_to_target import find_front
 from fedpeft.analysis.rate_search import find_edge
-from fedpeft.environment import MIB
 from fedpeft.reports.figures.base import Figure, Section, average, count, describe_choice, get_score_unit
 from fedpeft.reports.figures.differences import FromBest
 from fedpeft.reports.figures.headline import add_bytes, add_parameters
 from fedpeft.reports.records import MethodRecord, ReportRecord, RunResult, to_number
 from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
+from fedpeft.units import MIB
 
 _PARTS = ("train", "aggregate", "evaluate")
 

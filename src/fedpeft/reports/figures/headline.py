@@ -1,6 +1,5 @@
 """The headline: each method's score with its spread, and paired differences."""
 
-from fedpeft.environment import MIB
 from fedpeft.reports.figures.base import (
     Figure,
     Section,
@@ -14,6 +13,7 @@ from fedpeft.reports.figures.base import (
 from fedpeft.reports.figures.differences import FromBest, make_differences
 from fedpeft.reports.records import MethodRecord, ReportRecord, RunResult, to_number
 from fedpeft.reports.tables import Cell, Column, MeanAndDeviation, Table
+from fedpeft.units import MIB
 
 
 def make_headline(record: ReportRecord, from_best: FromBest | None) -> Section:

@@ -1,0 +1,3 @@
+"""Units that numbers are shown in."""
+
+MIB = 2**20  # bytes
