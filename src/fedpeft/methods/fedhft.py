@@ -27,8 +27,8 @@ good.
 freezes it: rows of B alone travel up, density x about half of LoRA's bytes, which `own` cannot reach because its A
 travels whole; and step 5 is exact in rank r.
 
-`head: client` [ours] sends every client its own last head instead of a mixture: where labels are spread unevenly a mean
-head has to be taught again in every round. The head comes up as before, for clustering and for clients that join.
+`own_weight` [ours] makes every client a cluster of its own beside the others, with that responsibility: what it is sent
+is own_weight times what its last training left, D_k plus its masked update and its head, and the rest the mixture.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ from peft import PeftConfig
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fedpeft.adapters import AdaptedModel, take_head
+from fedpeft.adapters import AdaptedModel, get_frozen_delta_names, take_head
 from fedpeft.aggregation import Factors, concat_factors, fit_responsibilities, overlap_mean, truncate
 from fedpeft.federation.client import Client, ClientSpec
 from fedpeft.federation.message import Message, Reply, Scalar, Tensors
@@ -102,8 +102,8 @@ class FedHftOptions(MixedRankOptions):
         description="A of a round: each client draws and trains its own, or all have one from the seed, which stays "
         "frozen and does not travel",
     )
-    head: Literal["cluster", "client"] = Field(
-        "cluster", description="the head that a client is sent: the mixture of its clusters' heads, or its own last one"
+    own_weight: float = Field(
+        0.0, ge=0, le=1, description="part of a client's own last model in what it is sent; the rest is the mixture"
     )
     server_rank: int | None = Field(
         64, ge=1, description="rank at which the server keeps a cluster's update; null: exact"
@@ -128,7 +128,8 @@ class FedHftState:
     shares: dict[str, Tensor] = field(default_factory=dict)  # P_k (clusters,) by client; old checkpoints have this name
     features: dict[str, Tensor] = field(default_factory=dict)  # the last known, by client
     mixtures: dict[str, Tensors] = field(default_factory=dict)  # D_k as it is sent, by client
-    client_heads: dict[str, Tensors] = field(default_factory=dict)  # the last known, by client, with `head: client`
+    own_heads: dict[str, Tensors] = field(default_factory=dict)  # the last known, by client, with an `own_weight`
+    own_updates: dict[str, dict[str, Factors]] = field(default_factory=dict)  # D_k and the masked update, by client
 
     def get_responsibilities(self, client: str) -> Tensor:
         """P_k (clusters,); the mean of all others' for a client that has not trained yet, which is all we know."""
@@ -157,7 +158,10 @@ class FedHft(Method[FedHftState]):
 
     def send(self, state: FedHftState, client: ClientSpec) -> Tensors:
         responsibilities = state.get_responsibilities(client.id)
-        head = state.client_heads.get(client.id) or mix_tensors(state.heads, responsibilities)
+        if client.id in state.own_heads:
+            head = mix_tensors([*state.heads, state.own_heads[client.id]], self._add_own_weight(responsibilities))
+        else:
+            head = mix_tensors(state.heads, responsibilities)
         if client.id in state.modules:
             return head | state.mixtures.get(client.id, {})
         ranks = dict.fromkeys(state.updates[0], self.options.adapter.r)
@@ -231,13 +235,16 @@ class FedHft(Method[FedHftState]):
             weights = len(replies) * weights  # dividing by the count divides by the number of clients once more
         updates = tuple(self._add_step(state, j, replies, weights[:, j]) for j in range(len(state.updates)))
         heads = tuple(self._average_head(state, j, replies, weights[:, j]) for j in range(len(state.heads)))
-        state = replace(state, updates=updates, heads=heads)
-        state = self._remember(state, replies)
+        state = self._remember(replace(state, updates=updates, heads=heads), replies)
         if replies[0].round >= self.options.warmup:
             state = self._cluster(state)
         known = {client: state.get_responsibilities(client) for client in state.modules}
         ranks = {client: read_module_ranks(modules) for client, modules in state.modules.items()}
-        return replace(state, mixtures=mix_for_clients(state.updates, known, ranks))
+        mixtures = mix_for_clients(
+            state.updates, known, {client: ranks[client] for client in ranks if client not in state.own_updates}
+        )
+        mixtures |= {client: self._mix_own(state, client) for client in state.own_updates}
+        return replace(state, mixtures=mixtures)
 
     def _add_step(self, state: FedHftState, j: int, replies: Sequence[Reply], weights: Tensor) -> dict[str, Factors]:
         """G_j + g_j, from the weights w_k P_kj (clients,)."""
@@ -263,10 +270,35 @@ class FedHft(Method[FedHftState]):
         return {name: tensor * (float(weights.sum()) / len(replies)) for name, tensor in mean.items()}
 
     def _remember(self, state: FedHftState, replies: Sequence[Reply]) -> FedHftState:
-        """The state with the newest feature, and where it is the client's own the head, of each client that replied."""
-        heads = {reply.client: take_head(reply.tensors) for reply in replies if self.options.head == "client"}
-        features = state.features | self._read_features(state, replies)
-        return replace(state, features=features, client_heads=state.client_heads | heads)
+        """The state with the newest feature, and with an `own_weight` the own model, of each client that replied."""
+        state = replace(state, features=state.features | self._read_features(state, replies))
+        if not self.options.own_weight:
+            return state
+        heads = {reply.client: take_head(reply.tensors) for reply in replies}
+        updates = {reply.client: self._read_own_update(state, reply) for reply in replies}
+        return replace(state, own_heads=state.own_heads | heads, own_updates=state.own_updates | updates)
+
+    def _read_own_update(self, state: FedHftState, reply: Reply) -> dict[str, Factors]:
+        """What the client was sent plus the rows that it sends back, by module."""
+        own, sent = {}, state.mixtures.get(reply.client, {})
+        for module in find_uploaded_modules(reply):
+            size = state.modules[reply.client][module]
+            part = read_masked_update(reply, module, size, self.options.adapter.scale)
+            step = overlap_mean([part], torch.ones(1), size["d_out"], "responsibility")
+            name_a, name_b = get_frozen_delta_names(module)
+            own[module] = concat_factors([(sent[name_b], sent[name_a]), step]) if name_a in sent else step
+        return own
+
+    def _add_own_weight(self, responsibilities: Tensor) -> Tensor:
+        """Responsibilities (clusters + 1,), the last one of the client itself."""
+        weight = self.options.own_weight
+        return torch.cat([(1 - weight) * responsibilities, responsibilities.new_tensor([weight])])
+
+    def _mix_own(self, state: FedHftState, client: str) -> Tensors:
+        """D_k of a client that is a cluster of its own."""
+        weights = self._add_own_weight(state.get_responsibilities(client))
+        clusters = [*state.updates, state.own_updates[client]]
+        return mix_updates(clusters, weights, read_module_ranks(state.modules[client]))
 
     def _read_features(self, state: FedHftState, replies: Sequence[Reply]) -> dict[str, Tensor]:
         if self.options.feature == "head" and state.heads[0]:
@@ -300,15 +332,23 @@ class FedHft(Method[FedHftState]):
     # ---- a joining client [ours]: its responsibilities among the clusters there are; nobody else's change
 
     def add_client(self, state: FedHftState, reply: Reply) -> FedHftState:
+        sent = take_frozen_delta(self.send(state, ClientSpec(reply.client, int(reply.scalars["examples"]))))
         modules = read_reply_modules(reply, state.modules, self._sends_a)
         if not self._sends_a:
             reply = restore_a(reply, modules, state.seed)
-        state = replace(state, modules=state.modules | {reply.client: modules})
+        state = replace(
+            state,
+            modules=state.modules | {reply.client: modules},
+            mixtures=state.mixtures | {reply.client: sent},
+        )
         state = self._remember(state, [reply])
         if state.shares:
             own = self._cluster(state).shares[reply.client]  # (clusters,)
             state = replace(state, shares=state.shares | {reply.client: own})
-        mixture = mix_updates(state.updates, state.get_responsibilities(reply.client), read_module_ranks(modules))
+        if reply.client in state.own_updates:
+            mixture = self._mix_own(state, reply.client)
+        else:
+            mixture = mix_updates(state.updates, state.get_responsibilities(reply.client), read_module_ranks(modules))
         return replace(state, mixtures=state.mixtures | {reply.client: mixture})
 
 
