@@ -21,7 +21,7 @@ from fedpeft.methods.common.cumulative_delta import CumulativeState
 from fedpeft.runs.compare_results import summarise_method
 from fedpeft.runs.fingerprint import Fingerprint
 from fedpeft.runs.folder import CHECKPOINT, RunFolder
-from fedpeft.runs.result import read_log
+from fedpeft.runs.log_summary import read_log
 from fedpeft.runs.run_files import LOGS
 from fedpeft.runs.spec import RunSpec
 
@@ -124,7 +124,7 @@ def test_logs(folder, data):
     if data is not None and data.draw(st.booleans()):
         text = damage(text, data)
     (folder.path / "metrics.jsonl").write_bytes(text)
-    read_or_refuse(lambda: read_log(folder, "accuracy"))
+    read_or_refuse(lambda: read_log(folder, "accuracy", "validation"))
 
 
 STATE = CumulativeState({"w": torch.ones(2)}, {"a": {"w": [2]}}, {"m": (torch.ones(2, 1), torch.ones(1, 2))})

@@ -1,36 +1,22 @@
 """The course of a run: validation score and costs after each round that was validated."""
 
-import json
 from statistics import mean
 from typing import Any
 
 from fedpeft.engines.base import Scores
-from fedpeft.errors import UserError
 from fedpeft.federation.deployment import DeployRule, ModelChoice, choose_models, select_deployed
-from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.run_files import LOGS
 
 
-def read_curve(folder: RunFolder, metric: str, rule: DeployRule) -> dict[str, Any]:
-    """The run's curve from its logs: `points` as `analysis.cost_to_target.CurvePoint` has them, and whose score it is.
-
-    `model` is `deployed` where both candidates were validated in each of these rounds (`training.validate_candidates`),
-    so that each client's choice is known, else `received`. Raises UserError where a log is damaged.
-    """
-    try:
-        metrics, timings = (
-            [json.loads(line) for line in folder.get_path(log).read_text(encoding="utf-8").splitlines()] for log in LOGS
-        )
-        return _make_curve(metrics, timings, metric, rule)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
-        raise UserError(
-            f"the logs in {folder.path} are damaged ({error!r}); put them back, or remove it and start the run again"
-        ) from error
-
-
-def _make_curve(
+def make_curve(
     metrics: list[dict[str, Any]], timings: list[dict[str, Any]], metric: str, rule: DeployRule
 ) -> dict[str, Any]:
+    """The run's curve from the lines of its logs: `points` as `analysis.cost_to_target.CurvePoint` has them, and whose
+    score it is.
+
+    `model` is `deployed` where both candidates were validated in each of these rounds (`training.validate_candidates`),
+    so that each client's choice is known, else `received`. Raises KeyError, TypeError, ValueError or AttributeError for
+    lines that are none of a run's.
+    """
     validated: dict[int, dict[ModelChoice, dict[str, Scores]]] = {}  # by round, then by model, then by client
     sent: dict[int, int] = {}  # bytes by round
     for line in metrics:

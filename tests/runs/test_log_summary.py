@@ -1,12 +1,12 @@
-"""Numbers of a result: averages over clients, and what the log says."""
+"""What the logs say: averages over clients, bytes, replies left out; a damaged one is one line."""
 
 import json
 
 import pytest
 
 from fedpeft.errors import UserError
-from fedpeft.runs.folder import RunFolder
-from fedpeft.runs.result import _list_exclusions, average, read_log
+from fedpeft.runs.log_summary import _list_exclusions, average, read_log
+from fedpeft.runs.run_files import RunFiles
 
 
 def test_clients_count_alike_and_by_examples_and_the_worst_stands_apart():
@@ -24,13 +24,17 @@ def test_clients_count_alike_and_by_examples_and_the_worst_stands_apart():
     }
 
 
+DAMAGED = r"metrics\.jsonl or timings\.jsonl in .* is damaged .*; put it back, or remove .* start the run again"
+
+
 def line(**values):
     return {"round": 1, "client": "a", "split": "train", "bytes_down": 100, "bytes_up": 0} | values
 
 
-def write(folder, lines):
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
-    return read_log(RunFolder(folder), "accuracy")
+def write(folder, lines, timings=()):
+    for name, own in (("metrics.jsonl", lines), ("timings.jsonl", timings)):
+        (folder / name).write_text("".join(json.dumps(each) + "\n" for each in own))
+    return read_log(RunFiles(folder), "accuracy", "received")
 
 
 def test_bytes_up_are_of_the_replies_that_came_and_scores_of_each_round_that_was_evaluated(tmp_path):
@@ -70,15 +74,23 @@ def test_bytes_up_are_of_the_replies_that_came_and_scores_of_each_round_that_was
     ],
 )
 def test_a_damaged_log_is_one_line(tmp_path, lines):
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged .*; put it back, or remove .* start the run again"):
+    with pytest.raises(UserError, match=DAMAGED):
         write(tmp_path, lines)
 
 
+@pytest.mark.parametrize("timing", [3, {}, {"round": "one"}, {"round": 1}, {"round": 1, "client_seconds": [1]}])
+def test_a_damaged_log_of_times_is_the_same_line(tmp_path, timing):
+    with pytest.raises(UserError, match=DAMAGED):
+        write(tmp_path, [line()], [timing])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
 @pytest.mark.parametrize("content", [b"{", b"\xff\n", b"[" * 100_000])
-def test_a_log_that_is_no_json_is_one_line(tmp_path, content):
-    (tmp_path / "metrics.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged"):
-        read_log(RunFolder(tmp_path), "accuracy")
+def test_a_log_that_is_no_json_is_one_line(tmp_path, content, name):
+    write(tmp_path, [line()])
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=DAMAGED):
+        read_log(RunFiles(tmp_path), "accuracy", "received")
 
 
 def test_the_rounds_that_a_client_sat_out_are_those_of_the_run_and_end_when_it_is_asked_again():
