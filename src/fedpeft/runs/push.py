@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -11,6 +10,8 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from fedpeft.errors import UserError, preview
 from fedpeft.runs.model_card import MODEL_CARD
 
+# HfHubHTTPError's bases are OSError and the HTTP library's error, which is httpx in some versions and httpx2 in others.
+_REFUSALS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, HFValidationError, OSError)
 ADAPTER_FILES = (MODEL_CARD, CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)  # fedpeft.json names paths of this machine
 
 
@@ -35,7 +36,7 @@ def push(folders: Mapping[str, Path], repository: str, public: bool, api: HfApi 
         api.create_commit(repository, operations, commit_message=f"{len(folders)} models by fedpeft")
     except LocalTokenNotFoundError as error:
         raise UserError("--push-to-hub: no token of the hub's here; `hf auth login`, or set HF_TOKEN") from error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+    except _REFUSALS as error:
         raise UserError(
             f"--push-to-hub {preview(repository)}: {str(error).strip() or repr(error)}; "
             "check the name (OWNER/NAME), the token (`hf auth login`) and the network"
