@@ -1,6 +1,6 @@
 """FedHFT and FedReFT against their rivals under one protocol: same rows, rounds, trials of the rate, own deployment.
 
-    python benchmarks/methods.py TABLE --data PATH [--seeds 3] [--federations ...] [--methods ...] [--out runs/methods]
+    python benchmarks/methods.py TABLE --data PATH [--seeds N] [--federations ...] [--methods ...] [--out runs/methods]
 
 TABLE is one of plans/methods.yaml: development_levels, development, levels, personal. Resumable; further seeds and
 methods add to what is there. Each method's rate is searched for on one federation, on its first seed's validation rows,
@@ -119,17 +119,25 @@ class Log(RunCallback):
 
 
 def shorten(comparison: dict[str, Any]) -> dict[str, Any]:
-    """What is committed of a comparison: of every run its scores by client, its choices and its curve."""
-    kept = ("seed", "metric", "clients", "deployment", "test", "test_by_client", "curve", "bytes_down", "bytes_up",
-            "label_fractions", "resources", "seconds", "adapter_parameters", "head_parameters")  # fmt: skip
-    runs = {label: [{key: run.get(key) for key in kept} for run in own] for label, own in comparison["runs"].items()}
-    for own in runs.values():
-        for run in own:
-            run["test_by_client"] = {
-                model: {client: {run["metric"]: scores[run["metric"]]} for client, scores in by_client.items()}
-                for model, by_client in run["test_by_client"].items()
-            }
+    """What is committed of a comparison: of every run its scores by client, its clients' choices and its curve."""
+    runs = {
+        label: [
+            {key: run[key] for key in ("seed", "metric", "curve", "bytes_down", "bytes_up")}
+            | {"choices": run["deployment"]["choices"], "test_by_client": keep_metric(run)}
+            for run in own
+        ]
+        for label, own in comparison["runs"].items()
+    }
     return comparison | {"runs": runs}
+
+
+def keep_metric(run: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Test scores by model and client without all but the run's metric."""
+    metric = run["metric"]
+    return {
+        model: {client: {metric: round(scores[metric], 6)} for client, scores in by_client.items()}
+        for model, by_client in run["test_by_client"].items()
+    }
 
 
 def main() -> None:
@@ -139,7 +147,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--federations", nargs="+", choices=plan["federations"])
     parser.add_argument("--methods", nargs="+")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, help="default: as the plan says, else 3")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     wanted = parser.parse_args()
     for name in wanted.federations or plan["tables"][wanted.table]["federations"]:
@@ -147,7 +155,8 @@ def main() -> None:
         labels = wanted.methods or list(experiment.methods)
         out = wanted.out / experiment.name
         print(f"{time.strftime('%H:%M:%S')} {experiment.name}: {len(labels)} methods", flush=True)
-        comparison = compare(experiment, labels, wanted.seeds, HERE, out, Log())
+        seeds = wanted.seeds or plan["tables"][wanted.table].get("seeds", 3)
+        comparison = compare(experiment, labels, seeds, HERE, out, Log())
         if not wanted.methods:
             file = RESULTS / f"{experiment.name}.json"
             file.write_text(json.dumps(shorten(comparison), indent=1) + "\n")

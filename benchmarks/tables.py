@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
+from methods_tables import make_sections
+
 from fedpeft.analysis.ranks import average_ranks
 from fedpeft.display import HEADINGS, format_cells
 from fedpeft.display.comparison import describe_differences
@@ -208,6 +210,7 @@ def main() -> None:
         "# Results",
         "Made by `python benchmarks/tables.py` from the JSON files here. Times are of a shared machine.",
     ]
+    parts += make_sections()
     parts += [comparison(name) for name in ("reviews", "sst2", "masks") if (RESULTS / f"{name}.json").exists()]
     parts += [ablation(n) for n in (4, 8) if (RESULTS / f"ablation_{n}_clients.json").exists()]
     if (RESULTS / "attacks.json").exists():
