@@ -80,7 +80,7 @@ def get_row(record: Mapping[str, Any], label: str) -> dict[str, Any]:
 
 
 def make_score_rows(found: Found, reference: str) -> list[list[str]]:
-    """A row for each method: its scores by federation, their mean, rank, candidates, bytes against the reference's."""
+    """A row for each method: its scores by federation, their mean, rank, candidates, sizes against the reference's."""
     ranks = average_ranks({
         name: {label: get_row(record, label)["deployed"]["mean"] for label in record["runs"]}
         for name, record in found.items()
@@ -96,21 +96,24 @@ def make_score_rows(found: Found, reference: str) -> list[list[str]]:
         rows.append([
             label, *(format_scores(record, label) for record in found.values()),
             f"{100 * mean(row['deployed']['mean'] for row in own):.1f}" if whole else "-",
-            f"{ranks[label]:.1f}" if label in ranks else "-", *candidates, compare_bytes(found, label, reference),
+            f"{ranks[label]:.1f}" if label in ranks else "-", *candidates, *compare_sizes(found, label, reference),
         ])  # fmt: skip
     return rows
 
 
-def compare_bytes(found: Found, label: str, reference: str) -> str:
-    """Bytes up and down, and those of the adapter alone, as a fraction of the reference's on the first federation."""
-    record = next(iter(found.values()))
-    if label not in record["runs"] or reference not in record["runs"]:
-        return "-"
-    own, other = get_row(record, label), get_row(record, reference)
-    sums = [row["bytes_up"]["mean"] + row["bytes_down"]["mean"] for row in (own, other)]
-    if not sums[0]:
-        return "0"
-    return f"1/{sums[1] / sums[0]:.1f}" if sums[0] < sums[1] else f"{sums[0] / sums[1]:.1f}"
+def compare_sizes(found: Found, label: str, reference: str) -> list[str]:
+    """Bytes both ways, the head included, and trained parameters without the head against the reference's, as means
+    over the federations that have both."""
+    records = [record for record in found.values() if label in record["runs"] and reference in record["runs"]]
+    pairs = [(get_row(record, label), get_row(record, reference)) for record in records]
+    sums = [[row["bytes_up"]["mean"] + row["bytes_down"]["mean"] for row in pair] for pair in pairs]
+    sizes = [[row["adapter_parameters"] for row in pair] for pair in pairs]
+    return [format_ratio(mean(own / other for own, other in values)) if values else "-" for values in (sums, sizes)]
+
+
+def format_ratio(ratio: float) -> str:
+    """As 1/N where it is below one."""
+    return f"{ratio:.1f}" if ratio >= 1 else f"1/{1 / ratio:.1f}" if ratio > 0 else "0"
 
 
 def make_difference_rows(found: Found, ours: Sequence[str], others: Sequence[str]) -> list[list[str]]:
@@ -160,11 +163,12 @@ def make_section(table: str, title: str, ours: Sequence[str], others: Sequence[s
         return ""
     labels = list_labels(found)
     ours, others = [label for label in ours if label in labels], [label for label in others if label in labels]
-    headings = ["method", *found, "mean", "rank", "received", "trained", "bytes"]
+    headings = ["method", *found, "mean", "rank", "received", "trained", "bytes", "parameters"]
     parts = [
         f"## {title}",
         "Test accuracy (%) of the models that clients deploy by their own validation rows; received, trained: what "
-        f"they chose from; bytes of fedit's, both ways. {describe_machine(found)}",
+        f"they chose from; bytes both ways with the head, and adapter parameters, of fedit's. "
+        f"{describe_machine(found)}",
         markdown(headings, make_score_rows(found, "fedit")),
         "Differences in points over all federations with intervals of 95 %, paired by seed and client:",
         markdown(["minus", *others], make_difference_rows(found, ours, others)),
