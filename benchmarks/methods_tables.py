@@ -25,11 +25,10 @@ RIVALS = ("hetlora", "flora", "flexlora", "fedit")  # FedHFT's
 
 
 def read_table(table: str, folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """The comparisons of one table, by federation."""
-    files = sorted(folder.glob(f"{table}_*.json"))
-    names = [file.stem.removeprefix(f"{table}_") for file in files]
-    found = {name: json.loads(file.read_text()) for name, file in zip(names, files, strict=True)}
-    return {name: record for name, record in found.items() if record["name"] == f"{table}_{name}"}
+    """The comparisons of one table that are there, by federation."""
+    names = yaml.safe_load(PLAN.read_text())["tables"][table]["federations"]
+    files = {name: folder / f"{table}_{name}.json" for name in names}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
 def read_scores(record: Mapping[str, Any], label: str) -> Scores:
